@@ -1,0 +1,1 @@
+"""MĀRGA (मार्ग, path): the LLM router and gateway."""

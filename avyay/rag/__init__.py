@@ -1,0 +1,1 @@
+"""Git-native runbook retrieval with cited answers."""

@@ -1,0 +1,112 @@
+"""The typer application: a group that imports a verb's module when it is named, and the one place errors end in."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import traceback
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+from typer.exceptions import TyperException
+
+from avyay.cli.main import COMMANDS
+from avyay.errors import AvyayError, ExitCode
+
+__all__ = ["LazyGroup", "application", "command_group", "run"]
+
+
+class LazyGroup(TyperGroup):
+    """A group whose commands are names until one is asked for."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(COMMANDS[cmd_name][0])
+        command = typer.main.get_command(module.app)
+        command.name = cmd_name
+        return command
+
+
+def application() -> typer.Typer:
+    """The whole command line, for completion, documentation and tests."""
+    app = typer.Typer(
+        name="avyay",
+        cls=LazyGroup,
+        add_completion=False,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+
+    @app.callback()
+    def root() -> None:
+        """Route LLM calls, ask your runbooks, scan AI-written code."""
+
+    return app
+
+
+def command_group(help_text: str) -> typer.Typer:
+    """The `app` of a verb's module."""
+    return typer.Typer(
+        help=help_text,
+        no_args_is_help=True,
+        add_completion=False,
+        rich_markup_mode=None,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+
+
+def run(arguments: list[str]) -> int:
+    """Run the command line; returns the exit code and never raises."""
+    try:
+        result = typer.main.get_command(application())(
+            args=arguments, prog_name="avyay", standalone_mode=False, complete_var="_AVYAY_COMPLETE"
+        )
+        sys.stdout.flush()
+        return int(result) if isinstance(result, int) else ExitCode.OK
+    except AvyayError as error:
+        _say(error.message, error.hint)
+        return error.exit_code
+    except TyperException as error:
+        message = error.format_message()
+        if type(error).__name__ == "NoArgsIsHelpError":
+            sys.stderr.write(f"{message}\n")
+        else:
+            context = getattr(error, "ctx", None)
+            path = context.command_path if context is not None else "avyay"
+            _say(message, f"See: {path} --help")
+        return ExitCode.USAGE
+    except (KeyboardInterrupt, typer.Abort):
+        sys.stderr.write("\navyay: interrupted.\n")
+        return ExitCode.INTERRUPTED
+    except BrokenPipeError:
+        # The reader has gone (`avyay … | head`): not an error, but the interpreter must not flush into the pipe again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return ExitCode.OK
+    except Exception as error:  # noqa: BLE001 - the outermost border: a bug ends in one sentence and exit 70
+        return _internal(error)
+
+
+def _say(message: str, hint: str | None) -> None:
+    sys.stderr.write(f"avyay: {message}\n")
+    if hint:
+        sys.stderr.write(f"{hint}\n")
+
+
+def _internal(error: Exception) -> int:
+    from avyay.config.environment import Environment
+    from avyay.log import redact
+
+    if Environment().value("AVYAY_DEBUG"):
+        sys.stderr.write(redact("".join(traceback.format_exception(error))))
+    _say(
+        f"internal error: {type(error).__name__}: {redact(str(error))[:300]}",
+        "This is a bug in avyay. Run it again with AVYAY_DEBUG=1 and report what it prints.",
+    )
+    return ExitCode.INTERNAL

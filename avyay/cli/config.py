@@ -1,0 +1,46 @@
+"""`avyay config`: what is set, where it was set, what could be set."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from avyay.cli.app import command_group
+from avyay.cli.command import Run, command
+
+app = command_group("Show settings with their origin; print the schema.")
+
+
+@command(app, results=True)
+def show(
+    run: Run,
+    key: Annotated[str | None, typer.Argument(help="Only keys that start with this, for example marga.")] = None,
+) -> None:
+    """Print every setting with its value and where it came from."""
+    rows = [row for row in run.loaded.rows() if key is None or row[0] == key or row[0].startswith(f"{key}.")]
+    settings = [{"key": name, "value": value, "origin": str(origin)} for name, value, origin in rows]
+    files: dict[str, Any] = {
+        "project_file": str(run.loaded.project_file) if run.loaded.project_file else None,
+        "user_file": str(run.loaded.paths.user_config_file),
+        "ignored": list(run.loaded.ignored),
+    }
+    run.out.result(
+        {"settings": settings, **files},
+        lambda: run.out.table(("Key", "Value", "Origin"), [(n, _brief(v), str(o)) for n, v, o in rows]),
+    )
+
+
+@command(app)
+def schema(run: Run) -> None:
+    """Print the JSON Schema of avyay.yaml, for your editor."""
+    import json
+
+    from avyay.config import Settings
+
+    run.out.line(json.dumps(Settings.json_schema(), indent=2))
+
+
+def _brief(value: Any) -> str:
+    text = "" if value is None else str(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

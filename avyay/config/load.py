@@ -1,0 +1,289 @@
+"""From files, environment and flags to one `Settings`, with the origin of every value.
+
+Order: flag > `AVYAY_*` > project avyay.yaml > user avyay.yaml > default. `--config FILE` (or `AVYAY_CONFIG`) takes the
+place of both files. Nested sections merge; lists do not.
+"""
+
+from __future__ import annotations
+
+import difflib
+import types
+import typing
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+from pydantic_settings import InitSettingsSource, PydanticBaseSettingsSource
+
+from avyay.config.environment import Environment
+from avyay.config.schema import MargaSettings, Settings
+from avyay.config.trust import is_trusted
+from avyay.config.yaml_file import KeyPath, YamlFile, read_yaml_file
+from avyay.errors import ConfigError
+from avyay.paths import Paths, open_paths
+
+__all__ = ["Loaded", "Origin", "load_settings"]
+
+FILE_NAME = "avyay.yaml"
+# AVYAY_* variables that are no settings: they say where settings are, or belong to one command.
+RESERVED = frozenset({"AVYAY_HOME", "AVYAY_CONFIG", "AVYAY_DEBUG", "AVYAY_LOG"})
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a value came from: `kind` is flag, environment, project, user, file or default."""
+
+    kind: str
+    where: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.where}".strip()
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """Settings together with everything they were made of."""
+
+    settings: Settings
+    origins: Mapping[str, Origin]
+    paths: Paths
+    environment: Environment
+    project_file: Path | None = None
+    ignored: tuple[str, ...] = ()  # file:line of keys an untrusted project file may not set
+    unknown_variables: tuple[str, ...] = ()
+
+    def rows(self) -> Iterator[tuple[str, Any, Origin]]:
+        """Every leaf as (dotted key, value, origin)."""
+        for key, value in _leaves(self.settings.model_dump(mode="json")):
+            yield key, value, self.origin(key)
+
+    def origin(self, key: str) -> Origin:
+        """Where `key` (dotted) or the nearest enclosing section was set."""
+        parts = key.split(".")
+        while parts:
+            if found := self.origins.get(".".join(parts)):
+                return found
+            parts.pop()
+        return Origin("default")
+
+
+@dataclass(frozen=True)
+class _Source:
+    kind: str
+    data: dict[str, Any]
+    file: YamlFile | None = None
+    variables: Mapping[str, str] | None = None  # dotted key -> environment variable
+
+    def where(self, path: KeyPath) -> str:
+        if self.file is not None:
+            return f"{self.file.path}:{self.file.line(path)}"
+        if self.variables is not None:
+            return self.variables.get(_dotted(path), "")
+        return ""
+
+
+def load_settings(
+    *,
+    flags: Mapping[str, Any] | None = None,
+    config_file: Path | None = None,
+    directory: Path | None = None,
+    environment: Environment | None = None,
+) -> Loaded:
+    """Build the settings for one process.
+
+    Args:
+        flags: Nested values that win over everything.
+        config_file: What `--config` names.
+        directory: Where the search for a project's avyay.yaml starts; the current directory by default.
+        environment: By default the process's own.
+
+    Raises:
+        ConfigError: a value or key cannot be used; names file and line, or the variable.
+    """
+    env = Environment() if environment is None else environment
+    paths = open_paths(env.value("AVYAY_HOME"))
+    sources: list[_Source] = []
+    if flags:
+        sources.append(_Source("flag", dict(flags)))
+    variables, unknown = _from_environment(env)
+    sources.append(variables)
+
+    named = config_file or (Path(named_by_env) if (named_by_env := env.value("AVYAY_CONFIG")) else None)
+    project_file: Path | None = None
+    ignored: tuple[str, ...] = ()
+    if named is not None:
+        sources.append(_Source("file", *_file(named.expanduser())))
+    else:
+        project_file = _find_project_file(directory or Path.cwd())
+        if project_file is not None and project_file != paths.user_config_file:
+            data, file = _file(project_file)
+            if not is_trusted(project_file, paths):
+                data, ignored = _only_safe(data, file)
+            sources.append(_Source("project", data, file))
+        if paths.user_config_file.is_file():
+            sources.append(_Source("user", *_file(paths.user_config_file)))
+
+    adapters: tuple[PydanticBaseSettingsSource, ...] = tuple(
+        InitSettingsSource(Settings, init_kwargs=source.data) for source in sources
+    )
+    try:
+        settings = Settings(_sources=adapters)  # type: ignore[call-arg]
+    except ValidationError as error:
+        raise _explain(error, sources) from None
+    origins: dict[str, Origin] = {}
+    for source in reversed(sources):
+        for path in _paths(source.data):
+            origins[_dotted(path)] = Origin(source.kind, source.where(path))
+    return Loaded(settings, origins, paths, env, project_file, ignored, unknown)
+
+
+def _file(path: Path) -> tuple[dict[str, Any], YamlFile]:
+    file = read_yaml_file(path)
+    known = set(Settings.model_fields)
+    if file.data and not known & set(file.data) and set(file.data) & set(MargaSettings.model_fields):
+        file = file.nested("marga")  # a router's own file: its keys stand at the top
+    return file.data, file
+
+
+def _find_project_file(directory: Path) -> Path | None:
+    """avyay.yaml in `directory` or a parent, no higher than the root of its git repository."""
+    folder = directory.absolute()
+    for place in (folder, *folder.parents):
+        if (candidate := place / FILE_NAME).is_file():
+            return candidate
+        if (place / ".git").exists():
+            return None
+    return None
+
+
+def _from_environment(env: Environment) -> tuple[_Source, tuple[str, ...]]:
+    """`AVYAY_<SECTION>_<KEY>` for every scalar of the tree, and `AVYAY_LOG=json`."""
+    data: dict[str, Any] = {}
+    variables: dict[str, str] = {}
+    names = {"AVYAY_" + "_".join(path).upper(): path for path in _scalar_paths(Settings)}
+    for name, path in names.items():
+        if (value := env.value(name)) is not None:
+            _put(data, path, value)
+            variables[".".join(path)] = name
+    if (value := env.value("AVYAY_LOG")) is not None:
+        _put(data, ("log", "format"), value)
+        variables["log.format"] = "AVYAY_LOG"
+    unknown = tuple(
+        sorted(name for name in env if name.startswith("AVYAY_") and name not in names and name not in RESERVED)
+    )
+    return _Source("environment", data, None, variables), unknown
+
+
+def _put(data: dict[str, Any], path: tuple[str, ...], value: Any) -> None:
+    for part in path[:-1]:
+        data = data.setdefault(part, {})
+    data[path[-1]] = value
+
+
+def _scalar_paths(model: type[BaseModel], at: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    for name, info in model.model_fields.items():
+        section = _section_of(info.annotation)
+        if section is not None:
+            yield from _scalar_paths(section, (*at, name))
+        elif typing.get_origin(info.annotation) not in (tuple, dict, list):
+            yield (*at, name)
+
+
+def _section_of(annotation: Any) -> type[BaseModel] | None:
+    return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
+
+
+def _only_safe(data: dict[str, Any], file: YamlFile) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """The part of a stranger's file that can do no harm, and `file:line key` of the rest."""
+    kept: dict[str, Any] = {}
+    ignored: list[str] = []
+
+    def walk(part: dict[str, Any], model: type[BaseModel] | None, at: tuple[str, ...]) -> None:
+        for key, value in part.items():
+            path = (*at, str(key))
+            info = model.model_fields.get(str(key)) if model is not None else None
+            section = _section_of(info.annotation) if info is not None else None
+            extra = info.json_schema_extra if info is not None else None
+            if isinstance(value, dict) and section is not None:
+                walk(value, section, path)
+            elif info is None or (isinstance(extra, dict) and extra.get("x-project-safe")):
+                _put(kept, path, value)  # unknown keys stay, to be refused with their line
+            else:
+                ignored.append(f"{file.path}:{file.line(path)} {_dotted(path)}")
+
+    walk(data, Settings, ())
+    return kept, tuple(ignored)
+
+
+def _paths(data: Any, at: KeyPath = ()) -> Iterator[KeyPath]:
+    if isinstance(data, dict) and data:
+        for key, value in data.items():
+            yield from _paths(value, (*at, str(key)))
+    elif at:
+        yield at
+
+
+def _leaves(data: Any, at: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(data, dict) and data:
+        for key, value in data.items():
+            yield from _leaves(value, f"{at}.{key}" if at else str(key))
+    else:
+        yield at, data
+
+
+def _dotted(path: KeyPath) -> str:
+    return ".".join(str(part) for part in path)
+
+
+def _explain(error: ValidationError, sources: list[_Source]) -> ConfigError:
+    """The first fault of a validation error as a sentence with its file and line."""
+    faults = error.errors(include_url=False, include_input=False)
+    # A misspelt key often shows as a missing one too: the spelling is the more useful thing to say.
+    first = next((fault for fault in faults if fault["type"] == "extra_forbidden"), faults[0])
+    location = tuple(part for part in first["loc"] if not _is_union_tag(part))
+    where = next((found for source in sources if _has(source.data, location) and (found := source.where(location))), "")
+    prefix = f"{where}: " if where else ""
+    key = _dotted(location)
+    if first["type"] == "extra_forbidden":
+        names = _known_keys(location[:-1])
+        close = difflib.get_close_matches(str(location[-1]), names, n=1)
+        hint = f"Did you mean {close[0]!r}?" if close else f"Known here: {', '.join(names)}."
+        return ConfigError(f"{prefix}unknown key {key!r}.", hint=hint, code="unknown_key")
+    message = first["msg"].removeprefix("Value error, ")
+    return ConfigError(f"{prefix}{key}: {message}.", hint="See the key's meaning: avyay config schema")
+
+
+def _is_union_tag(part: str | int) -> bool:
+    return isinstance(part, str) and (part in ("str", "int") or part.endswith("Settings"))
+
+
+def _has(data: Any, path: KeyPath) -> bool:
+    for part in path:
+        try:
+            data = data[part]
+        except (KeyError, IndexError, TypeError):
+            return isinstance(data, dict | list) and part != path[0] and path[-1] == part
+    return True
+
+
+def _known_keys(path: KeyPath) -> list[str]:
+    model: type[BaseModel] | None = Settings
+    for part in path:
+        if isinstance(part, int) or model is None:
+            continue
+        info = model.model_fields.get(part)
+        model = _inner_section(info.annotation) if info is not None else None
+    return sorted(model.model_fields) if model is not None else []
+
+
+def _inner_section(annotation: Any) -> type[BaseModel] | None:
+    """The section inside `X`, `X | None`, `tuple[X, ...]`, `tuple[str | X, ...]`."""
+    if (section := _section_of(annotation)) is not None:
+        return section
+    if typing.get_origin(annotation) in (tuple, list, dict, types.UnionType, typing.Union):
+        for inner in typing.get_args(annotation):
+            if (section := _inner_section(inner)) is not None:
+                return section
+    return None

@@ -1,0 +1,184 @@
+"""The settings tree: every key avyay.yaml may hold, its type, its default and what it means."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, field_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from avyay.config.types import Fraction, Name, Port, Seconds, Section, project_safe
+
+__all__ = [
+    "CircuitBreakerSettings",
+    "EmbedderSettings",
+    "HealthCheckSettings",
+    "LogSettings",
+    "MargaSettings",
+    "ProviderSettings",
+    "RagSettings",
+    "RakshaSettings",
+    "RoutingSettings",
+    "ServeSettings",
+    "Settings",
+    "TelemetrySettings",
+]
+
+Tier = Literal["local", "medium", "premium"]
+ProviderKind = Literal["openai", "anthropic", "ollama", "azure", "openai-compatible", "fake"]
+
+
+class LogSettings(Section):
+    """What is logged, and how; always to stderr."""
+
+    level: Literal["debug", "info", "warning", "error"] = project_safe("warning", "Least severe level written.")
+    format: Literal["auto", "text", "json"] = project_safe("auto", "auto: text on a terminal, JSON elsewhere.")
+
+
+class TelemetrySettings(Section):
+    """Traces over OTLP/HTTP; nothing is sent unless an endpoint is set."""
+
+    otlp_endpoint: str | None = Field(None, description="Base URL of an OpenTelemetry collector or Datadog Agent.")
+
+
+class CircuitBreakerSettings(Section):
+    """When a provider is taken out of rotation, and when it is tried again."""
+
+    failure_threshold: int = Field(5, ge=1, description="Consecutive failures that trip the breaker.")
+    recovery_timeout: Seconds = Field(30.0, description="Time spent open before one probe is sent.")
+    error_rate_threshold: Fraction = Field(0.5, description="Share of errors in the window that trips it as well.")
+    window_size: Seconds = Field(60.0, description="Length of the error-rate window.")
+    minimum_requests: int = Field(10, ge=1, description="Requests in the window before the error rate counts.")
+
+
+class HealthCheckSettings(Section):
+    """Unbilled GETs that watch every provider."""
+
+    interval: Seconds = Field(30.0, description="Time between two checks of one provider.")
+    timeout: Seconds = Field(5.0, description="A check that takes longer has failed.")
+
+
+class ModelSettings(Section):
+    """A model of a provider, where the built-in catalogue does not know it or should be overruled."""
+
+    name: str = Field(description="The name the provider knows it by.")
+    tier: Tier | None = Field(None, description="By default from its price: local is free.")
+    context: int | None = Field(None, ge=1, description="Context window in tokens.")
+    max_output: int | None = Field(None, ge=1, description="Most tokens it will write.")
+    input_price: str | None = Field(None, description="USD per million input tokens, a decimal number.")
+    output_price: str | None = Field(None, description="USD per million output tokens, a decimal number.")
+
+
+class ProviderSettings(Section):
+    """One place that answers completions. Kind and models are inferred from name and endpoint when not given."""
+
+    name: Name = Field(description="How it appears in decisions and in the ledger.")
+    endpoint: str = Field(description="Base URL, for example https://api.openai.com/v1.")
+    kind: ProviderKind | None = Field(None, description="The dialect it speaks.")
+    api_key_env: str | None = Field(None, description="Environment variable that holds its key.")
+    models: tuple[str | ModelSettings, ...] = Field((), description="Models to use; by default the kind's own.")
+    tier: Tier | None = Field(None, description="Tier of all its models.")
+    region: str | None = Field(None, description="Where it processes data, for residency rules.")
+    priority: int = Field(1, ge=1, description="Lower is preferred; the rest are failover targets in order.")
+    circuit_breaker: CircuitBreakerSettings = CircuitBreakerSettings()
+
+    @field_validator("endpoint")
+    @classmethod
+    def _is_url(cls, value: str) -> str:
+        scheme, separator, rest = value.partition("://")
+        if scheme not in ("http", "https") or not separator or not rest.split("/")[0]:
+            raise ValueError("not a base URL: write http://HOST[:PORT][/PATH] or https://…")
+        return value.rstrip("/")
+
+
+class RoutingSettings(Section):
+    """How a request's complexity (0..1) becomes a tier."""
+
+    local_below: Fraction = Field(0.3, description="Less complex than this goes to the local tier.")
+    premium_from: Fraction = Field(0.7, description="This complex or more goes to the premium tier.")
+
+
+class MargaSettings(Section):
+    """MĀRGA, the router."""
+
+    url: str | None = Field(None, description="Use the router daemon at this URL instead of one in this process.")
+    providers: tuple[ProviderSettings, ...] = Field((), description="In addition to those the environment names.")
+    health_check: HealthCheckSettings = HealthCheckSettings()
+    routing: RoutingSettings = RoutingSettings()
+    aliases: dict[str, str] = Field({}, description="Model names of your own: alias to model.")
+    discover: bool = Field(True, description="Also use providers found through the environment and a local Ollama.")
+
+    @field_validator("providers")
+    @classmethod
+    def _unique(cls, value: tuple[ProviderSettings, ...]) -> tuple[ProviderSettings, ...]:
+        names = [provider.name for provider in value]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"two providers are called {name!r}: names must differ")
+        return value
+
+
+class EmbedderSettings(Section):
+    """What turns text into vectors."""
+
+    name: str = Field("minilm", description="minilm (bundled), ollama, openai-compatible, hashing, or a plug-in.")
+    endpoint: str | None = Field(None, description="Base URL, where the embedder is a service.")
+    model: str | None = Field(None, description="Model name, where the embedder is a service.")
+    api_key_env: str | None = Field(None, description="Environment variable that holds its key.")
+
+
+class RagSettings(Section):
+    """Runbook retrieval."""
+
+    embedder: EmbedderSettings = EmbedderSettings()
+    include: tuple[str, ...] = project_safe((), "Globs of files to index; by default every supported document.")
+    exclude: tuple[str, ...] = project_safe((), "Globs of files to leave out.")
+    passages: int = project_safe(5, "Passages shown or given to the model.", ge=1, le=50)
+
+
+class RakshaSettings(Section):
+    """RAKṢĀ, the scanner."""
+
+    fail_on: Literal["critical", "high", "medium", "low", "info"] = Field(
+        "high", description="Findings at this severity or above make `avyay scan` exit 1."
+    )
+    exclude: tuple[str, ...] = Field((), description="Globs of files not to scan.")
+    jobs: int = Field(0, ge=0, description="Parallel engine processes; 0: one per core.")
+
+
+class ServeSettings(Section):
+    """What all daemons share."""
+
+    host: str = Field("127.0.0.1", description="Address to bind; wider than loopback needs authentication.")
+    port: Port | None = Field(None, description="By default each daemon's own.")
+
+
+class Settings(BaseSettings):
+    """The whole tree. Built by `avyay.config.load_settings`, which also knows where each value came from."""
+
+    model_config = SettingsConfigDict(extra="forbid", frozen=True)
+
+    log: LogSettings = LogSettings()
+    telemetry: TelemetrySettings = TelemetrySettings()
+    marga: MargaSettings = MargaSettings()
+    rag: RagSettings = RagSettings()
+    raksha: RakshaSettings = RakshaSettings()
+    serve: ServeSettings = ServeSettings()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        # Our own sources arrive through the loader, in order; nothing is read behind its back.
+        sources: tuple[PydanticBaseSettingsSource, ...] = getattr(init_settings, "init_kwargs", {}).pop("_sources", ())
+        return sources or (init_settings,)
+
+    @classmethod
+    def json_schema(cls) -> dict[str, Any]:
+        """The JSON Schema of avyay.yaml, for editors."""
+        return cls.model_json_schema()

@@ -1,0 +1,67 @@
+"""Logging: structlog to stderr, snake_case events with fields; text on a terminal, JSON elsewhere or when asked."""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+from collections.abc import MutableMapping
+from typing import Any, Literal, TextIO
+
+import structlog
+
+__all__ = ["configure_logging", "get_logger", "redact"]
+
+Level = Literal["debug", "info", "warning", "error"]
+
+# Key names whose values never belong in a log line, and the shapes of the keys the providers issue.
+_SECRET_NAMES = re.compile(r"(?i)(api[_-]?key|authorization|token|secret|password|cookie|dsn)$")
+_SECRET_SHAPES = re.compile(
+    r"\b(?:sk|pk|rk)-[A-Za-z0-9_-]{16,}|\bBearer\s+[A-Za-z0-9._~+/=-]{8,}|\bgh[pousr]_[A-Za-z0-9]{20,}"
+    r"|\bAKIA[0-9A-Z]{16}\b|\beyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{4,}"
+    r"|(?<=://)[^/\s:@]+:[^/\s@]+(?=@)|\bavy_[A-Za-z0-9_]{16,}"
+)
+REDACTED = "[redacted]"
+
+
+def redact(text: str) -> str:
+    """`text` with anything that has the shape of a credential replaced."""
+    return _SECRET_SHAPES.sub(REDACTED, text)
+
+
+def _redact_event(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    for key, value in event.items():
+        if isinstance(value, str):
+            event[key] = REDACTED if _SECRET_NAMES.search(key) and value else redact(value)
+    return event
+
+
+def configure_logging(level: Level = "warning", *, json: bool | None = None, stream: TextIO | None = None) -> None:
+    """Set up logging for this process.
+
+    Args:
+        level: What is written at least.
+        json: One JSON object a line; by default when the stream is no terminal.
+        stream: By default stderr; results never go through here.
+    """
+    out = stream or sys.stderr
+    as_json = not out.isatty() if json is None else json
+    renderer: Any = structlog.processors.JSONRenderer() if as_json else structlog.dev.ConsoleRenderer(colors=False)
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            _redact_event,
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
+        logger_factory=structlog.PrintLoggerFactory(file=out),
+        cache_logger_on_first_use=False,
+    )
+
+
+def get_logger(component: str) -> structlog.typing.FilteringBoundLogger:
+    """A logger whose lines carry `component`."""
+    return structlog.get_logger(component=component)  # type: ignore[no-any-return]

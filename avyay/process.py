@@ -1,0 +1,116 @@
+"""Running other programs: always a list of arguments, always a time limit, never a shell."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from avyay.errors import DependencyError
+
+__all__ = ["Completed", "find_program", "run"]
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """How a program ended; `timed_out` when it was killed for its time."""
+
+    code: int
+    stdout: bytes
+    stderr: bytes
+    timed_out: bool = False
+
+    @property
+    def text(self) -> str:
+        return self.stdout.decode("utf-8", "replace")
+
+    @property
+    def error_text(self) -> str:
+        return self.stderr.decode("utf-8", "replace")
+
+
+def find_program(name: str, *, hint: str, path: str | None = None) -> str:
+    """The full path of a program.
+
+    Raises:
+        DependencyError: it is not installed.
+    """
+    found = shutil.which(name, path=path)
+    if found is None:
+        raise DependencyError(f"The program {name!r} is not on PATH.", hint=hint, code=f"no_{name}")
+    return found
+
+
+def run(
+    command: Sequence[str],
+    *,
+    timeout: float,
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    stdin: bytes | None = None,
+    cancel: threading.Event | None = None,
+) -> Completed:
+    """Run a program to its end or its time limit (seconds); its whole process group ends with it.
+
+    Raises:
+        DependencyError: it cannot be started.
+    """
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        try:
+            process = subprocess.Popen(
+                list(command),
+                cwd=cwd,
+                env=dict(env) if env is not None else None,
+                stdin=subprocess.PIPE if stdin is not None else subprocess.DEVNULL,
+                stdout=out,
+                stderr=err,
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise DependencyError(
+                f"Cannot start {command[0]!r}: {error.strerror or error}.", hint="Is it installed and executable?"
+            ) from error
+        timed_out = False
+        try:
+            if cancel is None:
+                process.communicate(stdin, timeout=timeout)
+            else:
+                timed_out = _wait_or_cancel(process, stdin, timeout, cancel)
+        except subprocess.TimeoutExpired:
+            timed_out = True
+        finally:
+            if process.poll() is None:
+                _kill_group(process)
+        out.seek(0)
+        err.seek(0)
+        return Completed(process.returncode, out.read(), err.read(), timed_out)
+
+
+def _wait_or_cancel(
+    process: subprocess.Popen[bytes], stdin: bytes | None, timeout: float, cancel: threading.Event
+) -> bool:
+    waited = 0.0
+    while True:
+        try:
+            process.communicate(stdin, timeout=0.1)
+        except subprocess.TimeoutExpired:
+            stdin = None
+            waited += 0.1
+            if cancel.is_set() or waited >= timeout:
+                return True
+        else:
+            return False
+
+
+def _kill_group(process: subprocess.Popen[bytes]) -> None:
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+    process.wait()

@@ -1,0 +1,57 @@
+"""The composition root: settings become services, joined through the ports.
+
+Used by the CLI, the daemons, MCP and Python programs alike:
+
+    from avyay.wiring import open_services
+
+    with open_services() as services:
+        print(services.scanner.scan([Path(".")]).findings)
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from avyay.clock import SYSTEM_CLOCK, Clock
+from avyay.config import Environment, Loaded, load_settings
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+__all__ = ["Services", "open_services"]
+
+
+class Services:
+    """Every service, made on first use and closed together. Importing this module loads none of them."""
+
+    def __init__(self, loaded: Loaded, *, clock: Clock = SYSTEM_CLOCK) -> None:
+        self.loaded = loaded
+        self.settings = loaded.settings
+        self.paths = loaded.paths
+        self.clock = clock
+        self._open = ExitStack()
+
+    def __enter__(self) -> Services:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close what was opened, last first."""
+        self._open.close()
+
+
+def open_services(
+    *, config_file: Path | None = None, directory: Path | None = None, environment: Environment | None = None
+) -> Services:
+    """Load the configuration and return the services made from it.
+
+    Raises:
+        ConfigError: the configuration cannot be used.
+    """
+    return Services(load_settings(config_file=config_file, directory=directory, environment=environment))

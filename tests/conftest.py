@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import socket
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -49,9 +48,9 @@ def _no_outside_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(autouse=True)
-def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty AVYAY_HOME (and HOME), fresh for each test."""
     folder = tmp_path_factory.mktemp("home")
     monkeypatch.setenv("AVYAY_HOME", str(folder / "avyay"))
     monkeypatch.setenv("HOME", str(folder))
-    yield folder
+    return folder

@@ -1,0 +1,3 @@
+"""The Python checks: what patterns cannot say. One module each; adding one adds its name here."""
+
+CHECKS: tuple[str, ...] = ()

@@ -1,0 +1,1 @@
+"""The engines that look for faults: semgrep, bandit, and our own checks."""

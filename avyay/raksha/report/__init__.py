@@ -1,0 +1,1 @@
+"""How a report is written: text, JSON, SARIF, Markdown, GitHub, and for agents."""

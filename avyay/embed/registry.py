@@ -1,0 +1,58 @@
+"""Embedders by name. A name is imported when it is asked for; packages add theirs as `avyay.embedders` entry points."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
+from typing import TYPE_CHECKING
+
+from avyay.embed.types import EmbedderOptions
+from avyay.errors import ConfigError, DependencyError
+
+if TYPE_CHECKING:
+    from avyay.ports import Embedder
+
+__all__ = ["ENTRY_POINTS", "embedder_names", "open_embedder"]
+
+ENTRY_POINTS = "avyay.embedders"
+BUILT_IN = {
+    "minilm": "avyay.embed.minilm:from_options",
+    "hashing": "avyay.embed.hashing:from_options",
+}
+
+
+def embedder_names() -> tuple[str, ...]:
+    """What `open_embedder` knows, plug-ins included."""
+    return tuple(sorted({*BUILT_IN, *_plug_ins()}))
+
+
+def open_embedder(name: str = "minilm", options: EmbedderOptions | None = None) -> Embedder:
+    """Make the embedder of that name. Nothing is loaded or contacted until it is used.
+
+    Raises:
+        ConfigError: no embedder has that name, or an option it needs is missing.
+        DependencyError: it is there and cannot be imported.
+    """
+    target = BUILT_IN.get(name)  # a plug-in cannot take the place of a built-in name
+    if target is None:
+        plug_in = _plug_ins().get(name)
+        if plug_in is None:
+            close = difflib.get_close_matches(name, embedder_names(), n=1)
+            hint = f"Did you mean {close[0]!r}?" if close else f"There are: {', '.join(embedder_names())}."
+            raise ConfigError(f"No embedder is called {name!r}.", hint=hint)
+        target = plug_in.value
+    module, _, attribute = target.partition(":")
+    try:
+        factory: Callable[[EmbedderOptions], Embedder] = getattr(import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise DependencyError(
+            f"The embedder {name!r} cannot be loaded from {target}: {error}.",
+            hint="Reinstall the package that provides it, or choose another: rag.embedder.name.",
+        ) from error
+    return factory(options or EmbedderOptions())
+
+
+def _plug_ins() -> dict[str, EntryPoint]:
+    return {point.name: point for point in entry_points(group=ENTRY_POINTS)}

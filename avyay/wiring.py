@@ -11,6 +11,7 @@ Used by the CLI, the daemons, MCP and Python programs alike:
 from __future__ import annotations
 
 from contextlib import ExitStack
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,8 @@ from avyay.config import Environment, Loaded, load_settings
 
 if TYPE_CHECKING:
     from types import TracebackType
+
+    from avyay.ports import Embedder
 
 __all__ = ["Services", "open_services"]
 
@@ -40,6 +43,16 @@ class Services:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    @cached_property
+    def embedder(self) -> Embedder:
+        """The configured embedder; loads its model when first used."""
+        from avyay.embed.registry import open_embedder
+        from avyay.embed.types import EmbedderOptions
+
+        chosen = self.settings.rag.embedder
+        key = self.loaded.environment.value(chosen.api_key_env) if chosen.api_key_env else None
+        return open_embedder(chosen.name, EmbedderOptions(endpoint=chosen.endpoint, model=chosen.model, api_key=key))
 
     def close(self) -> None:
         """Close what was opened, last first."""

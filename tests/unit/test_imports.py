@@ -11,6 +11,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[2] / "avyay"
 COMPONENTS = {"marga", "rag", "raksha", "siddhi", "engine"}
 SHELLS = {"cli", "serve", "__main__"}
+COMPOSED = {"wiring", "doctor", "quickstart"}  # built from several components
 
 
 def module_name(path: Path) -> str:
@@ -40,7 +41,7 @@ def layer(module: str) -> str:
     top = module.split(".")[1] if "." in module else ""
     if top in SHELLS:
         return "shell"
-    return top if top in COMPONENTS | {"wiring"} else "kernel"
+    return top if top in COMPONENTS else "wiring" if top in COMPOSED else "kernel"
 
 
 def allowed(source: str, target: str) -> bool:

@@ -1,0 +1,108 @@
+"""Write docs/reference/ from the code: one help page per command, every setting, every JSON result.
+
+python scripts/generate_reference.py            write the pages
+python scripts/generate_reference.py --check    exit 1 when a page is not what the code says
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+os.environ.update(COLUMNS="100", TERM="dumb", NO_COLOR="1")
+
+import typer
+from typer.core import TyperGroup
+
+from avyay.cli.app import application
+from avyay.cli.main import COMMANDS, help_text
+from avyay.config import Settings
+
+REFERENCE = Path(__file__).resolve().parents[1] / "docs" / "reference"
+HEADER = "<!-- Generated from the code by `make docs`; edits here are lost. -->\n\n"
+
+
+def pages(name: str, command: Any, parent: Any) -> Iterator[tuple[str, str]]:
+    """The help page of a command and of its subcommands, as (path, text)."""
+    context = type(parent)(command, info_name=name, parent=parent, **command.context_settings)
+    yield context.command_path, command.get_help(context)
+    if isinstance(command, TyperGroup):
+        for inner in command.list_commands(context):
+            yield from pages(inner, command.get_command(context, inner), context)
+
+
+def command_reference() -> str:
+    root = typer.main.get_command(application())
+    context = typer.Context(root, info_name="avyay")
+    parts = [f"# Command line\n\n## avyay\n\n```text\n{help_text().rstrip()}\n```\n"]
+    for name in COMMANDS:
+        for path, text in pages(name, root.get_command(context, name), context):
+            parts.append(f"\n## {path}\n\n```text\n{text.rstrip()}\n```\n")
+    return HEADER + "".join(parts)
+
+
+def settings_reference() -> str:
+    schema = Settings.json_schema()
+    definitions = schema["$defs"]
+    out = [
+        HEADER,
+        "# Settings\n\nEvery key of `avyay.yaml`. A scalar can also be set as `AVYAY_<SECTION>_<KEY>`.",
+        " Keys marked *project* may be set by a project's file before `avyay trust`.\n",
+    ]
+
+    def rows(section: dict[str, Any], prefix: str) -> Iterator[str]:
+        for key, value in section.get("properties", {}).items():
+            name = f"{prefix}.{key}" if prefix else key
+            reference = value.get("$ref") or next((p["$ref"] for p in value.get("allOf", []) if "$ref" in p), None)
+            if reference:
+                yield from rows(definitions[reference.split("/")[-1]], name)
+                continue
+            safe = " *project*" if value.get("x-project-safe") else ""
+            yield f"| `{name}` | {kind(value)} | {default(value)} | {value.get('description', '')}{safe} |"
+            for item in item_sections(value):
+                yield from rows(definitions[item], f"{name}[]")
+
+    def item_sections(value: dict[str, Any]) -> Iterator[str]:
+        items = value.get("items") or {}
+        for choice in items.get("anyOf", [items]):
+            if isinstance(choice, dict) and "$ref" in choice:
+                yield choice["$ref"].split("/")[-1]
+
+    def kind(value: dict[str, Any]) -> str:
+        if "enum" in value:
+            return " \\| ".join(f"`{choice}`" for choice in value["enum"])
+        if "anyOf" in value:
+            return " or ".join(kind(choice) for choice in value["anyOf"] if choice.get("type") != "null")
+        return str(value.get("type", "section"))
+
+    def default(value: dict[str, Any]) -> str:
+        return f"`{value['default']}`" if value.get("default") not in (None, [], {}, "") else ""
+
+    for key, value in schema["properties"].items():
+        section = definitions[value["$ref"].split("/")[-1]]
+        out.append(f"\n## {key}\n\n{section.get('description', '').strip()}\n\n")
+        out.append("| key | type | default | meaning |\n| --- | --- | --- | --- |\n")
+        out.append("\n".join(rows(section, key)) + "\n")
+    return "".join(out)
+
+
+def main() -> int:
+    check = "--check" in sys.argv[1:]
+    stale = []
+    for name, text in {"cli.md": command_reference(), "settings.md": settings_reference()}.items():
+        file = REFERENCE / name
+        if check and (not file.is_file() or file.read_text(encoding="utf-8") != text):
+            stale.append(name)
+        elif not check:
+            REFERENCE.mkdir(parents=True, exist_ok=True)
+            file.write_text(text, encoding="utf-8")
+    if stale:
+        print(f"stale: {', '.join(stale)}; run: make docs", file=sys.stderr)
+    return 1 if stale else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Keyword search: how text becomes terms, and how terms become scores."""

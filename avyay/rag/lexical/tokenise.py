@@ -1,0 +1,69 @@
+"""Text as search terms, the same in index and query: identifiers whole and in parts, words by their stems.
+
+`KubePodCrashLooping` gives `kubepodcrashlooping`, `kube`, `pod`, `crash`, `loop`; so do `kube_pod_crash_looping` and
+`kube-pod-crash-looping`, so the three spellings find one another. `--dry-run` gives itself, `dryrun`, `dry`, `run`.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from functools import lru_cache
+
+import snowballstemmer
+
+__all__ = ["STOP_WORDS", "identifiers", "stem", "tokenise"]
+
+COMPOUND = re.compile(r"(?<!\w)--?[A-Za-z][\w-]*\w|[^\W_]+(?:[_.\-:@][^\W_]+|_+[^\W_]+)*")
+PLURAL_ACRONYM = re.compile(r"\b([A-Z]{2,})s\b")
+# Digits stay with the letters before them: s3, ext4, k8s and IPv4 mean nothing in pieces.
+PART = re.compile(r"[A-Z]{2,}v\d+|[A-Z]+\d*(?![a-z])|[A-Z]?[a-z]+(?:\d+[a-z]*)*|\d+[a-z]*|[^\W\da-zA-Z_]+")
+# The function words of English: they say how a question is put, not what it is about.
+FUNCTION_WORDS = """
+a about all also am an and any are as at be because been but by can could did do does doing for from
+had has have he her here him his how i if in into is it its just like me my of on or our out she
+should so some such than that the their them then there these they this those to too us very was we
+were what when where which while who whom why will with would you your
+"""
+STOP_WORDS = frozenset(FUNCTION_WORDS.split())
+
+
+def tokenise(text: str) -> list[str]:
+    """Terms in order, duplicates kept. Stop words are kept too: a query drops them, an index needs not."""
+    terms: list[str] = []
+    for match in COMPOUND.finditer(PLURAL_ACRONYM.sub(r"\1", unicodedata.normalize("NFKC", text))):
+        terms.extend(_terms(match.group()))
+    return terms
+
+
+def identifiers(text: str) -> list[str]:
+    """The whole forms of the compounds in `text`: what `tokenise` adds to their parts."""
+    found: dict[str, None] = {}
+    for match in COMPOUND.finditer(unicodedata.normalize("NFKC", text)):
+        word = match.group()
+        parts = PART.findall(word)
+        if len(parts) > 1:
+            found["".join(parts).lower()] = None
+    return list(found)
+
+
+@lru_cache(maxsize=65_536)
+def _terms(word: str) -> tuple[str, ...]:
+    parts = [part.lower() for part in PART.findall(word)]
+    if len(parts) == 1 and not word.startswith("-"):
+        return (stem(parts[0]),)
+    whole = ("".join(parts),) if len(parts) > 1 else ()
+    flag = (word.lower(),) if word.startswith("-") else ()
+    return (*flag, *whole, *(stem(part) for part in parts))
+
+
+@lru_cache(maxsize=65_536)
+def stem(word: str) -> str:
+    """The stem of one lower-case word (Porter 2); what is no English word is left alone."""
+    stemmed: str = _stemmer().stemWord(word)
+    return stemmed
+
+
+@lru_cache(maxsize=1)
+def _stemmer() -> snowballstemmer.stemmer:
+    return snowballstemmer.stemmer("english")

@@ -1,0 +1,70 @@
+"""The words of retrieval: chunks of documents, the sections they come from, and what a search found."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["Chunk", "Hit", "Section"]
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """A heading with all that stands under it, subsections included. Lines are 1-based and inclusive.
+
+    `id` is made of the path and the headings, so edits elsewhere in the document leave it alone. The first section
+    is the document itself: it has no parent and an empty `heading_path`.
+    """
+
+    id: str
+    parent_id: str | None
+    heading: str
+    level: int
+    heading_path: tuple[str, ...]
+    first_line: int
+    last_line: int
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A piece of a document that is embedded and found as one. Lines are 1-based and inclusive.
+
+    `text` is verbatim; its first `repeated` characters also end the chunk before it. `context` says where the text
+    stands (title, file name, headings) and is embedded with it; `tokens` counts both. `headings` names the sections
+    that begin in the text, its own first. `oversized` marks a single code block or table that the embedder cannot
+    read to its end and that is kept whole all the same. `part` numbers the chunks of one section from 0.
+    """
+
+    id: str
+    section_id: str
+    path: str
+    title: str
+    heading_path: tuple[str, ...]
+    headings: tuple[str, ...]
+    first_line: int
+    last_line: int
+    text: str
+    context: str
+    tokens: int
+    part: int = 0
+    repeated: int = 0
+    oversized: bool = False
+
+    @property
+    def heading(self) -> str:
+        """The nearest heading above the text; the title where there is none."""
+        return self.heading_path[-1] if self.heading_path else self.title
+
+    @property
+    def embedding_text(self) -> str:
+        """What the embedder reads."""
+        return f"{self.context}\n{self.text}" if self.context else self.text
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """A chunk that a query found. `chunk` and `document` are row numbers; `signals` says where the score came from."""
+
+    chunk: int
+    document: int
+    score: float
+    signals: dict[str, float]

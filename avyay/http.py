@@ -81,7 +81,8 @@ def request_json(
 
     Raises:
         AuthError: 401 or 403.
-        UnreachableError: no answer, an error status, or something that is not the expected JSON.
+        UnreachableError: no answer, an error status (its code is then `http_<status>`, unless it was worth retries),
+            or something that is not the expected JSON.
     """
     try:
         for attempt in stamina.retry_context(
@@ -99,6 +100,7 @@ def request_json(
         raise UnreachableError(
             f"{who} answered HTTP {response.status_code}: {redact(response.text[:200])!r}.",
             hint="Check the address and the request.",
+            code=f"http_{response.status_code}",
         )
     try:
         data = response.json()

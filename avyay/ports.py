@@ -36,6 +36,7 @@ __all__ = [
     "Severity",
     "Skipped",
     "Tier",
+    "TokenEmbedder",
     "Tokens",
 ]
 
@@ -162,6 +163,23 @@ class Embedder(Protocol):
 
     def count_tokens(self, text: str) -> int:
         """Tokens the model would read of `text`, without truncation."""
+        ...
+
+
+@runtime_checkable
+class TokenEmbedder(Embedder, Protocol):
+    """An embedder that shows its tokens: for cutting texts on a budget, and for late interaction."""
+
+    def offsets(self, text: str) -> list[tuple[int, int]]:
+        """Where each token of the whole text stands: `text[first:end]`, in order."""
+        ...
+
+    def embed_tokens(self, texts: Sequence[str]) -> list[Vectors]:
+        """For each text one L2-normalised row per token read; row i belongs to `offsets(text)[i]`.
+
+        Raises:
+            UsageError: this embedder has no vectors of single tokens.
+        """
         ...
 
 

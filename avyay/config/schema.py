@@ -125,6 +125,10 @@ class EmbedderSettings(Section):
     endpoint: str | None = Field(None, description="Base URL, where the embedder is a service.")
     model: str | None = Field(None, description="Model name, where the embedder is a service.")
     api_key_env: str | None = Field(None, description="Environment variable that holds its key.")
+    dimensions: int | None = Field(None, ge=1, description="Components of a vector; by default the model's own.")
+    max_tokens: int | None = Field(None, ge=1, description="Tokens a service's model reads of one text.")
+    timeout: Seconds = Field(60.0, description="A service that sends nothing for so long has failed.")
+    threads: int | None = Field(None, ge=1, description="Texts embedded at once by minilm; by default one per CPU.")
 
 
 class RagSettings(Section):

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING
 
 from avyay.embed.types import EmbedderOptions
-from avyay.errors import ConfigError, DependencyError
+from avyay.errors import AuthError, ConfigError, DependencyError
 
 if TYPE_CHECKING:
+    from avyay.config.schema import EmbedderSettings
     from avyay.ports import Embedder
 
-__all__ = ["ENTRY_POINTS", "embedder_names", "open_embedder"]
+__all__ = ["ENTRY_POINTS", "configured_embedder", "embedder_names", "open_embedder"]
 
 ENTRY_POINTS = "avyay.embedders"
 BUILT_IN = {
     "minilm": "avyay.embed.minilm:from_options",
+    "ollama": "avyay.embed.ollama:from_options",
+    "openai-compatible": "avyay.embed.openai_compatible:from_options",
     "hashing": "avyay.embed.hashing:from_options",
 }
 
@@ -52,6 +55,41 @@ def open_embedder(name: str = "minilm", options: EmbedderOptions | None = None) 
             hint="Reinstall the package that provides it, or choose another: rag.embedder.name.",
         ) from error
     return factory(options or EmbedderOptions())
+
+
+def configured_embedder(settings: EmbedderSettings, environment: Mapping[str, str]) -> Embedder:
+    """The embedder that the configuration describes; keys and OLLAMA_HOST come from the environment.
+
+    OPENAI_API_KEY goes to OpenAI alone: another endpoint gets the key that `api_key_env` names, or none.
+
+    Raises:
+        AuthError: the variable that should hold the key is empty, or OpenAI is meant and there is no key.
+        ConfigError, DependencyError: as `open_embedder`.
+    """
+    endpoint, api_key = settings.endpoint, None
+    if settings.api_key_env:
+        api_key = environment.get(settings.api_key_env, "").strip()
+        if not api_key:
+            raise AuthError(
+                f"The embedder's key is expected in {settings.api_key_env}, which is not set.",
+                hint=f"Set {settings.api_key_env}, or change rag.embedder.api_key_env.",
+            )
+    if settings.name == "openai-compatible" and not endpoint and not api_key:
+        api_key = environment.get("OPENAI_API_KEY", "").strip() or None
+    if settings.name == "ollama" and not endpoint and (host := environment.get("OLLAMA_HOST", "").strip()):
+        from avyay.embed.ollama import endpoint_from_host
+
+        endpoint = endpoint_from_host(host)
+    options = EmbedderOptions(
+        model=settings.model,
+        endpoint=endpoint,
+        api_key=api_key,
+        dimensions=settings.dimensions,
+        max_tokens=settings.max_tokens,
+        timeout=settings.timeout,
+        threads=settings.threads,
+    )
+    return open_embedder(settings.name, options)
 
 
 def _plug_ins() -> dict[str, EntryPoint]:

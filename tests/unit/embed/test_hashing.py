@@ -6,11 +6,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from avyay.embed.hashing import Hashing
-from avyay.ports import Embedder
+from avyay.ports import TokenEmbedder
 
 
 def test_satisfies_the_port() -> None:
-    assert isinstance(Hashing(), Embedder)
+    assert isinstance(Hashing(), TokenEmbedder)
 
 
 @given(st.lists(st.text(max_size=60), max_size=8))

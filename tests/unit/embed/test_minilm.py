@@ -13,7 +13,7 @@ import pytest
 from avyay.embed.bundle import BUNDLED, Bundle
 from avyay.embed.minilm import MiniLM
 from avyay.errors import CorruptError, DependencyError
-from avyay.ports import Embedder
+from avyay.ports import TokenEmbedder
 
 FIXTURES = Path(__file__).parents[2] / "fixtures" / "embed"
 TEXTS: list[str] = json.loads((FIXTURES / "texts.json").read_text(encoding="utf-8"))
@@ -32,7 +32,7 @@ def copy(tmp_path: Path) -> Path:
 
 
 def test_satisfies_the_port(minilm: MiniLM) -> None:
-    assert isinstance(minilm, Embedder)
+    assert isinstance(minilm, TokenEmbedder)
     card = Bundle().card
     assert (minilm.name, minilm.dimensions) == (card["name"], card["dimensions"])
     assert minilm.max_tokens + 2 == card["positions"]

@@ -2,14 +2,20 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
+from avyay.config.schema import EmbedderSettings
 from avyay.embed.hashing import Hashing
 from avyay.embed.minilm import MiniLM
-from avyay.embed.registry import embedder_names, open_embedder
+from avyay.embed.registry import configured_embedder, embedder_names, open_embedder
+from avyay.embed.service import Service
 from avyay.embed.types import EmbedderOptions
-from avyay.errors import ConfigError, DependencyError
+from avyay.errors import AuthError, ConfigError, DependencyError
+
+if TYPE_CHECKING:
+    from tests.unit.embed.conftest import Endpoint
 
 
 @pytest.fixture
@@ -70,3 +76,32 @@ def test_a_broken_plug_in_is_named(plug_in: str) -> None:
 
 def test_keys_are_not_shown() -> None:
     assert "s3cret" not in repr(EmbedderOptions(api_key="s3cret"))
+
+
+def test_the_default_configuration_is_the_bundled_model() -> None:
+    assert isinstance(configured_embedder(EmbedderSettings(), {}), MiniLM)
+
+
+def test_a_named_key_must_be_there() -> None:
+    settings = EmbedderSettings(name="openai-compatible", model="m", endpoint="http://127.0.0.1:9", api_key_env="KEY")
+    with pytest.raises(AuthError, match="KEY"):
+        configured_embedder(settings, {"OPENAI_API_KEY": "k"})
+    assert configured_embedder(settings, {"KEY": "k"}).name == "openai-compatible/m"
+
+
+def test_the_key_for_openai_goes_to_openai_alone(endpoint: Endpoint) -> None:
+    environment = {"OPENAI_API_KEY": "s3cret"}
+    assert configured_embedder(EmbedderSettings(name="openai-compatible", model="m"), environment).name == "openai/m"
+    elsewhere = EmbedderSettings(name="openai-compatible", model="m", endpoint=endpoint.url, timeout=5)
+    endpoint.answer = lambda body: (200, {"data": [{"embedding": [1.0]}]})
+    embedder = configured_embedder(elsewhere, environment)
+    assert isinstance(embedder, Service)
+    with embedder:
+        embedder.embed(["x"])
+    assert "s3cret" not in str(endpoint.requests)
+
+
+def test_ollama_is_where_its_own_variable_says() -> None:
+    embedder = configured_embedder(EmbedderSettings(name="ollama", model="m"), {"OLLAMA_HOST": "box:1234"})
+    assert isinstance(embedder, Service)
+    assert embedder.endpoint == "http://box:1234"

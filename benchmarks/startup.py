@@ -1,6 +1,6 @@
 """What a command costs before it does anything, as a multiple of `python -c pass` in the same run.
 
-Whole processes, CPU seconds from the operating system's own accounting, runs interleaved so that a machine that speeds up
+Whole processes, CPU seconds from the operating system, runs interleaved so that a machine that speeds up
 or slows down does so for all of them. Compiled bytecode is used, as after an install.
 """
 

@@ -1,4 +1,4 @@
-"""Write docs/reference/ from the code: one help page per command, every setting, every JSON result.
+"""Write docs/reference/ and the static help pages from the code: every command, every setting.
 
 python scripts/generate_reference.py            write the pages
 python scripts/generate_reference.py --check    exit 1 when a page is not what the code says
@@ -21,7 +21,9 @@ from avyay.cli.app import application
 from avyay.cli.main import COMMANDS, help_text
 from avyay.config import Settings
 
-REFERENCE = Path(__file__).resolve().parents[1] / "docs" / "reference"
+ROOT = Path(__file__).resolve().parents[1]
+REFERENCE = ROOT / "docs" / "reference"
+STATIC_PAGES = ROOT / "avyay" / "cli" / "help_pages.txt"
 HEADER = "<!-- Generated from the code by `make docs`; edits here are lost. -->\n\n"
 
 
@@ -34,14 +36,21 @@ def pages(name: str, command: Any, parent: Any) -> Iterator[tuple[str, str]]:
             yield from pages(inner, command.get_command(context, inner), context)
 
 
-def command_reference() -> str:
+def command_pages() -> list[tuple[str, str]]:
     root = typer.main.get_command(application())
     context = typer.Context(root, info_name="avyay")
+    return [page for name in COMMANDS for page in pages(name, root.get_command(context, name), context)]
+
+
+def command_reference(found: list[tuple[str, str]]) -> str:
     parts = [f"# Command line\n\n## avyay\n\n```text\n{help_text().rstrip()}\n```\n"]
-    for name in COMMANDS:
-        for path, text in pages(name, root.get_command(context, name), context):
-            parts.append(f"\n## {path}\n\n```text\n{text.rstrip()}\n```\n")
+    parts += [f"\n## {path}\n\n```text\n{text.rstrip()}\n```\n" for path, text in found]
     return HEADER + "".join(parts)
+
+
+def static_pages(found: list[tuple[str, str]]) -> str:
+    """The file behind `avyay VERB --help`: a form feed and the command line before each page."""
+    return "".join(f"\f{path}\n{text.rstrip()}\n" for path, text in found)
 
 
 def settings_reference() -> str:
@@ -92,12 +101,17 @@ def settings_reference() -> str:
 def main() -> int:
     check = "--check" in sys.argv[1:]
     stale = []
-    for name, text in {"cli.md": command_reference(), "settings.md": settings_reference()}.items():
-        file = REFERENCE / name
+    found = command_pages()
+    files = {
+        REFERENCE / "cli.md": command_reference(found),
+        REFERENCE / "settings.md": settings_reference(),
+        STATIC_PAGES: static_pages(found),
+    }
+    for file, text in files.items():
         if check and (not file.is_file() or file.read_text(encoding="utf-8") != text):
-            stale.append(name)
+            stale.append(file.name)
         elif not check:
-            REFERENCE.mkdir(parents=True, exist_ok=True)
+            file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(text, encoding="utf-8")
     if stale:
         print(f"stale: {', '.join(stale)}; run: make docs", file=sys.stderr)

@@ -50,6 +50,24 @@ def help_text() -> str:
     return f"{HEADER}\nCommands:\n{rows(VERBS)}\nHouse-keeping:\n{rows(HOUSE)}\n{OPTIONS}"
 
 
+def help_page(words: list[str]) -> str | None:
+    """The page behind `avyay WORDS --help`, from the generated file; None sends the question on to typer."""
+    name = "\f" + " ".join(["avyay", *words]) + "\n"
+    try:
+        # os.path: importing pathlib would cost half of what this page costs
+        file_name = os.path.join(os.path.dirname(__file__), "help_pages.txt")  # noqa: PTH118, PTH120
+        with open(file_name, encoding="utf-8") as file:  # noqa: PTH123
+            pages = file.read()
+    except OSError:
+        return None
+    start = pages.find(name)
+    if start < 0:
+        return None
+    start += len(name)
+    end = pages.find("\f", start)
+    return pages[start : end if end >= 0 else None]
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and leave the process with its exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
@@ -65,6 +83,9 @@ def main(arguments: list[str] | None = None) -> None:
             sys.exit(0)
         if not arguments[0].startswith("-") and arguments[0] not in COMMANDS:
             sys.exit(_unknown(arguments[0]))
+        if arguments[-1] in ("-h", "--help") and (page := help_page(arguments[:-1])):
+            sys.stdout.write(page)
+            sys.exit(0)
     from avyay.cli.app import run
 
     sys.exit(run(arguments))

@@ -4,6 +4,8 @@ import json
 import shutil
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +79,18 @@ def test_a_vector_depends_on_its_text_alone(minilm: MiniLM) -> None:
     single_thread = MiniLM(threads=1).embed(TEXTS)
     for other in (backwards, alone, single_thread):
         np.testing.assert_array_equal(together, other)
+
+
+def test_first_use_from_many_threads_at_once(minilm: MiniLM) -> None:
+    fresh, start = MiniLM(threads=1), threading.Barrier(4)
+
+    def embed(number: int) -> Any:
+        start.wait()
+        return fresh.embed([TEXTS[number]])
+
+    with ThreadPoolExecutor(4) as pool:
+        rows = np.concatenate(list(pool.map(embed, range(4))))
+    np.testing.assert_array_equal(rows, minilm.embed(TEXTS[:4]))
 
 
 def test_no_texts(minilm: MiniLM) -> None:

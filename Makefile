@@ -15,12 +15,13 @@ help: ## Show this page
 $(VENV)/.runtime: requirements/runtime.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "avyay needs Python 3.11 or later; try: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 2; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(RUN) pip install --quiet --disable-pip-version-check --require-hashes -r requirements/runtime.txt
-	$(RUN) pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@echo "Installing the pinned requirements into $(VENV): about a minute, 1 GB on disk."
+	@$(RUN) pip install --quiet --disable-pip-version-check --require-hashes -r requirements/runtime.txt
+	@$(RUN) pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
 $(VENV)/.development: $(VENV)/.runtime requirements/development.txt
-	$(RUN) pip install --quiet --disable-pip-version-check --require-hashes -r requirements/development.txt
+	@$(RUN) pip install --quiet --disable-pip-version-check --require-hashes -r requirements/development.txt
 	@touch $@
 
 quickstart: $(VENV)/.runtime ## Install, then index, ask, route and scan REPO (default: this repository), offline

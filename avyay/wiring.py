@@ -47,12 +47,12 @@ class Services:
     @cached_property
     def embedder(self) -> Embedder:
         """The configured embedder; loads its model when first used."""
-        from avyay.embed.registry import open_embedder
-        from avyay.embed.types import EmbedderOptions
+        from avyay.embed.registry import configured_embedder
 
-        chosen = self.settings.rag.embedder
-        key = self.loaded.environment.value(chosen.api_key_env) if chosen.api_key_env else None
-        return open_embedder(chosen.name, EmbedderOptions(endpoint=chosen.endpoint, model=chosen.model, api_key=key))
+        made = configured_embedder(self.settings.rag.embedder, self.loaded.environment)
+        if callable(close := getattr(made, "close", None)):
+            self._open.callback(close)
+        return made
 
     def close(self) -> None:
         """Close what was opened, last first."""

@@ -1,0 +1,347 @@
+"""Same dialect in and out: the bytes pass untouched but for a written list of edits, and a tap reads what is billed.
+
+Edits are cut into the raw body at the right place, so unknown fields, number formats and key order survive.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Protocol
+
+import orjson
+
+from avyay.marga.wire import anthropic_reply, chat_reply, ollama_reply, responses_reply
+from avyay.marga.wire.failure import Failure, parse_error_object, truncated
+from avyay.marga.wire.model import Dialect, JsonObject, StopReason, Usage
+
+__all__ = ["Tap", "edit_body", "open_tap"]
+
+_TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{}:,]', re.DOTALL)
+
+
+def _top_level_values(raw: bytes) -> dict[str, tuple[int, int]]:
+    """Where each top-level value lies; of a key given twice the last, which is the one that counts."""
+    spans: dict[str, tuple[int, int]] = {}
+    depth = 0
+    key: str | None = None
+    start = -1
+    last: bytes = b""
+    for token in _TOKEN.finditer(raw):
+        char = token[0]
+        first = char[:1]
+        if first in b"{[":
+            depth += 1
+        elif first in b"}]":
+            depth -= 1
+            if depth == 0 and key is not None:
+                spans[key] = (start, token.start())
+        elif depth == 1:
+            if first == b'"':
+                last = char
+            elif char == b":" and key is None:
+                key = orjson.loads(last)
+                start = token.end()
+            elif char == b"," and key is not None:
+                spans[key] = (start, token.start())
+                key = None
+    return spans
+
+
+def edit_body(raw: bytes, body: JsonObject, changes: JsonObject) -> bytes:
+    """`raw` with top-level fields set to new values and everything else left as it is.
+
+    Args:
+        raw: The body as received.
+        body: The same, parsed.
+        changes: New values by field.
+    """
+    changes = {k: v for k, v in changes.items() if k not in body or body[k] != v}
+    if not changes:
+        return raw
+    edits: list[tuple[int, int, bytes]] = []
+    spans: dict[str, tuple[int, int]] | None = None
+    for key, value in changes.items():
+        new = orjson.dumps(value)
+        if key not in body:
+            brace = raw.index(b"{") + 1
+            edits.append((brace, brace, orjson.dumps(key) + b":" + new + (b"," if body else b"")))
+            continue
+        if isinstance(body[key], str):  # the quick way, when there is one place it can be
+            pattern = rb'(?<!\\)"' + re.escape(key.encode()) + rb'"\s*:\s*("(?:[^"\\]|\\.)*")'
+            found = re.findall(pattern, raw)
+            if len(found) == 1:
+                at = re.search(pattern, raw)
+                if at is not None and raw.count(b'"' + key.encode() + b'"') == 1:
+                    edits.append((at.start(1), at.end(1), new))
+                    continue
+        if spans is None:
+            spans = _top_level_values(raw)
+        start, end = spans[key]
+        edits.append((start, end, new))
+    for start, end, new in sorted(edits, reverse=True):
+        raw = raw[:start] + new + raw[end:]
+    return raw
+
+
+class Tap(Protocol):
+    """Watches a stream go by.
+
+    Attributes:
+        usage: Token counts so far, as the provider reports them.
+        stop: Why the answer ended, once known.
+        model: The model the provider says it used.
+        failure: The error the stream carried or ended in.
+        finished: Whether the stream came to its proper end.
+        frames: Events seen; for an answer cut short, near the number of tokens written.
+    """
+
+    usage: Usage | None
+    stop: StopReason | None
+    model: str
+    failure: Failure | None
+    finished: bool
+    frames: int
+
+    def feed(self, data: bytes) -> bytes:
+        """The bytes to pass on now: the same ones, unless an event must be withheld."""
+
+    def close(self) -> bytes:
+        """To be called at the end of the upstream's bytes; what is left to send."""
+
+
+_FRAME_END = re.compile(rb"\r\n\r\n|\n\n|\r\r")
+_MODEL = re.compile(rb'(?<!\\)"model"\s*:\s*("(?:[^"\\]|\\.)*")')
+
+
+class _SseTap:
+    """Common to the three SSE dialects: finds complete events, parses only those with a marker of interest."""
+
+    marker: re.Pattern[bytes]
+
+    def __init__(self, *, hide_usage: bool = False) -> None:
+        self.usage: Usage | None = None
+        self.stop: StopReason | None = None
+        self.model = ""
+        self.failure: Failure | None = None
+        self.finished = False
+        self.frames = 0
+        self._tail = b""
+        self._hide = hide_usage
+
+    def feed(self, data: bytes) -> bytes:
+        buffer = self._tail + data if self._tail else data
+        end = max(buffer.rfind(b"\n\n") + 2, buffer.rfind(b"\r\n\r\n") + 4, 1)
+        if end <= 3 and not buffer[:end].endswith((b"\n\n", b"\r\n\r\n")):
+            end = 0
+        whole, self._tail = buffer[:end], buffer[end:]
+        passed = self._scan(whole) if whole else b""
+        return passed if self._hide else data
+
+    def close(self) -> bytes:
+        tail, self._tail = self._tail, b""
+        passed = self._scan(tail) if tail.strip() else tail
+        if not self.finished and self.failure is None:
+            self.failure = truncated()
+        return passed if self._hide else b""
+
+    def _scan(self, whole: bytes) -> bytes:
+        """Reads complete events; the bytes of those that may be shown."""
+        self.frames += whole.count(b"data:")
+        if self.marker.search(whole) is None:
+            if not self.model:
+                self._learn_model(whole)
+            return whole
+        if not self.model:
+            self._learn_model(whole)
+        shown: list[bytes] = []
+        at = 0
+        for end in [m.end() for m in _FRAME_END.finditer(whole)] + [len(whole)]:
+            frame = whole[at:end]
+            at = end
+            if frame and (self.marker.search(frame) is None or self._frame(frame)):
+                shown.append(frame)
+        return b"".join(shown)
+
+    def _learn_model(self, whole: bytes) -> None:
+        found = _MODEL.search(whole)
+        if found is not None:
+            self.model = orjson.loads(found[1])
+
+    def _frame(self, frame: bytes) -> bool:
+        lines = [line[5:].strip() for line in frame.splitlines() if line.startswith(b"data:")]
+        payload = b"\n".join(lines)
+        if payload.startswith(b"[DONE]"):
+            return self._done()
+        try:
+            body = orjson.loads(payload)
+        except orjson.JSONDecodeError:
+            return True
+        return self._body(body) if isinstance(body, dict) else True
+
+    def _done(self) -> bool:
+        return True
+
+    def _body(self, body: JsonObject) -> bool:
+        raise NotImplementedError
+
+
+class _ChatTap(_SseTap):
+    marker = re.compile(
+        rb'(?<!\\)"(?:usage"\s*:\s*\{|finish_reason"\s*:\s*"|tool_calls"\s*:\s*\[|error"\s*:\s*[{"])|data: ?\[DONE\]'
+    )
+
+    def __init__(self, *, hide_usage: bool = False) -> None:
+        super().__init__(hide_usage=hide_usage)
+        self._tools = False
+        self._finish: str | None = None
+
+    def _body(self, body: JsonObject) -> bool:
+        if body.get("error") is not None:
+            self.failure = parse_error_object(body["error"])
+            return True
+        choices = body.get("choices")
+        for choice in choices or ():
+            delta = choice.get("delta") or {}
+            if delta.get("tool_calls"):
+                self._tools = True
+                self.marker = _ChatTap.quiet  # one call is enough to know; later ones need no parsing
+            if choice.get("finish_reason"):
+                self._finish = choice["finish_reason"]
+        if self._finish is not None:
+            self.stop = chat_reply.parse_stop(self._finish, self._tools)
+            self.finished = True
+        usage = chat_reply.parse_usage(body.get("usage"))
+        if usage is not None:
+            self.usage = usage
+            return bool(choices) or not self._hide
+        return True
+
+    def _done(self) -> bool:
+        self.finished = True
+        return True
+
+    quiet = re.compile(rb'(?<!\\)"(?:usage"\s*:\s*\{|finish_reason"\s*:\s*"|error"\s*:\s*[{"])|data: ?\[DONE\]')
+
+
+class _MessagesTap(_SseTap):
+    marker = re.compile(rb'(?<!\\)"type"\s*:\s*"(?:message_start|message_delta|message_stop|error)"')
+
+    def __init__(self, *, hide_usage: bool = False) -> None:
+        super().__init__(hide_usage=False)
+        self._raw: JsonObject = {}
+
+    def _body(self, body: JsonObject) -> bool:
+        kind = body.get("type")
+        if kind == "message_start":
+            message = body.get("message") or {}
+            self.model = str(message.get("model") or "")
+            self._count(message.get("usage"))
+        elif kind == "message_delta":
+            reason = (body.get("delta") or {}).get("stop_reason")
+            if reason:
+                self.stop = anthropic_reply.parse_stop(reason)
+            self._count(body.get("usage"))
+        elif kind == "message_stop":
+            self.finished = True
+        elif kind == "error":
+            self.failure = parse_error_object(body.get("error"))
+        return True
+
+    def _count(self, raw: Any) -> None:
+        if isinstance(raw, dict):
+            self._raw.update({k: v for k, v in raw.items() if v is not None})
+            self.usage = anthropic_reply.parse_usage(self._raw)
+
+
+class _ResponsesTap(_SseTap):
+    marker = re.compile(rb'(?<!\\)"type"\s*:\s*"(?:response\.(?:completed|incomplete|failed|created)|error)"')
+
+    def _body(self, body: JsonObject) -> bool:
+        kind = body.get("type")
+        if kind == "error":
+            self.failure = parse_error_object(body.get("error") or body)
+            return True
+        response = body.get("response")
+        if isinstance(response, dict):
+            self.model = str(response.get("model") or self.model)
+            if kind != "response.created":
+                self.usage = responses_reply.parse_usage(response.get("usage")) or self.usage
+            if kind == "response.failed":
+                self.failure = parse_error_object(response.get("error"))
+            elif kind in ("response.completed", "response.incomplete"):
+                self.stop = responses_reply.parse_stop(response)
+                self.finished = True
+        return True
+
+
+class _OllamaTap:
+    """Newline-delimited JSON: the last line has everything."""
+
+    _marker = re.compile(rb'(?<!\\)"(?:done"\s*:\s*true|error"\s*:\s*"|tool_calls"\s*:\s*\[)')
+
+    def __init__(self) -> None:
+        self.usage: Usage | None = None
+        self.stop: StopReason | None = None
+        self.model = ""
+        self.failure: Failure | None = None
+        self.finished = False
+        self.frames = 0
+        self._tail = b""
+        self._tools = False
+
+    def feed(self, data: bytes) -> bytes:
+        buffer = self._tail + data if self._tail else data
+        end = buffer.rfind(b"\n") + 1
+        whole, self._tail = buffer[:end], buffer[end:]
+        if whole:
+            self._scan(whole)
+        return data
+
+    def close(self) -> bytes:
+        if self._tail.strip():
+            self._scan(self._tail)
+        self._tail = b""
+        if not self.finished and self.failure is None:
+            self.failure = truncated()
+        return b""
+
+    def _scan(self, whole: bytes) -> None:
+        lines = [line for line in whole.split(b"\n") if line.strip()]
+        self.frames += len(lines)
+        if not self.model and lines:
+            found = _MODEL.search(lines[0])
+            self.model = orjson.loads(found[1]) if found else ""
+        if self._marker.search(whole) is None:
+            return
+        for line in lines:
+            if self._marker.search(line) is None:
+                continue
+            try:
+                body = orjson.loads(line)
+            except orjson.JSONDecodeError:
+                continue
+            if "error" in body and "done" not in body:
+                self.failure = parse_error_object(body["error"])
+                continue
+            if (body.get("message") or {}).get("tool_calls"):
+                self._tools = True
+            if body.get("done"):
+                self.finished = True
+                self.usage = ollama_reply.parse_usage(body)
+                self.stop = ollama_reply.parse_stop(body.get("done_reason"), self._tools)
+
+
+def open_tap(dialect: Dialect, *, hide_usage: bool = False) -> Tap:
+    """A tap for one stream.
+
+    Args:
+        dialect: The format of the stream.
+        hide_usage: Chat only: withhold the usage chunk, which the caller did not ask for.
+    """
+    if dialect == "openai_chat":
+        return _ChatTap(hide_usage=hide_usage)
+    if dialect == "anthropic_messages":
+        return _MessagesTap()
+    if dialect == "openai_responses":
+        return _ResponsesTap()
+    return _OllamaTap()

@@ -10,6 +10,8 @@ Used by the CLI, the daemons, MCP and Python programs alike:
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from avyay.ports import Embedder
+    from avyay.raksha.scan import CodeScanner
 
 __all__ = ["Services", "open_services"]
 
@@ -35,6 +38,27 @@ class Services:
         self.paths = loaded.paths
         self.clock = clock
         self._open = ExitStack()
+
+    @cached_property
+    def scanner(self) -> CodeScanner:
+        """RAKSHA as configured."""
+        return self.make_scanner()
+
+    def make_scanner(self, *, exclude: Sequence[str] = ()) -> CodeScanner:
+        """A scanner for one scan with more exclusions than the configured ones."""
+        from avyay.raksha.engines.bandit import BanditEngine
+        from avyay.raksha.engines.checks import ChecksEngine
+        from avyay.raksha.engines.semgrep import SemgrepEngine
+        from avyay.raksha.registry import PatternRules, load_checks
+        from avyay.raksha.scan import CodeScanner
+
+        settings = self.settings.raksha
+        engines = (
+            ChecksEngine(load_checks()),
+            SemgrepEngine(PatternRules(), jobs=settings.jobs or os.cpu_count() or 1),
+            BanditEngine(),
+        )
+        return CodeScanner(engines, exclude=(*settings.exclude, *exclude), clock=self.clock)
 
     def __enter__(self) -> Services:
         return self

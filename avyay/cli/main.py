@@ -91,6 +91,12 @@ def main(arguments: list[str] | None = None) -> None:
     sys.exit(run(arguments))
 
 
+def raksha() -> None:
+    """The `raksha` command: `raksha scan` is `avyay scan`, the rest is `avyay raksha`."""
+    arguments = sys.argv[1:]
+    main(arguments if arguments[:1] in (["scan"], ["--version"]) else ["raksha", *arguments])
+
+
 def _unknown(name: str) -> int:
     """A typo costs nothing: no typer, no configuration, no socket."""
     import difflib

@@ -21,11 +21,14 @@ __all__ = [
     "Severity",
     "Skipped",
     "Suppressed",
+    "Verdict",
     "at_least",
     "severity_rank",
+    "verdict",
 ]
 
 Precision = Literal["very-high", "high", "medium", "low"]
+Verdict = Literal["clean", "findings", "unchecked"]
 Category = Literal["pattern", "hallucination", "architecture", "supply-chain"]
 
 SEVERITIES: tuple[Severity, ...] = get_args(Severity)  # worst first
@@ -130,3 +133,10 @@ class Report(PortReport):
     ignored: tuple[Skipped, ...] = ()  # not scanned on purpose: binary, vendored, minified, excluded
     rules: tuple[Rule, ...] = ()
     lines: int = 0
+
+
+def verdict(report: PortReport, fail_on: Severity) -> Verdict:
+    """The three outcomes: findings at the threshold or worse; else something unread; else clean."""
+    if any(at_least(finding.severity, fail_on) for finding in report.findings):
+        return "findings"
+    return "clean" if report.complete else "unchecked"

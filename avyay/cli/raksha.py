@@ -1,0 +1,62 @@
+"""`avyay raksha`: the scanner's rules."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from avyay.cli.app import command_group
+from avyay.cli.command import Run, command
+from avyay.errors import UsageError
+
+app = command_group("The scanner's rules.")
+
+
+@command(app, results=True)
+def rules(run: Run) -> None:
+    """List every rule."""
+    found = sorted(run.services.scanner.rules().values(), key=lambda rule: (rule.engine, rule.id))
+    run.out.result(
+        {
+            "rules": [
+                {
+                    "id": rule.id,
+                    "title": rule.title,
+                    "severity": rule.severity,
+                    "precision": rule.precision,
+                    "category": rule.category,
+                    "languages": list(rule.languages),
+                    "cwe": list(rule.cwe),
+                    "engine": rule.engine,
+                }
+                for rule in found
+            ]
+        },
+        lambda: run.out.table(
+            ("Rule", "Severity", "Languages", "Finds"),
+            [(rule.id, rule.severity, ", ".join(rule.languages) or "any", rule.title) for rule in found],
+        ),
+    )
+
+
+@command(app, results=True)
+def explain(
+    run: Run, rule_id: Annotated[str, typer.Argument(metavar="ID", help="A rule's id, as a finding shows it.")]
+) -> None:
+    """Explain a rule: why, an example, the better way, what to do."""
+    import difflib
+    from dataclasses import asdict
+
+    from avyay.raksha.report.markdown import explain_rule
+
+    known = run.services.scanner.rules()
+    rule = known.get(rule_id)
+    if rule is None:
+        close = difflib.get_close_matches(rule_id, known, n=1, cutoff=0.4)
+        raise UsageError(
+            f"There is no rule {rule_id!r}.",
+            hint=f"Did you mean {close[0]!r}?" if close else "List them with: avyay raksha rules",
+            code="unknown_rule",
+        )
+    run.out.result({"rule": asdict(rule)}, explain_rule(rule))

@@ -1,0 +1,117 @@
+"""Bandit: the Python linter for security, in a process of its own, limited to the tests that are worth a warning."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import sys
+import threading
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+from avyay.errors import DependencyError, UnreachableError
+from avyay.process import run
+from avyay.raksha.engines.bandit_rules import RULES
+from avyay.raksha.engines.base import Outcome, Step
+from avyay.raksha.project import Project
+from avyay.raksha.source import SourceFile
+from avyay.raksha.types import Finding, Rule, Skipped
+
+__all__ = ["BanditEngine"]
+
+HINT = "Install it with: pip install 'bandit>=1.9'"
+_LEVELS = ("LOW", "MEDIUM", "HIGH")
+
+
+class BanditEngine:
+    """Runs bandit over the Python files on disk.
+
+    Args:
+        timeout: Seconds for one run; more files get more.
+        command: Another worker, for tests.
+    """
+
+    name = "bandit"
+
+    def __init__(self, *, timeout: float = 120.0, command: Sequence[str] | None = None) -> None:
+        self._timeout = timeout
+        # -P -s: nothing from the folder we stand in, nothing from the user's site: the scanned code is not imported.
+        self._command = list(command or (sys.executable, "-P", "-m", "avyay.raksha.engines.bandit_worker"))
+
+    @cached_property
+    def version(self) -> str:
+        try:
+            return importlib.metadata.version("bandit")
+        except importlib.metadata.PackageNotFoundError:
+            return "missing"
+
+    def rules(self) -> Sequence[Rule]:
+        return [rule for rule, _, _ in RULES.values()]
+
+    def key(self, project: Project) -> str:
+        python = f"{sys.version_info.major}.{sys.version_info.minor}"
+        return f"{self.version}:{python}:{hash_of_rules()}"
+
+    def reads(self, file: SourceFile) -> bool:
+        return file.language == "python" and file.path is not None
+
+    def run(self, files: Sequence[SourceFile], project: Project, *, step: Step, cancel: threading.Event) -> Outcome:
+        if self.version == "missing":
+            raise DependencyError("bandit is not installed.", hint=HINT, code="no_bandit")
+        places = {str(file.path): file for file in files}
+        request = json.dumps({"files": list(places), "tests": sorted(RULES)}).encode()
+        done = run(self._command, timeout=self._timeout + len(files) * 0.5, stdin=request, cancel=cancel)
+        if done.timed_out:
+            raise UnreachableError(
+                "bandit took too long and was stopped.", hint="Scan fewer files, or exclude large ones."
+            )
+        try:
+            document = json.loads(done.stdout)
+            results, skipped = document["results"], document["skipped"]
+        except (ValueError, TypeError, KeyError):
+            last = done.error_text.strip().splitlines()[-1:] or ["no message"]
+            how = f"signal {-done.code}" if done.code < 0 else f"exit code {done.code}"
+            raise UnreachableError(f"bandit gave no usable answer ({how}: {last[0][:200]}).", hint=HINT) from None
+        outcome = Outcome()
+        for place, reason in skipped:
+            if place not in places:
+                outcome.skipped.append(Skipped(str(place), str(reason), self.name))
+                continue
+            result = outcome.of(places[place].name)
+            result.parsed = False
+            result.problem = (
+                f"Not read by bandit under Python {sys.version_info.major}.{sys.version_info.minor}: {reason}."
+            )
+        for item in results:
+            if (finding := _finding(item, places[item["file"]])) is not None:
+                outcome.of(finding.path).findings.append(finding)
+        step(len(files))
+        return outcome
+
+
+def hash_of_rules() -> str:
+    """Changes when the selection of tests changes."""
+    return str(sum(ord(letter) * (index + 1) for index, letter in enumerate(repr(sorted(RULES.items())))))
+
+
+def _finding(item: dict[str, Any], file: SourceFile) -> Finding | None:
+    rule, severity, confidence = RULES[item["test"]]
+    if _LEVELS.index(item["severity"]) < severity or _LEVELS.index(item["confidence"]) < confidence:
+        return None
+    line = int(item["line"])
+    last = int(item["last_line"])
+    end_column = int(item["end_column"]) + 1 if last == line else None
+    return Finding(
+        rule=rule.id,
+        severity=rule.severity,
+        message=str(item["text"]).split("\n")[0].strip() if rule.id != "bandit-b105" else rule.title,
+        path=file.name,
+        line=line,
+        column=max(1, int(item["column"]) + 1),
+        end_line=last,
+        end_column=end_column,
+        origins=("bandit",),
+        cwe=rule.cwe,
+        fix=rule.fix,
+    )

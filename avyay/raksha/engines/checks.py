@@ -1,0 +1,78 @@
+"""Runs the Python checks; one that raises spoils one file's result, not the scan."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import threading
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+
+from avyay import __version__
+from avyay.log import get_logger
+from avyay.raksha.checks.base import Check
+from avyay.raksha.engines.base import Outcome, Step
+from avyay.raksha.project import Project
+from avyay.raksha.source import SourceFile
+from avyay.raksha.types import Rule
+
+__all__ = ["ChecksEngine"]
+
+
+class ChecksEngine:
+    """The engine behind `avyay.raksha.checks` and the entry points `avyay.checks`."""
+
+    name = "checks"
+    version = __version__
+
+    def __init__(self, checks: Mapping[str, Check]) -> None:
+        self._checks = dict(checks)
+
+    def rules(self) -> Sequence[Rule]:
+        return [rule for check in self._checks.values() for rule in check.RULES]
+
+    def key(self, project: Project) -> str:
+        if project.online:
+            return ""  # the world may change between two scans
+        uses_project = any(check.USES_PROJECT for check in self._checks.values())
+        return f"{self._code}:{project.fingerprint if uses_project else ''}"
+
+    @cached_property
+    def _code(self) -> str:
+        digest = hashlib.sha256(__version__.encode())
+        for name, check in sorted(self._checks.items()):
+            digest.update(name.encode())
+            try:
+                digest.update(inspect.getsource(check).encode())  # type: ignore[arg-type]
+            except (OSError, TypeError):
+                digest.update(repr(check.RULES).encode())
+        return digest.hexdigest()
+
+    def reads(self, file: SourceFile) -> bool:
+        return any(not check.LANGUAGES or file.language in check.LANGUAGES for check in self._checks.values())
+
+    def run(self, files: Sequence[SourceFile], project: Project, *, step: Step, cancel: threading.Event) -> Outcome:
+        outcome = Outcome()
+        for file in files:
+            if cancel.is_set():
+                break
+            self._run_file(file, project, outcome)
+            step(1)
+        return outcome
+
+    def _run_file(self, file: SourceFile, project: Project, outcome: Outcome) -> None:
+        result = outcome.of(file.name)
+        if file.language == "python":
+            result.parsed = file.tree is not None
+            if not result.parsed:
+                result.problem = "Not valid Python."
+        else:
+            result.parsed = False  # reading text is not reading structure
+        for name, check in self._checks.items():
+            if check.LANGUAGES and file.language not in check.LANGUAGES:
+                continue
+            try:
+                result.findings.extend(check.run(file, project))
+            except Exception as error:  # noqa: BLE001 - one check's bug must not hide what the others see
+                get_logger("raksha").warning("check_failed", check=name, file=file.name, error=repr(error))
+                result.failed = f"The check {name} failed: {type(error).__name__}."

@@ -1,0 +1,102 @@
+"""`avyay scan` as a user meets it: exit codes, outputs, `raksha` as another name."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BAD = "import subprocess\n\n\ndef f(cmd):\n    subprocess.run(cmd, shell=True)\n"
+
+
+def avyay(*arguments: str, cwd: Path | None = None, entry: str = "main") -> subprocess.CompletedProcess[str]:
+    code = f"import sys; sys.argv[0] = 'avyay'; from avyay.cli.main import {entry}; {entry}()"
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        cwd=cwd,
+        env=dict(os.environ),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        stdin=subprocess.DEVNULL,
+    )
+
+
+@pytest.fixture
+def bad(tmp_path: Path) -> Path:
+    root = tmp_path / "shop"
+    root.mkdir()
+    (root / "api.py").write_text(BAD)
+    return root
+
+
+def test_the_table_of_the_article(bad: Path) -> None:
+    done = avyay("scan", "--severity", "critical", "--severity", "high", cwd=bad, entry="raksha")
+    assert done.returncode == 1, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0] == "🛡️ RAKṢĀ Security Scan"
+    assert lines[2] == f"Scanning: {bad}"
+    assert lines[3].startswith("Files analyzed: 1 | Time: ")
+    assert "│ HIGH   │ api.py:5 │" in done.stdout
+    assert done.stderr == ""
+
+
+def test_severity_filters_the_view_only(bad: Path) -> None:
+    done = avyay("scan", "--severity", "critical", str(bad))
+    assert done.returncode == 1
+    assert "api.py" not in done.stdout
+    assert "1 not shown" in done.stdout
+
+
+def test_fail_on(bad: Path) -> None:
+    assert avyay("scan", str(bad), "--fail-on", "critical").returncode == 0
+    assert avyay("scan", str(bad), "--fail-on", "nonsense").returncode == 2
+
+
+def test_clean_unchecked_and_missing(tmp_path: Path) -> None:
+    (tmp_path / "ok.py").write_text("x = 1\n")
+    clean = avyay("scan", str(tmp_path))
+    assert (clean.returncode, "No findings." in clean.stdout) == (0, True)
+    (tmp_path / "broken.py").write_text("def (:\n")
+    unchecked = avyay("scan", str(tmp_path))
+    assert unchecked.returncode == 3
+    assert "Could not check 1:" in unchecked.stdout
+    missing = avyay("scan", str(tmp_path / "nope"))
+    assert (missing.returncode, "Traceback" in missing.stderr) == (2, False)
+    assert "There is no file or folder" in missing.stderr
+
+
+def test_json_and_sarif(bad: Path, tmp_path: Path) -> None:
+    sarif = tmp_path / "raksha-results.sarif"
+    done = avyay("scan", str(bad), "--json", "--sarif", str(sarif))
+    document = json.loads(done.stdout)
+    assert (document["schema_version"], document["verdict"], document["summary"]["high"]) == (1, "findings", 1)
+    (finding,) = document["findings"]
+    assert (finding["path"], finding["line"], finding["severity"]) == ("api.py", 5, "high")
+    log = json.loads(sarif.read_text())
+    assert log["version"] == "2.1.0"
+    (result,) = log["runs"][0]["results"]
+    assert result["level"] == "error"
+    assert result["partialFingerprints"]["primaryLocationLineHash"] == finding["fingerprint"]
+    assert [path.name for path in tmp_path.iterdir() if "sarif" in path.name] == ["raksha-results.sarif"]
+
+
+def test_unwritable_output_is_refused_before_the_scan(bad: Path) -> None:
+    done = avyay("scan", str(bad), "--sarif", str(bad / "none" / "x.sarif"))
+    assert done.returncode == 2
+    assert "Cannot write" in done.stderr
+
+
+def test_rules_and_explain() -> None:
+    listed = json.loads(avyay("raksha", "rules", "--json").stdout)["rules"]
+    assert {"bandit-b602", "bandit-b506"} <= {rule["id"] for rule in listed}
+    page = avyay("explain", "bandit-b602", entry="raksha")
+    assert page.returncode == 0
+    assert "CWE-78" in page.stdout
+    typo = avyay("raksha", "explain", "bandit-b60")
+    assert typo.returncode == 2
+    assert "Did you mean" in typo.stderr

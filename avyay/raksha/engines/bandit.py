@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from avyay.errors import DependencyError, UnreachableError
@@ -21,6 +22,7 @@ from avyay.raksha.types import Finding, Rule, Skipped
 __all__ = ["BanditEngine"]
 
 HINT = "Install it with: pip install 'bandit>=1.9'"
+WORKER = Path(__file__).with_name("bandit_worker.py")
 _LEVELS = ("LOW", "MEDIUM", "HIGH")
 
 
@@ -36,8 +38,8 @@ class BanditEngine:
 
     def __init__(self, *, timeout: float = 120.0, command: Sequence[str] | None = None) -> None:
         self._timeout = timeout
-        # -P -s: nothing from the folder we stand in, nothing from the user's site: the scanned code is not imported.
-        self._command = list(command or (sys.executable, "-P", "-m", "avyay.raksha.engines.bandit_worker"))
+        # By its path, and -P: nothing is imported from the folder we stand in, which may be the scanned code's.
+        self._command = list(command or (sys.executable, "-P", str(WORKER)))
 
     @cached_property
     def version(self) -> str:

@@ -18,7 +18,7 @@ def avyay(*arguments: str, cwd: Path | None = None, entry: str = "main") -> subp
     return subprocess.run(
         [sys.executable, "-c", code, *arguments],
         cwd=cwd,
-        env=dict(os.environ),
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
         capture_output=True,
         text=True,
         timeout=120,

@@ -23,7 +23,9 @@ from avyay.config import Environment, Loaded, load_settings
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from avyay.ports import Embedder
+    from avyay.marga.router import Router
+    from avyay.marga.store import SqliteStore
+    from avyay.ports import Completer, Embedder
     from avyay.raksha.scan import CodeScanner
 
 __all__ = ["Services", "open_services"]
@@ -77,6 +79,35 @@ class Services:
         if callable(close := getattr(made, "close", None)):
             self._open.callback(close)
         return made
+
+    @cached_property
+    def router(self) -> Router:
+        """The router of this process; looks for a local Ollama when it is made, and calls nobody until asked."""
+        from avyay.marga.providers import resolve_providers
+        from avyay.marga.router import Router
+
+        providers = resolve_providers(self.settings.marga, self.loaded.environment)
+        return Router(providers, self.settings.marga, store=lambda: self.calls, clock=self.clock)
+
+    @cached_property
+    def calls(self) -> SqliteStore:
+        """The router's ledger: every call with its decision and its cost."""
+        from avyay.marga.store import SqliteStore
+
+        store = SqliteStore(self.paths.component("marga") / "marga.db")
+        self._open.callback(store.close)
+        return store
+
+    @cached_property
+    def completer(self) -> Completer:
+        """Answers completions: the router in this process, or the one at `marga.url`."""
+        from avyay.marga.completer import LocalCompleter
+
+        if self.settings.marga.url is not None:
+            from avyay.marga.remote import RemoteCompleter
+
+            return RemoteCompleter(self.settings.marga.url, key=self.loaded.environment.value("MARGA_API_KEY"))
+        return LocalCompleter(self.router)
 
     def close(self) -> None:
         """Close what was opened, last first."""

@@ -65,8 +65,21 @@ class ModelSettings(Section):
     tier: Tier | None = Field(None, description="By default from its price: local is free.")
     context: int | None = Field(None, ge=1, description="Context window in tokens.")
     max_output: int | None = Field(None, ge=1, description="Most tokens it will write.")
+    base: str | None = Field(None, description="The catalogue's name for it, where an Azure deployment has its own.")
     input_price: str | None = Field(None, description="USD per million input tokens, a decimal number.")
     output_price: str | None = Field(None, description="USD per million output tokens, a decimal number.")
+    cached_price: str | None = Field(None, description="USD per million input tokens read from a prompt cache.")
+    cache_write_price: str | None = Field(None, description="USD per million input tokens written to a prompt cache.")
+    capabilities: tuple[Literal["tools", "vision", "json_schema", "reasoning", "prompt_cache"], ...] | None = Field(
+        None, description="What it can do, where the catalogue does not say."
+    )
+    mode: Literal["chat", "responses", "embedding"] | None = Field(None, description="What it is for; by default chat.")
+
+    @field_validator("input_price", "output_price", "cached_price", "cache_write_price", mode="before")
+    @classmethod
+    def _number(cls, value: Any) -> Any:
+        # YAML reads 0.15 as a float: its shortest decimal is what was written.
+        return repr(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
 
 
 class ProviderSettings(Section):
@@ -80,6 +93,7 @@ class ProviderSettings(Section):
     tier: Tier | None = Field(None, description="Tier of all its models.")
     region: str | None = Field(None, description="Where it processes data, for residency rules.")
     priority: int = Field(1, ge=1, description="Lower is preferred; the rest are failover targets in order.")
+    api_version: str | None = Field(None, description="Azure only: the api-version of the per-deployment paths.")
     circuit_breaker: CircuitBreakerSettings = CircuitBreakerSettings()
 
     @field_validator("endpoint")

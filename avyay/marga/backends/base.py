@@ -1,0 +1,131 @@
+"""What the router asks of a provider: open a call, list its models, say whether it is there."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Protocol
+
+import orjson
+
+from avyay import __version__
+from avyay.errors import AuthError, UnreachableError
+from avyay.marga.transport import Incoming, Transport, TransportError
+from avyay.marga.types import Dialect, Model, Provider
+
+__all__ = ["Backend", "HttpBackend", "Outgoing"]
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """A request in a dialect the backend speaks. `path` overrides the dialect's own (embeddings, count_tokens)."""
+
+    dialect: Dialect
+    model: str
+    body: bytes
+    stream: bool = False
+    headers: Mapping[str, str] = field(default_factory=dict)
+    operation: str = "chat"
+
+
+class Backend(Protocol):
+    """A provider that can be called."""
+
+    provider: Provider
+    dialects: tuple[Dialect, ...]
+
+    async def open(self, call: Outgoing) -> Incoming:
+        """Send a request and wait for the head of the answer, whatever its status.
+
+        Raises:
+            TransportError: there is no answer.
+        """
+        ...
+
+    async def list_models(self) -> tuple[Model, ...]:
+        """The models it holds.
+
+        Raises:
+            UnreachableError: it does not say.
+        """
+        ...
+
+    async def check(self) -> None:
+        """A health check that costs nothing; the same errors."""
+        ...
+
+
+class HttpBackend(ABC):
+    """A provider behind HTTP: subclasses say where and with which headers."""
+
+    dialects: tuple[Dialect, ...]  # the first is preferred
+    models_path: ClassVar[str] = "/models"
+
+    def __init__(self, provider: Provider, transport: Transport) -> None:
+        self.provider = provider
+        self._transport = transport
+        self._base = self.base_url(provider.endpoint)
+        self._headers = {
+            "content-type": "application/json",
+            "user-agent": f"avyay/{__version__}",
+            "accept-encoding": "identity",
+            **self.auth_headers(),
+        }
+
+    def base_url(self, endpoint: str) -> str:
+        """The endpoint as this kind's paths expect it."""
+        return endpoint.rstrip("/")
+
+    @abstractmethod
+    def auth_headers(self) -> dict[str, str]:
+        """Headers that carry the key."""
+
+    @abstractmethod
+    def path(self, call: Outgoing) -> str:
+        """Where a call goes, below the base URL."""
+
+    @abstractmethod
+    def parse_models(self, data: Any) -> tuple[Model, ...]:
+        """The models in a listing.
+
+        Raises:
+            KeyError, TypeError, ValueError, AttributeError: it is no listing.
+        """
+
+    async def open(self, call: Outgoing) -> Incoming:
+        headers = {**self._headers, **call.headers} if call.headers else self._headers
+        return await self._transport.open("POST", self._base + self.path(call), headers, call.body)
+
+    async def list_models(self) -> tuple[Model, ...]:
+        body = await self._get(self.models_path)
+        try:
+            return self.parse_models(orjson.loads(body))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise UnreachableError(
+                f"{self.provider.name} answered something that is no list of models.",
+                hint=f"Is {self.provider.endpoint} the right address?",
+            ) from error
+
+    async def check(self) -> None:
+        await self._get(self.models_path)
+
+    async def _get(self, path: str) -> bytes:
+        name = self.provider.name
+        try:
+            reply = await self._transport.open("GET", self._base + path, self._headers)
+            try:
+                body = await reply.read()
+            finally:
+                reply.close()
+        except TransportError as error:
+            raise UnreachableError(
+                f"{name} does not answer: {error}.", hint=f"Check that {self.provider.endpoint} is reachable from here."
+            ) from error
+        if reply.status in (401, 403):
+            raise AuthError(f"{name} refused the key (HTTP {reply.status}).", hint="Check the key.")
+        if reply.status >= 400:
+            raise UnreachableError(
+                f"{name} answered HTTP {reply.status}.", hint=f"Is {self.provider.endpoint} the right address?"
+            )
+        return body

@@ -1,0 +1,233 @@
+"""The router's own database: one row for every call, with its decision, its attempts and what it cost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import orjson
+
+from avyay.db import Database, Migration, Schema, open_database
+from avyay.errors import UsageError
+from avyay.marga.types import CallRecord
+
+__all__ = ["GROUPINGS", "MARGA_SCHEMA", "CallStore", "Grouping", "MemoryStore", "SqliteStore", "StatRow", "call_row"]
+
+Grouping = Literal["model", "provider", "tier", "key", "service", "customer", "session", "class", "status"]
+GROUPINGS: Mapping[str, str] = {
+    "model": "provider || '/' || model",
+    "provider": "provider",
+    "tier": "tier",
+    "key": "key",
+    "service": "service",
+    "customer": "customer",
+    "session": "session",
+    "class": "request_class",
+    "status": "status",
+}
+
+MARGA_SCHEMA = Schema(
+    "marga",
+    (
+        Migration(
+            "0001_calls",
+            """
+            CREATE TABLE calls (
+                id TEXT PRIMARY KEY,
+                at REAL NOT NULL,
+                status TEXT NOT NULL,
+                dialect TEXT NOT NULL,
+                stream INTEGER NOT NULL,
+                provider TEXT NOT NULL,
+                model TEXT NOT NULL,
+                tier TEXT NOT NULL,
+                decided_tier TEXT NOT NULL,
+                complexity REAL NOT NULL,
+                requested_model TEXT NOT NULL,
+                request_class TEXT,
+                input INTEGER NOT NULL,
+                output INTEGER NOT NULL,
+                cached INTEGER NOT NULL,
+                cache_written INTEGER NOT NULL,
+                reasoning INTEGER NOT NULL,
+                estimated INTEGER NOT NULL,
+                priced INTEGER NOT NULL,
+                cost INTEGER NOT NULL,  -- picodollars
+                key TEXT,
+                service TEXT,
+                customer TEXT,
+                session TEXT,
+                decide_seconds REAL NOT NULL,
+                first_byte_seconds REAL,
+                seconds REAL NOT NULL,
+                state TEXT NOT NULL,
+                attempts INTEGER NOT NULL,
+                error TEXT,
+                detail BLOB NOT NULL  -- JSON: reasons, candidates, features, conditions, hints, attempts, notes
+            ) STRICT;
+            CREATE INDEX calls_at ON calls (at);
+            """,
+        ),
+    ),
+)
+_COLUMNS = (
+    *("id", "at", "status", "dialect", "stream", "provider", "model", "tier", "decided_tier", "complexity"),
+    *("requested_model", "request_class", "input", "output", "cached", "cache_written", "reasoning", "estimated"),
+    *("priced", "cost", "key", "service", "customer", "session", "decide_seconds", "first_byte_seconds", "seconds"),
+    *("state", "attempts", "error", "detail"),
+)
+INSERT_CALL = f"INSERT INTO calls ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))})"  # noqa: S608
+
+
+@dataclass(frozen=True, slots=True)
+class StatRow:
+    """Totals of one group. Times in seconds, cost in picodollars."""
+
+    group: str
+    calls: int
+    errors: int
+    input: int
+    output: int
+    cost: int
+    estimated_cost: int
+    p50: float
+    p95: float
+
+
+class CallStore(Protocol):
+    """Where calls are written."""
+
+    def record(self, call: CallRecord) -> None:
+        """Keep a call."""
+        ...
+
+
+class MemoryStore:
+    """Keeps calls in a list, for tests and for users who want no file."""
+
+    def __init__(self) -> None:
+        self.calls: list[CallRecord] = []
+
+    def record(self, call: CallRecord) -> None:
+        self.calls.append(call)
+
+
+def call_row(call: CallRecord) -> tuple[Any, ...]:
+    """A call as a row of `calls`."""
+    decision = call.decision
+    detail = {
+        "reasons": decision.reasons,
+        "candidates": [
+            {"provider": r.candidate.provider.name, "model": r.candidate.model.name, "cost": r.cost}
+            for r in decision.ranked
+        ],
+        "features": dict(decision.features),
+        "conditions": {name: asdict(condition) for name, condition in decision.conditions.items()},
+        "hints": asdict(decision.hints),
+        "attempts": [asdict(attempt) for attempt in call.attempts],
+        "notes": call.notes,
+    }
+    return (
+        decision.id,
+        decision.at,
+        call.status,
+        call.dialect,
+        int(call.stream),
+        call.provider,
+        call.model,
+        call.tier,
+        decision.tier,
+        decision.complexity,
+        decision.hints.model,
+        decision.hints.request_class,
+        call.input,
+        call.output,
+        call.cached,
+        call.cache_written,
+        call.reasoning,
+        int(call.estimated),
+        int(call.priced),
+        int(call.cost),
+        call.key,
+        call.service,
+        call.customer,
+        call.session,
+        decision.seconds,
+        call.first_byte,
+        call.seconds,
+        call.state,
+        len(call.attempts),
+        call.error,
+        orjson.dumps(detail),
+    )
+
+
+class SqliteStore:
+    """The calls in a SQLite file, written one transaction a call: for commands. Daemons write in groups."""
+
+    def __init__(self, path: Path) -> None:
+        self._database: Database = open_database(path, MARGA_SCHEMA, check_same_thread=False)
+
+    def record(self, call: CallRecord) -> None:
+        with self._database.errors():
+            self._database.execute(INSERT_CALL, call_row(call))
+
+    def close(self) -> None:
+        self._database.close()
+
+    def calls(
+        self, *, limit: int = 20, status: str | None = None, since: float | None = None
+    ) -> Iterator[dict[str, Any]]:
+        """The newest calls first, without their details."""
+        columns = ", ".join(name for name in _COLUMNS if name != "detail")
+        where, values = ["1"], []
+        if status is not None:
+            where.append("status = ?")
+            values.append(status)
+        if since is not None:
+            where.append("at >= ?")
+            values.append(since)  # type: ignore[arg-type]
+        sql = f"SELECT {columns} FROM calls WHERE {' AND '.join(where)} ORDER BY at DESC, id DESC LIMIT ?"  # noqa: S608
+        with self._database.errors():
+            for row in self._database.execute(sql, (*values, limit)):
+                yield dict(zip((name for name in _COLUMNS if name != "detail"), row, strict=True))
+
+    def call(self, prefix: str) -> dict[str, Any]:
+        """One call with its details, by the start of its id.
+
+        Raises:
+            UsageError: there is none, or more than one.
+        """
+        sql = f"SELECT {', '.join(_COLUMNS)} FROM calls WHERE substr(id, 1, ?) = ? LIMIT 2"  # noqa: S608
+        with self._database.errors():
+            rows = self._database.execute(sql, (len(prefix), prefix)).fetchall()
+        if len(rows) != 1:
+            what = "No decision" if not rows else "More than one decision"
+            raise UsageError(f"{what} has an id that starts with {prefix!r}.", hint="See: avyay marga decisions")
+        found = dict(zip(_COLUMNS, rows[0], strict=True))
+        return {**found, "detail": orjson.loads(found["detail"])}
+
+    def stats(self, by: str = "model", *, since: float | None = None) -> list[StatRow]:
+        """Totals by group, the most expensive first.
+
+        Raises:
+            UsageError: no such grouping.
+        """
+        if by not in GROUPINGS:
+            raise UsageError(f"Cannot group by {by!r}.", hint=f"Known: {', '.join(GROUPINGS)}.")
+        # Percentiles by rank inside the group: the row at which half (95 %) of the calls are not slower.
+        sql = f"""
+            WITH c AS (
+                SELECT coalesce({GROUPINGS[by]}, '(none)') AS grp, *,
+                    row_number() OVER (PARTITION BY {GROUPINGS[by]} ORDER BY seconds) AS nth,
+                    count(*) OVER (PARTITION BY {GROUPINGS[by]}) AS size
+                FROM calls WHERE at >= ?)
+            SELECT grp, count(*), sum(status NOT IN ('ok', 'aborted')), sum(input), sum(output), sum(cost),
+                sum(CASE WHEN estimated THEN cost ELSE 0 END),
+                max(CASE WHEN nth = (size + 1) / 2 THEN seconds END),
+                max(CASE WHEN nth = (size * 95 + 99) / 100 THEN seconds END)
+            FROM c GROUP BY grp ORDER BY sum(cost) DESC, count(*) DESC"""  # noqa: S608
+        with self._database.errors():
+            return [StatRow(*row) for row in self._database.execute(sql, (since or 0.0,))]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from avyay.config.environment import Environment
 from avyay.errors import DependencyError, UsageError
 from avyay.process import Completed, find_program, run
 
@@ -48,7 +49,7 @@ class GitRepository:
             "--no-optional-locks",
             *arguments,
         ]
-        return run(command, cwd=self.root, timeout=timeout, stdin=stdin)
+        return run(command, cwd=self.root, timeout=timeout, stdin=stdin, env=_unattended())
 
     def output(self, *arguments: str, timeout: float = TIMEOUT) -> str:
         """Standard output of a git command that must succeed.
@@ -84,6 +85,19 @@ def find_repository(path: Path) -> GitRepository | None:
         raise _failed("rev-parse", done.error_text, folder)
     bare = run([git_program(), "rev-parse", "--is-bare-repository"], cwd=folder, timeout=TIMEOUT)
     return GitRepository(folder) if bare.text.strip() == "true" else None
+
+
+def _unattended() -> dict[str, str]:
+    """The environment for a git that never asks, and fetches nothing it was not told to."""
+    return {
+        "GIT_SSH_COMMAND": "ssh -o BatchMode=yes -o ConnectTimeout=15",
+        **Environment(),
+        "GIT_TERMINAL_PROMPT": "0",
+        "GIT_ASKPASS": "true",
+        "SSH_ASKPASS": "true",
+        "GIT_NO_LAZY_FETCH": "1",  # a partial clone names a program to fetch with: it may be a stranger's
+        "LC_ALL": "C",
+    }
 
 
 def _failed(verb: str, message: str, where: Path) -> DependencyError | UsageError:

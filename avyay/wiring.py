@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from avyay.marga.router import Router
     from avyay.marga.store import SqliteStore
     from avyay.ports import Completer, Embedder
+    from avyay.rag.service import RagService
+    from avyay.rag.stores.base import VectorStore
     from avyay.raksha.scan import CodeScanner
 
 __all__ = ["Services", "open_services"]
@@ -108,6 +110,33 @@ class Services:
 
             return RemoteCompleter(self.settings.marga.url, key=self.loaded.environment.value("MARGA_API_KEY"))
         return LocalCompleter(self.router)
+
+    @cached_property
+    def rag(self) -> RagService:
+        """Runbook retrieval; opens its files when first used."""
+        from avyay.rag.places import IndexPlaces
+        from avyay.rag.service import RagService
+
+        settings = self.settings.rag
+        places = IndexPlaces.under(self.paths.data / "rag")
+
+        def open_store() -> VectorStore:
+            from avyay.rag.stores.lance import LanceStore
+
+            return LanceStore(places.vectors, embedder=self.embedder.name, dimensions=self.embedder.dimensions)
+
+        service = RagService(
+            places,
+            self.embedder,
+            open_store=open_store,
+            completer=lambda: self.completer,
+            passages=settings.passages,
+            include=settings.include,
+            exclude=settings.exclude,
+            clock=self.clock,
+        )
+        self._open.callback(service.close)
+        return service
 
     def close(self) -> None:
         """Close what was opened, last first."""

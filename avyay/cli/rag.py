@@ -1,0 +1,239 @@
+"""`avyay rag`: what is indexed, and how it is kept."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from avyay.cli.app import command_group
+from avyay.cli.command import Run, command
+from avyay.errors import ExitCode, UsageError
+
+if TYPE_CHECKING:
+    from avyay.rag.catalog import SourceRow
+    from avyay.rag.index import SyncReport
+
+app = command_group("Runbook indexes: index, sources, search.")
+
+SHOWN_UNREAD = 5
+
+
+@command(app, results=True)
+def index(
+    run: Run,
+    location: Annotated[
+        str | None, typer.Argument(help="A folder, a repository, or its URL; without it, all known sources again.")
+    ] = None,
+    name: Annotated[str | None, typer.Option("--name", help="What to call the source.")] = None,
+    branch: Annotated[str | None, typer.Option("--branch", help="A branch, tag or commit instead of HEAD.")] = None,
+    include: Annotated[list[str] | None, typer.Option("--include", help="Glob of documents (repeatable).")] = None,
+    exclude: Annotated[list[str] | None, typer.Option("--exclude", help="Glob to leave out (repeatable).")] = None,
+    worktree: Annotated[
+        bool, typer.Option("--worktree", help="Read files as they lie on disk, not as committed.")
+    ] = False,
+    rebuild: Annotated[bool, typer.Option("--rebuild", help="Cut all sources again, and embed what is new.")] = False,
+) -> None:
+    """Index documents, or bring the index to their present state."""
+
+    def waiting() -> None:
+        run.out.note("Another avyay is indexing: waiting for it.")
+
+    rag = run.services.rag
+    with run.out.progress("Indexing") as progress:
+        if location is None:
+            if not rag.sources():
+                raise UsageError("Nothing is indexed yet.", hint="Name a folder or a git URL: avyay rag index PATH")
+            reports = rag.sync(rebuild=rebuild, progress=progress, waiting=waiting)
+        else:
+            reports = [
+                rag.index(
+                    location,
+                    name=name,
+                    branch=branch,
+                    include=tuple(include or ()),
+                    exclude=tuple(exclude or ()),
+                    worktree=worktree,
+                    rebuild=rebuild,
+                    progress=progress,
+                    waiting=waiting,
+                )
+            ]
+    run.out.result({"sources": [_report_data(report) for report in reports]}, lambda: _show_reports(run, reports))
+    for report in reports:
+        _note_unread(run, report)
+
+
+@command(app, results=True)
+def sources(run: Run) -> None:
+    """List the indexed sources with the commit and age of each."""
+    rows = run.services.rag.sources()
+    now = run.services.clock.now()
+    if not rows:
+        run.out.result({"sources": []}, None)
+        run.out.note("Nothing is indexed yet. Start with: avyay rag index PATH_OR_GIT_URL")
+        return
+    columns = ("Source", "Location", "Commit", "Documents", "Chunks", "Checked")
+    run.out.result(
+        {"sources": [source_data(row) for row in rows]},
+        lambda: run.out.table(columns, [_source_cells(row, now) for row in rows]),
+    )
+
+
+@command(app)
+def remove(run: Run, name: Annotated[str, typer.Argument(help="The source's name.")]) -> None:
+    """Forget a source and its documents."""
+    count = run.services.rag.remove(name)
+    run.out.note(f"Removed {name}: {count} documents.")
+
+
+@command(app, results=True)
+def search(
+    run: Run,
+    query: Annotated[str | None, typer.Argument(help="What to look for.", show_default=False)] = None,
+    top: Annotated[int, typer.Option("--top", "-k", min=1, max=1000, help="Results for each query.")] = 10,
+    mode: Annotated[str, typer.Option("--mode", help="hybrid, keywords or vectors.")] = "hybrid",
+    source: Annotated[list[str] | None, typer.Option("--source", help="Only this source (repeatable).")] = None,
+    path: Annotated[list[str] | None, typer.Option("--path", help="Only documents like this glob.")] = None,
+    batch: Annotated[
+        Path | None, typer.Option("--batch", help='JSON lines with "qid" and "query"; writes JSON lines.')
+    ] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the batch's results here.")] = None,
+) -> ExitCode:
+    """Find sections, best first, with the scores they are ranked by."""
+    if mode not in ("hybrid", "keywords", "vectors"):
+        raise UsageError(f"There is no mode {mode!r}.", hint="Modes are: hybrid, keywords, vectors.")
+    rag = run.services.rag
+    if batch is not None:
+        if query is not None:
+            raise UsageError("Give a query or --batch, not both.")
+        lines = (json.dumps(row, ensure_ascii=False) for row in rag.batch(list(_queries(batch)), limit=top))
+        if output is None:
+            for line in lines:
+                run.out.line(line)
+        else:
+            _write_lines(output, lines)
+        return ExitCode.OK
+    if query is None:
+        raise UsageError("What should be looked for?", hint='For example: avyay rag search "disk full"')
+    result = rag.retrieve(query, limit=top, mode=mode, sources=source or (), paths=path or ())  # type: ignore[arg-type]
+    data = [
+        {
+            **asdict(one.passage),
+            "citation": one.passage.citation,
+            "headings": list(one.row.chunk.headings),
+            "signals": one.hit.signals,
+        }
+        for one in result.found
+    ]
+
+    def show() -> None:
+        for number, one in enumerate(result.found, 1):
+            signals = "  ".join(f"{name} {value:.2f}" for name, value in one.hit.signals.items())
+            run.out.line(f"{number:>3}. {one.passage.score:.3f}  {one.passage.citation}")
+            run.out.detail(f"     {signals}")
+
+    run.out.result({"query": query, "generation": result.generation, "results": data}, show)
+    for note in result.notes:
+        run.out.note(note)
+    return ExitCode.OK if result.found else ExitCode.FINDINGS
+
+
+@command(app)
+def feedback(
+    run: Run,
+    answer: Annotated[str, typer.Argument(help="The id that stands under the answer.")],
+    verdict: Annotated[str, typer.Argument(help="up or down")],
+    comment: Annotated[str, typer.Option("--comment", "-m", help="Why.")] = "",
+) -> None:
+    """Say whether an answer helped."""
+    run.services.rag.feedback(answer, verdict, comment)  # type: ignore[arg-type]
+    run.out.note("Thank you: noted.")
+
+
+def _queries(path: Path) -> Iterator[tuple[str, str]]:
+    try:
+        text = path.read_text(encoding="utf-8") if str(path) != "-" else typer.get_text_stream("stdin").read()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"Cannot read {path}: {error}.") from error
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+            yield str(row["qid"]), str(row["query"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise UsageError(
+                f'{path}:{number}: not a JSON object with "qid" and "query".',
+                hint='One object a line: {"qid": "1", "query": "disk full"}',
+            ) from error
+
+
+def _write_lines(path: Path, lines: Iterator[str]) -> None:
+    try:
+        with path.open("w", encoding="utf-8") as file:
+            file.writelines(f"{line}\n" for line in lines)
+    except OSError as error:
+        raise UsageError(f"Cannot write {path}: {error.strerror}.") from error
+
+
+def _report_data(report: SyncReport) -> dict[str, Any]:
+    data = asdict(report)
+    return {**data, "up_to_date": report.up_to_date}
+
+
+def _show_reports(run: Run, reports: list[SyncReport]) -> None:
+    for report in reports:
+        at = f" at {report.head[:7]}" if report.head else ""
+        if report.up_to_date:
+            run.out.line(f"{report.source} is up to date{at}: {report.unchanged} documents.")
+            continue
+        run.out.line(
+            f"Indexed {report.source}{at}: {len(report.added)} added, {len(report.changed)} changed,"
+            f" {len(report.removed)} removed, {report.unchanged} unchanged; {report.chunks} chunks"
+            f" ({report.reused} embedded before) in {report.seconds:.1f} s."
+        )
+
+
+def _note_unread(run: Run, report: SyncReport) -> None:
+    if not report.unread:
+        return
+    run.out.note(f"{len(report.unread)} documents of {report.source} could not be read:")
+    shown = report.unread if run.out.verbose else report.unread[:SHOWN_UNREAD]
+    for item in shown:
+        run.out.note(f"  {item.path}: {item.reason}")
+    if len(shown) < len(report.unread):
+        run.out.note("  ... -v shows all")
+
+
+def source_data(row: SourceRow) -> dict[str, Any]:
+    """A source as JSON."""
+    return {
+        **asdict(row.spec),
+        "head": row.head,
+        "documents": row.documents,
+        "chunks": row.chunks,
+        "unread": row.unread,
+        "indexed_at": row.indexed_at,
+        "checked_at": row.checked_at,
+    }
+
+
+def _source_cells(row: SourceRow, now: float) -> tuple[str, ...]:
+    spec = row.spec
+    place = f"{spec.location}/{spec.prefix}".rstrip("/") + (f" ({spec.branch})" if spec.branch else "")
+    return (
+        *(spec.name, place, row.head[:7] or ("work tree" if spec.worktree else "-")),
+        *(str(row.documents), str(row.chunks), _ago(now - row.checked_at)),
+    )
+
+
+def _ago(seconds: float) -> str:
+    for size, unit in ((86_400, "d"), (3_600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds / size:.0f} {unit} ago"
+    return "just now"

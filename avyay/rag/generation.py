@@ -1,0 +1,152 @@
+"""The files of one generation: the inverted index and the vectors, row by row, mapped into memory by searches.
+
+A generation never changes once it is written, and is visible only when the catalog says so. Everything in it can be
+made again from the catalog and the vector store.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from avyay.errors import CorruptError, DependencyError
+from avyay.rag.lexical.postings import Postings
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from avyay.ports import Vectors
+
+__all__ = ["Generation", "empty_generation", "load_generation", "next_generation", "remove_generations"]
+
+BLOCK = 8_192  # rows copied at once
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """Row r is the chunk `uids[r]` of the document `document_ids[postings.documents[r]]`, with the vector `vectors[r]`.
+
+    `vectors` is None when their file is missing or damaged: searches then go by keywords alone.
+    """
+
+    postings: Postings
+    uids: NDArray[np.int64]
+    document_ids: NDArray[np.int64]
+    vectors: NDArray[np.float32] | None
+
+    def __len__(self) -> int:
+        return len(self.uids)
+
+
+def empty_generation(dimensions: int) -> Generation:
+    """No chunks at all."""
+    nothing = np.empty(0, dtype=np.int64)
+    return Generation(
+        Postings.build((), np.empty(0, np.int32)), nothing, nothing, np.empty((0, dimensions), np.float32)
+    )
+
+
+def load_generation(folder: Path, *, dimensions: int) -> Generation:
+    """Map the files of a generation.
+
+    Raises:
+        CorruptError: they are missing or do not fit together.
+    """
+    try:
+        postings = Postings.load(folder)
+        uids = np.load(folder / "uids.npy", mmap_mode="r")
+        document_ids = np.load(folder / "document_ids.npy", mmap_mode="r")
+    except (OSError, ValueError) as error:
+        raise _damaged(folder) from error
+    if not len(postings.documents) == len(postings.lengths) == len(uids):
+        raise _damaged(folder)
+    vectors = None
+    try:
+        vectors = np.load(folder / "vectors.npy", mmap_mode="r")
+    except (OSError, ValueError):
+        pass
+    if vectors is not None and (vectors.shape != (len(uids), dimensions) or vectors.dtype != np.float32):
+        vectors = None
+    return Generation(postings, uids, document_ids, vectors)
+
+
+def next_generation(
+    folder: Path,
+    old: Generation,
+    keep: NDArray[np.bool_],
+    new: Postings,
+    uids: Sequence[int],
+    document_ids: Sequence[int],
+    vectors: Vectors,
+) -> None:
+    """Write the generation made of the rows of `old` where `keep` is true, then the new ones.
+
+    Args:
+        document_ids: The document of each new row.
+
+    Raises:
+        DependencyError: it cannot be written; what was written is removed.
+    """
+    kept_ids = old.document_ids[old.postings.documents[keep]] if len(old) else np.empty(0, np.int64)
+    all_ids = np.concatenate([kept_ids, np.asarray(document_ids, dtype=np.int64)])
+    distinct, numbers = np.unique(all_ids, return_inverse=True)
+    try:
+        folder.mkdir(parents=True)
+        old.postings.merged(keep, new, numbers.astype(np.int32)).save(folder)
+        np.save(folder / "uids.npy", np.concatenate([old.uids[keep], np.asarray(uids, dtype=np.int64)]))
+        np.save(folder / "document_ids.npy", distinct)
+        _write_vectors(folder / "vectors.npy", old, keep, vectors)
+        for path in (*folder.iterdir(), folder):
+            _flush(path)
+    except OSError as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise DependencyError(
+            f"Cannot write the index under {folder.parent}: {error.strerror or error}.",
+            hint="Free some space, or fix the permissions, and try again.",
+            code="index_not_writable",
+        ) from error
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def remove_generations(parent: Path, keep: set[str]) -> None:
+    """Delete all generations but these; processes that map one keep it until they let go."""
+    if parent.is_dir():
+        for folder in parent.iterdir():
+            if folder.name not in keep:
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _write_vectors(path: Path, old: Generation, keep: NDArray[np.bool_], vectors: Vectors) -> None:
+    rows = np.flatnonzero(keep)
+    out = np.lib.format.open_memmap(
+        path, mode="w+", dtype=np.float32, shape=(len(rows) + len(vectors), vectors.shape[1])
+    )
+    if len(rows) and old.vectors is None:
+        raise DependencyError(f"The vectors beside {path.parent} are gone.", hint="Run: avyay rag reconcile")
+    for first in range(0, len(rows), BLOCK):
+        some = rows[first : first + BLOCK]
+        assert old.vectors is not None
+        out[first : first + len(some)] = old.vectors[some]
+    out[len(rows) :] = vectors
+    out.flush()
+    del out
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _damaged(folder: Path) -> CorruptError:
+    return CorruptError(f"The index files in {folder} are damaged.", hint="Make them again: avyay rag reconcile")

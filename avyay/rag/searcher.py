@@ -1,0 +1,254 @@
+"""The reader of an index: opens what is visible, ranks, and fetches the text of what was found.
+
+A search imports neither LanceDB nor pyarrow: postings and vectors are mapped from flat files, texts come from SQLite.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from avyay.clock import SYSTEM_CLOCK, Clock
+from avyay.db import Database, open_database
+from avyay.errors import AvyayError, CorruptError, DependencyError, UsageError
+from avyay.ports import Passage
+from avyay.rag.catalog import SCHEMA, ChunkRow, SourceRow, State, read_chunks, read_sources, read_state
+from avyay.rag.confidence import Confidence, assess
+from avyay.rag.generation import Generation, load_generation
+from avyay.rag.lexical import bm25
+from avyay.rag.lexical.tokenise import identifiers
+from avyay.rag.retrieve import query_terms, rank
+from avyay.rag.sources.base import glob_pattern
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from avyay.ports import Embedder
+    from avyay.rag.types import Hit
+
+__all__ = ["Found", "Mode", "SearchResult", "Searcher", "no_index"]
+
+Mode = Literal["hybrid", "keywords", "vectors"]
+DAY = 86_400.0
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A chunk that answers a query, with the document it stands in and how it was found."""
+
+    row: ChunkRow
+    hit: Hit
+    age_days: float | None
+
+    @property
+    def passage(self) -> Passage:
+        """What other components are given."""
+        chunk, document = self.row.chunk, self.row.document
+        return Passage(
+            source=document.source,
+            path=document.path,
+            heading=chunk.heading,
+            first_line=chunk.first_line,
+            last_line=chunk.last_line,
+            commit=document.head,
+            text=chunk.text,
+            score=self.hit.score,
+            age_days=self.age_days,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class SearchResult:
+    """What a search found, best first, in which generation; `notes` say when something was done without."""
+
+    query: str
+    found: tuple[Found, ...]
+    generation: int
+    mode: Mode
+    confidence: Confidence
+    notes: tuple[str, ...] = ()
+
+
+class Searcher:
+    """Searches the visible generation; follows the index as it changes. Safe to share between threads."""
+
+    def __init__(self, database: Path, generations: Path, embedder: Embedder, *, clock: Clock = SYSTEM_CLOCK) -> None:
+        self._path = database
+        self._folder = generations
+        self._embedder = embedder
+        self._clock = clock
+        self._database: Database | None = None
+        self._loaded: tuple[str, Generation] | None = None
+        self._lock = threading.Lock()
+
+    def close(self) -> None:
+        """Let go of the files."""
+        with self._lock:
+            if self._database is not None:
+                self._database.close()
+            self._database, self._loaded = None, None
+
+    def state(self) -> State:
+        """What is visible now.
+
+        Raises:
+            UsageError: nothing has been indexed.
+        """
+        with self._lock:
+            return read_state(self._open())
+
+    def sources(self) -> list[SourceRow]:
+        """What is indexed; empty when nothing is."""
+        if not self._path.is_file():
+            return []
+        with self._lock:
+            return read_sources(self._open())
+
+    def search(
+        self,
+        query: str,
+        *,
+        limit: int = 10,
+        mode: Mode = "hybrid",
+        sources: Sequence[str] = (),
+        paths: Sequence[str] = (),
+    ) -> SearchResult:
+        """The chunks that answer `query`, best first.
+
+        Args:
+            sources: Names of sources to search; by default all.
+            paths: Globs over document paths; by default all.
+
+        Raises:
+            UsageError: nothing has been indexed, the query is empty, or a source is unknown.
+            CorruptError: the index files are damaged.
+        """
+        if not query.strip():
+            raise UsageError("The question is empty.", hint='Write it in quotes: avyay ask "why is etcd slow?"')
+        state, generation = self._current()
+        vector, notes = self._query_vector(query, state, generation, mode)
+        if mode == "vectors" and vector is None:
+            raise DependencyError("Vectors are unavailable: " + " ".join(notes), hint="Search with --mode keywords.")
+        eligible = self._eligible(generation, sources, paths)
+        hits, confidence = _rank(generation, "" if mode == "vectors" else query, vector, limit, eligible)
+        with self._lock:
+            rows = read_chunks(self._open(), [int(generation.uids[hit.chunk]) for hit in hits])
+        now = self._clock.now()
+        found = []
+        for hit in hits:
+            row = rows.get(int(generation.uids[hit.chunk]))
+            if row is not None:  # None: two syncs have passed since the ranking began
+                written = row.document.author_time
+                age = max(0.0, (now - written) / DAY) if written is not None else None
+                found.append(Found(row, hit, age))
+        return SearchResult(query, tuple(found), state.generation, mode, confidence, notes)
+
+    # ------------------------------------------------------------ parts
+
+    def _open(self) -> Database:
+        if self._database is None:
+            if not self._path.is_file():
+                raise no_index()
+            self._database = open_database(self._path, SCHEMA, read_only=True, check_same_thread=False)
+        return self._database
+
+    def _current(self) -> tuple[State, Generation]:
+        with self._lock:
+            for attempt in range(3):
+                state = read_state(self._open())
+                if not state.generation or not state.chunks:
+                    raise no_index()
+                if self._loaded is not None and self._loaded[0] == state.files:
+                    return state, self._loaded[1]
+                try:
+                    generation = load_generation(self._folder / state.files, dimensions=state.dimensions)
+                except CorruptError:
+                    # Another generation may have been published, and this one swept, since the pointer was read.
+                    if attempt == 2 or read_state(self._open()).files == state.files:
+                        raise
+                    continue
+                self._loaded = (state.files, generation)
+                return state, generation
+        raise AssertionError("unreachable")
+
+    def _query_vector(
+        self, query: str, state: State, generation: Generation, mode: Mode
+    ) -> tuple[NDArray[np.float32] | None, tuple[str, ...]]:
+        if mode == "keywords":
+            return None, ()
+        if generation.vectors is None:
+            return None, ("The vector file is missing: searched by keywords only. Repair: avyay rag reconcile",)
+        if state.embedder != self._embedder.name:
+            return None, (
+                f"The index was made with the embedder {state.embedder}, not {self._embedder.name}: searched by"
+                " keywords only. Make it again: avyay rag index --rebuild",
+            )
+        try:
+            return self._embedder.embed([query], kind="query")[0], ()
+        except AvyayError as error:
+            return None, (f"{error.message} Searched by keywords only.",)
+
+    def _eligible(
+        self, generation: Generation, sources: Sequence[str], paths: Sequence[str]
+    ) -> NDArray[np.bool_] | None:
+        if not sources and not paths:
+            return None
+        with self._lock:
+            database = self._open()
+            names = {row.spec.name for row in read_sources(database)} if sources else set()
+            for name in sources:
+                if name not in names:
+                    raise no_source(name, sorted(names))
+            with database.errors():
+                rows = database.execute(
+                    "SELECT d.id, d.path, s.name FROM documents d JOIN sources s ON s.id = d.source_id"
+                ).fetchall()
+        patterns = [glob_pattern(glob) for glob in paths]
+        wanted = [
+            identity
+            for identity, path, name in rows
+            if (not sources or name in sources) and (not patterns or any(p.fullmatch(path) for p in patterns))
+        ]
+        documents = np.isin(generation.document_ids, np.asarray(wanted, dtype=np.int64))
+        return documents[generation.postings.documents]
+
+
+def _rank(
+    generation: Generation,
+    query: str,
+    vector: NDArray[np.float32] | None,
+    limit: int,
+    eligible: NDArray[np.bool_] | None,
+) -> tuple[tuple[Hit, ...], Confidence]:
+    similarities = None
+    if vector is not None and generation.vectors is not None:
+        similarities = generation.vectors @ vector
+    terms = query_terms(query) if query else {}
+    lexical = bm25.score(generation.postings, terms)
+    hits = rank(
+        generation.postings.documents, lexical=lexical, similarities=similarities, limit=limit, eligible=eligible
+    )
+    return hits, assess(generation.postings, terms, identifiers(query), lexical, similarities, eligible)
+
+
+def no_index() -> UsageError:
+    """The error for a search before anything was indexed."""
+    return UsageError(
+        "Nothing has been indexed yet.",
+        hint="Index your runbooks first: avyay rag index PATH_OR_GIT_URL",
+        code="no_index",
+    )
+
+
+def no_source(name: str, names: Sequence[str]) -> UsageError:
+    """The error for a source nobody indexed."""
+    import difflib
+
+    close = difflib.get_close_matches(name, names, n=1)
+    known = f"Did you mean {close[0]!r}?" if close else f"There are: {', '.join(names) or 'none yet'}."
+    return UsageError(f"No source is called {name!r}.", hint=known, code="no_source")

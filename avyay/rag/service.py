@@ -1,0 +1,333 @@
+"""The service behind `avyay ask`, `avyay rag`, the daemon and MCP: search, ask, index, keep house.
+
+with open_services() as services:
+    services.rag.index("docs/runbooks")
+    print(services.rag.ask("why is etcd slow?").text)
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+from avyay.clock import SYSTEM_CLOCK, Clock
+from avyay.errors import AuthError, PolicyError, UnreachableError, UsageError
+from avyay.ports import Completer, Completion, CompletionReply, Embedder, Passage, Tier
+from avyay.rag.answer import (
+    Answer,
+    Turn,
+    build_messages,
+    check_answer,
+    follow_up_query,
+    says_not_found,
+)
+from avyay.rag.interactions import Interactions, Verdicts
+from avyay.rag.passages import gather
+from avyay.rag.searcher import Mode, Searcher, SearchResult
+
+if TYPE_CHECKING:
+    from avyay.ports import Progress
+    from avyay.rag.catalog import SourceRow
+    from avyay.rag.index import Indexer, SyncReport
+    from avyay.rag.places import IndexPlaces
+    from avyay.rag.stores.base import VectorStore
+
+__all__ = ["AskOptions", "Prepared", "RagService"]
+
+OVERSEARCH = 4  # chunks ranked for each passage wanted: neighbours are joined
+NO_MODEL = "No model is configured: these are the best passages, not an answer."
+
+
+@dataclass(frozen=True, slots=True)
+class AskOptions:
+    """How to answer. `model` and `tier` are passed on to the router; `extractive` asks for passages even with one."""
+
+    limit: int | None = None
+    session: str | None = None
+    sources: tuple[str, ...] = ()
+    paths: tuple[str, ...] = ()
+    model: str = "auto"
+    tier: Tier | None = None
+    extractive: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A question with its passages, before any model has been asked."""
+
+    answer: Answer
+    request: Completion | None  # None: there is nothing to ask a model, `answer` is final
+    chunks: tuple[str, ...]
+    confidence: float
+
+
+class RagService:
+    """Everything rag offers.
+
+    Args:
+        places: Where the index lives.
+        embedder: Embeds queries and documents.
+        open_store: Opens the vector store; called only when something is written.
+        completer: What answers in words, or None; asked for when a question is answered.
+    """
+
+    def __init__(
+        self,
+        places: IndexPlaces,
+        embedder: Embedder,
+        *,
+        open_store: Callable[[], VectorStore],
+        completer: Callable[[], Completer | None] = lambda: None,
+        passages: int = 5,
+        include: tuple[str, ...] = (),
+        exclude: tuple[str, ...] = (),
+        clock: Clock = SYSTEM_CLOCK,
+    ) -> None:
+        self.places = places
+        self.embedder = embedder
+        self.clock = clock
+        self._open_store = open_store
+        self._completer = completer
+        self._passages = passages
+        self._include, self._exclude = include, exclude
+        self._searcher = Searcher(places.database, places.generations, embedder, clock=clock)
+        self.interactions = Interactions(places.root / "interactions.db", clock=clock)
+
+    def close(self) -> None:
+        """Let go of the files."""
+        self._searcher.close()
+        self.interactions.close()
+
+    # ------------------------------------------------------------ reading
+
+    def retrieve(
+        self,
+        query: str,
+        *,
+        limit: int = 10,
+        mode: Mode = "hybrid",
+        sources: Sequence[str] = (),
+        paths: Sequence[str] = (),
+    ) -> SearchResult:
+        """The chunks that answer `query`, with scores and signals; see `Searcher.search`."""
+        return self._searcher.search(query, limit=limit, mode=mode, sources=sources, paths=paths)
+
+    def search(self, query: str, *, limit: int = 5) -> Sequence[Passage]:
+        """The port `Retriever`: the best passages, neighbouring chunks joined."""
+        found = self.retrieve(query, limit=limit * OVERSEARCH).found
+        return [passage.passage for passage in gather(found, limit)]
+
+    def batch(self, queries: Sequence[tuple[str, str]], *, limit: int = 10) -> Iterator[dict[str, Any]]:
+        """Answer (qid, query) pairs in the form retrieval scorers read."""
+        for qid, query in queries:
+            found = self.retrieve(query, limit=limit).found
+            yield {
+                "qid": qid,
+                "results": [
+                    {
+                        "path": one.row.document.path,
+                        "heading": one.row.chunk.heading,
+                        "headings": list(one.row.chunk.headings[:3]) or [one.row.chunk.heading],
+                        "lines": [one.row.chunk.first_line, one.row.chunk.last_line],
+                        "commit": one.row.document.head,
+                        "source": one.row.document.source,
+                        "score": round(one.hit.score, 6),
+                    }
+                    for one in found
+                ],
+            }
+
+    def sources(self) -> list[SourceRow]:
+        """What is indexed."""
+        return self._searcher.sources()
+
+    # ------------------------------------------------------------ asking
+
+    def ask(self, question: str, options: AskOptions | None = None) -> Answer:
+        """Answer a question; `answer_stream` shows it as it is written.
+
+        Raises:
+            UsageError: nothing is indexed, or the question is empty.
+        """
+        prepared = self.prepare(question, options)
+        if prepared.request is None:
+            return self.finish(prepared)
+        import asyncio
+
+        async def complete() -> Answer:
+            last: Answer | None = None
+            async for piece in self.answer_stream(prepared):
+                if isinstance(piece, Answer):
+                    last = piece
+            assert last is not None
+            return last
+
+        return asyncio.run(complete())
+
+    def prepare(self, question: str, options: AskOptions | None = None) -> Prepared:
+        """Search, and decide whether a model can be asked. Touches no network."""
+        chosen = options or AskOptions()
+        limit = chosen.limit or self._passages
+        history = self.interactions.history(chosen.session) if chosen.session else []
+        result = self.retrieve(
+            follow_up_query(question, history) if question.strip() else question,
+            limit=limit * OVERSEARCH,
+            sources=chosen.sources,
+            paths=chosen.paths,
+        )
+        joined = gather(result.found, limit)
+        confidence = result.confidence.value
+        passages = tuple(one.passage for one in joined)
+        relevant = result.confidence.relevant and bool(passages)
+        answer = Answer(
+            id=secrets.token_hex(6),
+            question=question,
+            mode="extractive" if relevant else "none",
+            text="",
+            passages=passages,
+            cited=tuple(range(1, len(passages) + 1)) if relevant else (),
+            notes=result.notes,
+            generation=result.generation,
+            session=chosen.session,
+        )
+        chunks = tuple(identity for one in joined for identity in one.chunk_ids)
+        completer = None if chosen.extractive or not relevant else self._completer()
+        if completer is None or not completer.available():
+            return Prepared(answer, None, chunks, confidence)
+        request = Completion(
+            messages=build_messages(question, passages, mark=f"q{secrets.token_hex(8)}", history=history),
+            model=chosen.model,
+            tier=chosen.tier,
+            request_class="ask",
+            temperature=0.0,
+            service="rag",
+            session=chosen.session,
+        )
+        return Prepared(answer, request, chunks, confidence)
+
+    async def answer_stream(self, prepared: Prepared) -> AsyncIterator[str | Answer]:
+        """The model's words as they arrive, then the finished `Answer`.
+
+        When no model answers, or the router refuses, the passages are the answer and a note says why.
+        """
+        completer = self._completer()
+        if prepared.request is None or completer is None:
+            yield self.finish(prepared)
+            return
+        parts: list[str] = []
+        reply: CompletionReply | None = None
+        try:
+            async for delta in completer.stream(prepared.request):
+                if delta.text:
+                    parts.append(delta.text)
+                    yield delta.text
+                reply = delta.reply or reply
+        except (AuthError, PolicyError, UnreachableError) as error:
+            note = f"No model answered ({error.message.rstrip('.')}): these are the best passages, not an answer."
+            if parts:
+                note = f"The model stopped in the middle of its answer ({error.message.rstrip('.')})."
+            yield self.finish(prepared, note=note)
+            return
+        yield self.finish(prepared, text="".join(parts) or (reply.text if reply else ""), reply=reply)
+
+    def finish(
+        self, prepared: Prepared, *, text: str = "", reply: CompletionReply | None = None, note: str | None = None
+    ) -> Answer:
+        """The answer made of a model's words, checked against the passages, and remembered."""
+        answer = prepared.answer
+        if not text.strip():
+            why = note or (NO_MODEL if answer.mode == "extractive" and prepared.request is None else None)
+            answer = replace(answer, notes=(*answer.notes, *((why,) if why else ())))
+        elif says_not_found(text):
+            answer = replace(answer, mode="none", text="", cited=(), reply=reply)
+        else:
+            cited, notes = check_answer(text, answer.passages)
+            answer = replace(
+                answer, mode="generated", text=text.strip(), cited=cited, notes=(*answer.notes, *notes), reply=reply
+            )
+        self.interactions.add_answer(
+            answer.id,
+            mode=answer.mode,
+            chunks=prepared.chunks,
+            confidence=prepared.confidence,
+            generation=answer.generation,
+        )
+        if answer.session:
+            said = answer.text or "\n".join(passage.citation for passage in answer.passages if answer.found)
+            self.interactions.add_turn(answer.session, Turn(answer.question, said))
+        return answer
+
+    # ------------------------------------------------------------ feedback
+
+    def feedback(self, answer_id: str, verdict: Literal["up", "down"], comment: str = "") -> None:
+        """Record what somebody thought of an answer."""
+        if verdict not in ("up", "down"):
+            raise UsageError(f"A verdict is up or down, not {verdict!r}.")
+        self.interactions.add_verdict(answer_id, verdict, comment)
+
+    def verdicts(self) -> Verdicts:
+        """How answers were received."""
+        return self.interactions.verdicts()
+
+    # ------------------------------------------------------------ writing
+
+    def index(
+        self,
+        location: str,
+        *,
+        name: str | None = None,
+        branch: str | None = None,
+        include: tuple[str, ...] = (),
+        exclude: tuple[str, ...] = (),
+        worktree: bool = False,
+        rebuild: bool = False,
+        progress: Progress | None = None,
+        waiting: Callable[[], None] | None = None,
+    ) -> SyncReport:
+        """Index a source, or bring it to its present state.
+
+        Raises:
+            AvyayError: it cannot be read, or the index cannot be written; the index is as it was.
+        """
+        from avyay.rag.sources import resolve_source
+
+        spec = resolve_source(
+            location,
+            name=name,
+            branch=branch,
+            include=include or self._include,
+            exclude=exclude or self._exclude,
+            worktree=worktree,
+        )
+        reports = self.indexer(waiting).sync([spec], rebuild=rebuild, progress=progress)
+        return next(report for report in reports if report.source == spec.name)
+
+    def sync(
+        self,
+        names: Sequence[str] = (),
+        *,
+        rebuild: bool = False,
+        progress: Progress | None = None,
+        waiting: Callable[[], None] | None = None,
+    ) -> list[SyncReport]:
+        """Bring sources (by default all) to their present state, in one step."""
+        from avyay.rag.searcher import no_source
+
+        known = {row.spec.name: row.spec for row in self.sources()}
+        for name in names:
+            if name not in known:
+                raise no_source(name, sorted(known))
+        specs = [spec for name, spec in known.items() if not names or name in names]
+        return self.indexer(waiting).sync(specs, rebuild=rebuild, progress=progress)
+
+    def remove(self, name: str) -> int:
+        """Forget a source; says how many documents it had."""
+        return self.indexer().remove(name)
+
+    def indexer(self, waiting: Callable[[], None] | None = None) -> Indexer:
+        """The writer of this index; `waiting` is called when another one is at work."""
+        from avyay.rag.index import Indexer
+
+        return Indexer(self.places, self.embedder, self._open_store, clock=self.clock, waiting=waiting)

@@ -1,0 +1,128 @@
+"""`avyay rag index` and `avyay ask` as a user runs them, with the bundled embedder and a real vector store."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ETCD = """# etcdHighFsyncDurations
+
+## Meaning
+
+The disk under etcd is slow to flush its write-ahead log.
+
+## Mitigation
+
+```shell
+fio --rw=write --ioengine=sync --fdatasync=1 --directory=/var/lib/etcd
+```
+
+Move etcd to a faster disk. \x1b[31mred\x1b[0m
+"""
+
+
+def avyay(*arguments: str, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "avyay", *arguments],
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **variables},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        stdin=subprocess.DEVNULL,
+    )
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    root = tmp_path / "runbooks"
+    (root / "alerts").mkdir(parents=True)
+    (root / "alerts" / "etcd.md").write_text(ETCD)
+    (root / "README.md").write_text("# Runbooks\n\nWhat to do when things break.\n")
+    for command in (["init", "--quiet"], ["add", "--all"], ["commit", "--quiet", "-m", "first"]):
+        subprocess.run(["git", *command], cwd=root, check=True)
+    return root
+
+
+def test_index_then_ask(repository: Path, tmp_path: Path, home: Path) -> None:
+    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=repository, check=True, capture_output=True, text=True)
+    sha7 = head.stdout[:7]
+
+    nothing = avyay("ask", "why is etcd slow?", cwd=tmp_path)
+    assert (nothing.returncode, nothing.stdout) == (2, "")
+    assert "avyay rag index" in nothing.stderr
+
+    indexed = avyay("rag", "index", str(repository), cwd=tmp_path)
+    assert indexed.returncode == 0, indexed.stderr
+    assert f"Indexed runbooks at {sha7}: 2 added" in indexed.stdout
+    assert list((home / "avyay" / "data" / "rag" / "vectors.lance").iterdir())
+
+    asked = avyay("ask", "which command measures the latency of the etcd disk?", cwd=tmp_path)
+    assert asked.returncode == 0, asked.stderr
+    assert f"alerts/etcd.md:7-13@{sha7} (Mitigation) · today" in asked.stdout
+    assert "  | fio --rw=write --ioengine=sync --fdatasync=1 --directory=/var/lib/etcd\n" in asked.stdout
+    assert "\x1b" not in asked.stdout
+    assert "the best passages, not an answer" in asked.stderr
+
+    as_json = json.loads(avyay("ask", "etcdHighFsyncDurations", "--json", cwd=tmp_path).stdout)
+    assert (as_json["schema_version"], as_json["mode"]) == (1, "extractive")
+    assert as_json["passages"][0]["path"] == "alerts/etcd.md"
+
+    off = avyay("ask", "how do I bake sourdough bread?", cwd=tmp_path)
+    assert (off.returncode, off.stdout) == (1, "")
+    assert "Not in the runbooks" in off.stderr
+
+    helped = avyay("rag", "feedback", as_json["id"], "up", cwd=tmp_path)
+    assert helped.returncode == 0
+    assert avyay("rag", "feedback", "nonsense", "up", cwd=tmp_path).returncode == 2
+
+    listed = json.loads(avyay("rag", "sources", "--json", cwd=tmp_path).stdout)["sources"]
+    assert [(row["name"], row["documents"], row["head"][:7]) for row in listed] == [("runbooks", 2, sha7)]
+
+    queries = tmp_path / "queries.jsonl"
+    queries.write_text('{"qid": "q1", "query": "etcd disk slow"}\n\n{"qid": "q2", "query": "runbooks"}\n')
+    batch = avyay("rag", "search", "--batch", str(queries), "--top", "1", cwd=tmp_path)
+    rows = [json.loads(line) for line in batch.stdout.splitlines()]
+    assert [(row["qid"], row["results"][0]["path"]) for row in rows] == [("q1", "alerts/etcd.md"), ("q2", "README.md")]
+    assert {"path", "heading", "lines", "commit", "score"} <= rows[0]["results"][0].keys()
+
+
+def test_a_question_loads_no_vector_database(repository: Path, tmp_path: Path) -> None:
+    assert avyay("rag", "index", str(repository), cwd=tmp_path).returncode == 0
+    code = (
+        "import sys\nfrom avyay.cli.main import main\n"
+        "try: main(['ask', 'etcd', '--quiet'])\nexcept SystemExit: pass\n"
+        "heavy = {'lancedb', 'pyarrow', 'pandas', 'mcp', 'starlette', 'openai', 'asyncio', 'markdown_it'}\n"
+        "print(sorted(heavy & set(sys.modules)), file=sys.stderr)"
+    )
+    path = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=tmp_path, env=path, capture_output=True, text=True, check=True)
+    assert done.stderr.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    "arguments, code, message",
+    [
+        (("rag", "index", "nowhere"), 2, "There is no file or folder nowhere"),
+        (("rag", "index"), 2, "Nothing is indexed yet"),
+        (("rag", "index", "empty"), 2, "There are no documents in"),
+        (("rag", "remove", "x"), 2, "No source is called 'x'"),
+        (("ask", "  "), 2, "The question is empty"),
+        (("ask", "x", "--tier", "best"), 2, "There is no tier 'best'"),
+        (("rag", "search", "x", "--mode", "magic"), 2, "There is no mode 'magic'"),
+        (("rag", "search", "--batch", "broken.jsonl"), 2, "broken.jsonl:2: not a JSON object"),
+    ],
+)
+def test_bad_input(arguments: tuple[str, ...], code: int, message: str, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "broken.jsonl").write_text('{"qid": "1", "query": "x"}\nnonsense\n')
+    done = avyay(*arguments, cwd=tmp_path, AVYAY_RAG_EMBEDDER_NAME="hashing")
+    assert (done.returncode, done.stdout) == (code, "")
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr

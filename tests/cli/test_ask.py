@@ -97,7 +97,7 @@ def test_a_question_loads_no_vector_database(repository: Path, tmp_path: Path) -
     code = (
         "import sys\nfrom avyay.cli.main import main\n"
         "try: main(['ask', 'etcd', '--quiet'])\nexcept SystemExit: pass\n"
-        "heavy = {'lancedb', 'pyarrow', 'pandas', 'mcp', 'starlette', 'openai', 'asyncio', 'markdown_it'}\n"
+        "heavy = {'lancedb', 'pyarrow', 'pandas', 'mcp', 'starlette', 'openai', 'anthropic', 'markdown_it'}\n"
         "print(sorted(heavy & set(sys.modules)), file=sys.stderr)"
     )
     path = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}

@@ -18,6 +18,7 @@ __all__ = [
     "WRITER_SCHEMA",
     "Gap",
     "hold_liveness",
+    "is_held",
     "liveness_file",
     "read_gaps",
     "record_crashes",
@@ -101,7 +102,7 @@ def record_crashes(database: Database, path: Path, now: float) -> list[tuple[int
     ).fetchall()
     for session, token, sequence in open_markers:
         file = liveness_file(path, token)
-        if _is_held(file):
+        if is_held(file):
             continue
         record_gap(database, session, "crash", sequence, now, None)
         database.execute("UPDATE writer_sessions SET closed_at = ? WHERE id = ?", (now, session))
@@ -116,7 +117,7 @@ def liveness_file(path: Path, token: str) -> Path:
 
 
 def hold_liveness(file: Path) -> int:
-    """A lock the kernel releases when this process ends, however it ends."""
+    """A lock the kernel releases when this process ends, however it ends; returns its descriptor."""
     try:
         descriptor = os.open(file, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
         fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -127,7 +128,8 @@ def hold_liveness(file: Path) -> int:
     return descriptor
 
 
-def _is_held(file: Path) -> bool:
+def is_held(file: Path) -> bool:
+    """Whether the process that made the lock file lives."""
     try:
         descriptor = os.open(file, os.O_RDWR | os.O_CLOEXEC)
     except OSError:

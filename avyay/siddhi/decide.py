@@ -1,8 +1,8 @@
 """The decision policy: what to buy next for a hypothesis, and when to call it.
 
-Two modes stand side by side. `value` maximises expected money: it buys while another click is worth its price and then
-takes the better verdict. `strict` validates only on evidence that stays valid under any stopping, so that at most `alpha`
-of the hypotheses with a rate at the bar are ever validated; what it cannot decide is PROMISING.
+Two modes stand side by side. `value` maximises expected money: it buys while another click is worth its price and
+then takes the better verdict. `strict` validates only on evidence that stays valid under any stopping, so that at
+most `alpha` of the hypotheses with a rate at the bar are ever validated; what it cannot decide is PROMISING.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ __all__ = ["Buy", "Decide", "Mode", "Policy", "Rules", "Test"]
 
 Mode = Literal["value", "strict"]
 
+LOOKAHEAD = 120  # clicks
 _SLACK = 1e-6  # US dollars: rounding in a bill must not look like a broken cap
 
 
@@ -71,48 +72,61 @@ class Test:
         self.conversions = 0
         self.billed = 0.0
         self.stalled = False
-        self.plan: Plan = plan(belief, horizon=self._affordable(), price=price, bar=rules.bar, gain=rules.gain)
+        self._belief = belief
+        self._plan_from()
         self.evidence = EProcess(rules.bar, belief) if mode == "strict" else None
+
+    def _plan_from(self) -> None:
+        """Plan from here on, at most `LOOKAHEAD` clicks far: a longer look costs its square and changes little."""
+        self._start = (self.clicks, self.conversions)
+        self.plan: Plan = plan(
+            self._belief.updated(*self._start),
+            horizon=min(LOOKAHEAD, self._affordable()),
+            price=self.price,
+            bar=self.rules.bar,
+            gain=self.rules.gain,
+        )
 
     def _affordable(self) -> int:
         """Clicks that can still be ordered one by one so that even the worst bill stays under the cap.
 
-        An order for one click is billed at most `overspend` times its price, but a fraction of a click is never billed, so
-        below an overspend of 2 one click costs its price; the last order must leave room for the worst case.
+        An order for one click is billed at most `overspend` times its price, but a fraction of a click is never billed,
+        so below an overspend of 2 one click costs its price; the last order must leave room for the worst case.
         """
-        room = self.rules.cap - self.billed if hasattr(self, "billed") else self.rules.cap
-        if room < self.price * self.rules.overspend - _SLACK:
+        room = self.rules.cap - self.billed
+        worst = self.price * self.rules.overspend
+        if room < worst - _SLACK:
             return 0
         expected = self.price if self.rules.overspend < 2 else self.price * (1 + self.rules.overspend) / 2
-        return 1 + int((room - self.price * self.rules.overspend + _SLACK) / expected)
+        return 1 + int((room - worst + _SLACK) / expected)
 
     def next(self) -> Buy | Decide:
         """What to do now."""
-        strict = self.evidence is not None and self.evidence.value(self.clicks, self.conversions)
-        if strict and strict >= 1 / self.rules.alpha:
-            return Decide("VALIDATED", f"evidence {strict:.1f} against a rate at or below the bar")
-        can_buy = not self.stalled and self._affordable() > 0 and self.clicks < self.plan.horizon
-        if can_buy and self._worth_another_click():
+        if self.evidence is not None:
+            evidence = self.evidence.value(self.clicks, self.conversions)
+            if evidence >= 1 / self.rules.alpha:
+                return Decide("VALIDATED", f"evidence {evidence:.1f} against a rate at or below the bar")
+        affordable = 0 if self.stalled else self._affordable()
+        ahead = self.plan.horizon - (self.clicks - self._start[0])
+        if ahead < 0 or (affordable and ahead == 0):  # one order may bring more clicks than were looked at
+            self._plan_from()
+        n, s = self.clicks - self._start[0], self.conversions - self._start[1]
+        mean = float(self.plan.mean[n, s])
+        # Strict mode spends where validating would pay; evidence, not value, ends its test.
+        wanted = self.plan.wants_more(n, s) or (self.mode == "strict" and mean > self.rules.bar)
+        if affordable and wanted:
             # A little over the price: prices are rounded, and an order just short of one click buys none.
             room = (self.rules.cap - self.billed) / self.rules.overspend
             return Buy(round(min(room, self.price + 1e-4), 6))
-        mean = float(self.plan.mean[min(self.clicks, self.plan.horizon), self.conversions])
         found = f"expected rate {mean:.2%} after {self.clicks} clicks, bar {self.rules.bar:.2%}"
         if self.mode == "strict":
-            verdict: Verdict = "PROMISING" if mean > self.rules.bar else "KILLED"
-            return Decide(verdict, found)
-        return Decide(self.plan.verdict(self.clicks, self.conversions), found)
-
-    def _worth_another_click(self) -> bool:
-        if self.mode == "strict":
-            # Money is spent where validating would pay; evidence, not value, ends the test.
-            return self.plan.wants_more(self.clicks, self.conversions) or (
-                self.plan.mean[self.clicks, self.conversions] > self.rules.bar
-            )
-        return self.plan.wants_more(self.clicks, self.conversions)
+            return Decide("PROMISING" if mean > self.rules.bar else "KILLED", found)
+        return Decide(self.plan.verdict(n, s), found)
 
     def seen(self, *, clicks: int, conversions: int, billed: float) -> None:
         """Take in what an order brought: totals so far, US dollars."""
+        if not (self.clicks <= clicks and self.conversions <= conversions <= clicks):
+            raise ValueError(f"{conversions} conversions of {clicks} clicks cannot follow what was seen before")
         self.stalled = clicks == self.clicks
         self.clicks, self.conversions, self.billed = clicks, conversions, billed
 

@@ -1,7 +1,7 @@
 """Evidence that stays valid however often one looks: an e-process against "the rate is at most the bar".
 
-For any alternative p > bar the ratio (p/bar)^s ((1-p)/(1-bar))^f is a supermartingale under every rate at most the bar, and
-so is a mixture of them. By Ville's inequality it passes 1/alpha with probability at most alpha, under any stopping rule.
+For any alternative p > bar the ratio (p/bar)^s ((1-p)/(1-bar))^f is a supermartingale under every rate at most the bar,
+and so is a mixture of them. By Ville's inequality it passes 1/alpha with probability at most alpha, whenever one stops.
 """
 
 from __future__ import annotations

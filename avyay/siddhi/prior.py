@@ -5,8 +5,8 @@ Rates inside a segment vary around the segment's mean, segment means vary around
     segment mean ~ Beta(m·κb, (1-m)·κb)        rate ~ Beta(mean·κw, (1-mean)·κw)        conversions ~ Binomial
 
 `m`, `κb` and `κw` are unknown too. All of it is kept on a grid, so the posterior is exact up to the grid and an update
-costs one vector operation: no sampling, no optimiser, the same answer on every machine. Data-dependent stopping does not
-bias it, since the likelihood of (clicks, conversions) does not depend on why the clicks ended.
+costs one vector operation: no sampling, no optimiser, the same answer on every machine. Data-dependent stopping does
+not bias it, since the likelihood of (clicks, conversions) does not depend on why the clicks ended.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ __all__ = ["BetaMixture", "BetaPrior", "HierarchicalPrior"]
 _MEANS = 48  # grid points for a segment's mean
 _WITHIN = np.geomspace(8.0, 400.0, 8)  # κw: how alike the rates of one segment are
 _BETWEEN = np.geomspace(4.0, 300.0, 7)  # κb: how alike the segments are
-_NEGLIGIBLE = 1e-6  # share of the whole below which a mixture component is dropped
+_NEGLIGIBLE = 1e-5  # share of the whole below which a mixture component is dropped
 
 
 @dataclass(frozen=True, slots=True)

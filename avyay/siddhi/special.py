@@ -1,7 +1,8 @@
 """The two special functions SIDDHI needs, vectorised, so that scipy stays an oracle of the tests.
 
-`log_gamma` is Lanczos' approximation (g = 7, 9 terms; C. Lanczos 1964, coefficients of P. Godfrey), relative error below
-1e-13 for positive arguments. `beta_cdf` is the continued fraction of Abramowitz & Stegun 26.5.8, evaluated by Lentz' method.
+`log_gamma` is Lanczos' approximation (g = 7, 9 terms; C. Lanczos 1964, coefficients of P. Godfrey), relative error
+below 1e-13 for positive arguments. `beta_cdf` is the continued fraction of Abramowitz & Stegun 26.5.8, evaluated by
+Lentz' method.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """When to stop buying clicks: backward induction over (clicks, conversions) for a belief that is a mixture of Betas.
 
-The worth of validating is gain·(rate/bar - 1), of killing 0, and each further click costs money. One click is the finest
-decision there is, so that is the step: a plan in larger steps is never better.
+The worth of validating is gain·(rate/bar - 1), of killing 0, and each further click costs money. One click is the
+finest decision there is, so that is the step: a plan in larger steps is never better.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Plan:
 
     def verdict(self, clicks: int, conversions: int) -> Verdict:
         """The better of validating and killing."""
-        return "VALIDATED" if self.mean[min(clicks, self.horizon), conversions] > self.bar else "KILLED"
+        return "VALIDATED" if self.mean[clicks, conversions] > self.bar else "KILLED"
 
 
 def plan(belief: BetaMixture, *, horizon: int, price: float, bar: float, gain: float) -> Plan:

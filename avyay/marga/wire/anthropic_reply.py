@@ -31,7 +31,7 @@ from avyay.marga.wire.model import (
 )
 from avyay.marga.wire.sequence import Sequencer
 
-__all__ = ["StreamParser", "StreamRenderer", "parse_reply", "parse_stop", "parse_usage", "render_reply"]
+__all__ = ["StreamParser", "StreamRenderer", "failed_event", "parse_reply", "parse_stop", "parse_usage", "render_reply"]
 
 _STOPS: dict[str, StopReason] = {
     "end_turn": "end",
@@ -261,6 +261,11 @@ def _input(arguments: str) -> JsonObject:
     return parsed if parsed is not None else {"input": arguments}
 
 
+def failed_event(failure: Failure) -> bytes:
+    """The error event that ends a broken stream."""
+    return sse_event("error", {"type": "error", "error": error_object("anthropic_messages", failure)})
+
+
 class StreamRenderer:
     """Writes a Messages stream, `event:` lines included."""
 
@@ -306,7 +311,7 @@ class StreamRenderer:
 
     def failure(self, failure: Failure) -> bytes:
         """The error event that ends a broken stream."""
-        return sse_event("error", {"type": "error", "error": error_object("anthropic_messages", failure)})
+        return failed_event(failure)
 
     def _seal(self, carry: Carry) -> str:
         return seal_carry("anthropic_messages", carry)

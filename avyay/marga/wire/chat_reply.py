@@ -29,7 +29,16 @@ from avyay.marga.wire.model import (
 from avyay.marga.wire.sequence import Sequencer
 from avyay.marga.wire.tools import ToolRef
 
-__all__ = ["DONE", "StreamParser", "StreamRenderer", "parse_reply", "parse_stop", "parse_usage", "render_reply"]
+__all__ = [
+    "DONE",
+    "StreamParser",
+    "StreamRenderer",
+    "failed_event",
+    "parse_reply",
+    "parse_stop",
+    "parse_usage",
+    "render_reply",
+]
 
 DONE = b"data: [DONE]\n\n"
 _STOPS: dict[str, StopReason] = {
@@ -283,6 +292,11 @@ def _call(block: ReplyBlock, context: ReplyContext) -> JsonObject:
     return {"id": block.id, "type": "function", "function": {"name": ref.name, "arguments": block.text}}
 
 
+def failed_event(failure: Failure) -> bytes:
+    """The error that ends a broken stream. No `[DONE]` follows: the answer is not done."""
+    return sse_data({"error": error_object("openai_chat", failure)})
+
+
 class StreamRenderer:
     """Writes completion chunks. Tool calls are counted on their own, whatever blocks stand between them."""
 
@@ -322,8 +336,8 @@ class StreamRenderer:
         return b""
 
     def failure(self, failure: Failure) -> bytes:
-        """The error that ends a broken stream. No `[DONE]` follows: the answer is not done."""
-        return sse_data({"error": error_object("openai_chat", failure)})
+        """The event that ends a broken stream."""
+        return failed_event(failure)
 
     def _start(self, event: StreamStart) -> bytes:
         self._usage = event.usage

@@ -223,7 +223,6 @@ class _Passing:
     def __init__(self, exchange: Exchange) -> None:
         hide = exchange.dialect == "openai_chat" and exchange.hides_usage
         self._tap: Tap = open_tap(exchange.dialect, hide_usage=hide)
-        self._exchange = exchange
         self._ended = False
 
     @property
@@ -259,8 +258,8 @@ class _Passing:
         had = self._tap.failure
         rest = self._tap.close()
         self._ended = True
-        if self._tap.failure is not None and had is None and not self._tap.finished:
-            return rest + self._exchange.stream_error(self._tap.failure)
+        if self._tap.failure is not None and had is None and self._tap.failure.kind == "truncated":
+            return rest + self._tap.broken(self._tap.failure)
         return rest
 
     def fail(self, failure: Failure) -> bytes:
@@ -268,7 +267,7 @@ class _Passing:
             return b""
         self._ended = True
         self._tap.failure = failure
-        return self._exchange.stream_error(failure)
+        return self._tap.broken(failure)
 
 
 class _Translating:
@@ -397,19 +396,9 @@ class Exchange:
         """A pipe for one upstream stream."""
         return _Passing(self) if self._context is None else _Translating(self, self._context)
 
-    def stream_error(self, failure: Failure) -> bytes:
-        """The caller's dialect's error event, for a stream that broke."""
-        context = self._context or _bare_context(self.exchange_id)
-        return stream_renderer(self.dialect, context).failure(failure)
-
     def error(self, failure: Failure, request_id: str | None = None) -> bytes:
         """The caller's dialect's error body, to be sent with `failure.status`."""
         return render_error(self.dialect, failure, request_id)
-
-
-def _bare_context(exchange_id: str) -> ReplyContext:
-    request = Request("", ())
-    return ReplyContext(exchange_id, 0, None, ToolNames(request, "openai_chat"), request, {})
 
 
 def _load_reply(raw: bytes) -> JsonObject:

@@ -30,7 +30,7 @@ from avyay.marga.wire.model import (
 )
 from avyay.marga.wire.sequence import Sequencer
 
-__all__ = ["StreamParser", "StreamRenderer", "parse_reply", "parse_stop", "parse_usage", "render_reply"]
+__all__ = ["StreamParser", "StreamRenderer", "failed_line", "parse_reply", "parse_stop", "parse_usage", "render_reply"]
 
 _STOP_WORDS: dict[StopReason, str] = {"max_tokens": "length", "context_window": "length"}
 
@@ -178,6 +178,11 @@ def render_reply(reply: Reply, context: ReplyContext, *, generate: bool = False)
     return {**out, "done": True, "done_reason": _STOP_WORDS.get(reply.stop, "stop"), **_counts(reply.usage)}
 
 
+def failed_line(failure: Failure) -> bytes:
+    """The line that ends a broken stream."""
+    return orjson.dumps({"error": failure.message, "code": failure.code}) + b"\n"
+
+
 class StreamRenderer:
     """Writes newline-delimited answers. A tool call is held until its arguments are whole."""
 
@@ -231,7 +236,7 @@ class StreamRenderer:
 
     def failure(self, failure: Failure) -> bytes:
         """The line that ends a broken stream."""
-        return orjson.dumps({"error": failure.message, "code": failure.code}) + b"\n"
+        return failed_line(failure)
 
     def _line(self, piece: JsonObject, end: JsonObject | None = None) -> bytes:
         if self._generate:

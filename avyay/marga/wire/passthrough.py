@@ -103,10 +103,13 @@ class Tap(Protocol):
     frames: int
 
     def feed(self, data: bytes) -> bytes:
-        """The bytes to pass on now: the same ones, unless an event must be withheld."""
+        """The bytes to pass on now: whole events, as they came, unless one must be withheld."""
 
     def close(self) -> bytes:
         """To be called at the end of the upstream's bytes; what is left to send."""
+
+    def broken(self, failure: Failure) -> bytes:
+        """The dialect's own event for a stream that ends in an error."""
 
 
 _FRAME_END = re.compile(rb"\r\n\r\n|\n\n|\r\r")
@@ -125,24 +128,33 @@ class _SseTap:
         self.failure: Failure | None = None
         self.finished = False
         self.frames = 0
-        self._tail = b""
+        self._held: list[bytes] = []
+        self._edge = b""  # the last bytes held, where an event's end may begin
         self._hide = hide_usage
 
     def feed(self, data: bytes) -> bytes:
-        buffer = self._tail + data if self._tail else data
-        end = max(buffer.rfind(b"\n\n") + 2, buffer.rfind(b"\r\n\r\n") + 4, 1)
-        if end <= 3 and not buffer[:end].endswith((b"\n\n", b"\r\n\r\n")):
-            end = 0
-        whole, self._tail = buffer[:end], buffer[end:]
-        passed = self._scan(whole) if whole else b""
-        return passed if self._hide else data
+        # Only whole events go on, so that an error event of ours can always follow what the caller has.
+        edge = self._edge + data
+        at = edge.rfind(b"\n\n") + 2, edge.rfind(b"\r\n\r\n") + 4
+        if at == (1, 3):  # neither found
+            self._held.append(data)
+            self._edge = edge[-3:]
+            return b""
+        end = max(at[0] if at[0] > 1 else 0, at[1] if at[1] > 3 else 0) - len(self._edge)
+        whole = b"".join((*self._held, data[:end])) if self._held else data[:end] if end < len(data) else data
+        rest = data[end:]
+        self._held = [rest] if rest else []
+        self._edge = rest[-3:]
+        return self._scan(whole)
 
     def close(self) -> bytes:
-        tail, self._tail = self._tail, b""
-        passed = self._scan(tail) if tail.strip() else tail
+        tail = b"".join(self._held)
+        self._held = []
+        shown = self._scan(tail) if tail.strip() else tail
         if not self.finished and self.failure is None:
             self.failure = truncated()
-        return passed if self._hide else b""
+            return b""  # half an event is of no use to anybody
+        return shown
 
     def _scan(self, whole: bytes) -> bytes:
         """Reads complete events; the bytes of those that may be shown."""
@@ -186,6 +198,9 @@ class _SseTap:
 
 
 class _ChatTap(_SseTap):
+    def broken(self, failure: Failure) -> bytes:
+        return chat_reply.failed_event(failure)
+
     marker = re.compile(
         rb'(?<!\\)"(?:usage"\s*:\s*\{|finish_reason"\s*:\s*"|tool_calls"\s*:\s*\[|error"\s*:\s*[{"])|data: ?\[DONE\]'
     )
@@ -224,6 +239,9 @@ class _ChatTap(_SseTap):
 
 
 class _MessagesTap(_SseTap):
+    def broken(self, failure: Failure) -> bytes:
+        return anthropic_reply.failed_event(failure)
+
     marker = re.compile(rb'(?<!\\)"type"\s*:\s*"(?:message_start|message_delta|message_stop|error)"')
 
     def __init__(self, *, hide_usage: bool = False) -> None:
@@ -255,6 +273,22 @@ class _MessagesTap(_SseTap):
 
 class _ResponsesTap(_SseTap):
     marker = re.compile(rb'(?<!\\)"type"\s*:\s*"(?:response\.(?:completed|incomplete|failed|created)|error)"')
+    _sequence = re.compile(rb'(?<!\\)"sequence_number"\s*:\s*(\d+)')
+
+    def __init__(self, *, hide_usage: bool = False) -> None:
+        super().__init__(hide_usage=False)
+        self._opening: JsonObject | None = None
+        self._last = b""
+
+    def _scan(self, whole: bytes) -> bytes:
+        self._last = whole
+        return super()._scan(whole)
+
+    def broken(self, failure: Failure) -> bytes:
+        """The event that ends this stream, numbered on from the last one and about the response it began."""
+        numbers = self._sequence.findall(self._last)
+        number = int(numbers[-1]) + 1 if numbers else 0
+        return responses_reply.failed_event(failure, number, self._opening)
 
     def _body(self, body: JsonObject) -> bool:
         kind = body.get("type")
@@ -264,7 +298,9 @@ class _ResponsesTap(_SseTap):
         response = body.get("response")
         if isinstance(response, dict):
             self.model = str(response.get("model") or self.model)
-            if kind != "response.created":
+            if kind == "response.created":
+                self._opening = response
+            else:
                 self.usage = responses_reply.parse_usage(response.get("usage")) or self.usage
             if kind == "response.failed":
                 self.failure = parse_error_object(response.get("error"))
@@ -286,24 +322,31 @@ class _OllamaTap:
         self.failure: Failure | None = None
         self.finished = False
         self.frames = 0
-        self._tail = b""
+        self._held: list[bytes] = []
         self._tools = False
 
     def feed(self, data: bytes) -> bytes:
-        buffer = self._tail + data if self._tail else data
-        end = buffer.rfind(b"\n") + 1
-        whole, self._tail = buffer[:end], buffer[end:]
-        if whole:
-            self._scan(whole)
-        return data
+        end = data.rfind(b"\n") + 1
+        if not end:
+            self._held.append(data)
+            return b""
+        whole = b"".join((*self._held, data[:end])) if self._held else data[:end]
+        self._held = [data[end:]] if end < len(data) else []
+        self._scan(whole)
+        return whole
 
     def close(self) -> bytes:
-        if self._tail.strip():
-            self._scan(self._tail)
-        self._tail = b""
+        tail = b"".join(self._held)
+        self._held = []
+        if tail.strip():
+            self._scan(tail)
         if not self.finished and self.failure is None:
             self.failure = truncated()
-        return b""
+            return b""
+        return tail
+
+    def broken(self, failure: Failure) -> bytes:
+        return ollama_reply.failed_line(failure)
 
     def _scan(self, whole: bytes) -> None:
         lines = [line for line in whole.split(b"\n") if line.strip()]

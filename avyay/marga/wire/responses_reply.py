@@ -33,6 +33,7 @@ from avyay.marga.wire.sequence import Sequencer
 __all__ = [
     "StreamParser",
     "StreamRenderer",
+    "failed_event",
     "parse_reply",
     "parse_stop",
     "parse_usage",
@@ -439,12 +440,8 @@ class StreamRenderer:
 
     def failure(self, failure: Failure) -> bytes:
         """The event that ends a broken stream."""
-        if not self._started:
-            error = {"code": failure.code, "message": failure.message, "param": failure.param}
-            return self._send("error", error)
-        response = _response(self._context, self._model, "failed", self._output)
-        response["error"] = {"code": _error_code(failure), "message": failure.message, "type": failure.code}
-        return self._send("response.failed", {"response": response})
+        response = _response(self._context, self._model, "failed", self._output) if self._started else None
+        return failed_event(failure, self._number, response)
 
     def _send(self, kind: str, payload: JsonObject) -> bytes:
         out = sse_event(kind, {"type": kind, "sequence_number": self._number, **payload})
@@ -526,6 +523,18 @@ class StreamRenderer:
         out += self._send("response.output_item.done", {"output_index": number, "item": item})
         self._output.append(item)
         return out
+
+
+def failed_event(failure: Failure, sequence_number: int, response: JsonObject | None) -> bytes:
+    """The end of a broken stream: about the response it began, or a bare error when it never began."""
+    if response is None:
+        kind = "error"
+        payload: JsonObject = {"code": failure.code, "message": failure.message, "param": failure.param}
+    else:
+        kind = "response.failed"
+        error = {"code": _error_code(failure), "message": failure.message, "type": failure.code}
+        payload = {"response": {**response, "status": "failed", "error": error}}
+    return sse_event(kind, {"type": kind, "sequence_number": sequence_number, **payload})
 
 
 def _error_code(failure: Failure) -> str:

@@ -94,7 +94,7 @@ def default_target(
             model,
             max_output_tokens=max_output_tokens,
             reasoning="think",
-            efforts=("none", "low", "medium", "high", "max"),
+            efforts=("low", "medium", "high", "max"),
         )
     if compatible:
         return Target(

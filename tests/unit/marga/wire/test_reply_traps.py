@@ -448,7 +448,8 @@ def test_reply_names_the_model_that_served():
 
 
 def test_same_dialect_reply_is_the_upstreams_bytes():
-    raw = b'{ "id":"x", "model":"m", "choices":[{"index":0,"message":{"content":"a","new_field":1.0},"finish_reason":"stop"}] }'
+    message = b'{"content":"a","new_field":1.0}'
+    raw = b'{ "id":"x", "model":"m", "choices":[{"index":0,"message":%b,"finish_reason":"stop"}] }' % message
     out = exchange("openai_chat", "openai_chat").reply(raw)
     assert out.body is raw
     assert (out.stop, out.usage, out.output_chars) == ("end", None, 1)

@@ -2,24 +2,43 @@
 
 from __future__ import annotations
 
+import fnmatch
+import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from avyay.clock import SYSTEM_CLOCK, Clock
 from avyay.errors import AvyayError, ConfigError
 from avyay.ports import Progress
-from avyay.raksha.engines.base import Engine, Outcome
-from avyay.raksha.files import Tree, collect
+from avyay.raksha import suppress
+from avyay.raksha.baseline import Baseline
+from avyay.raksha.cache import ResultCache, cache_key, decode, encode
+from avyay.raksha.diff import changes_since, files_before
+from avyay.raksha.engines.base import Confirming, Engine, FileResult, Outcome
+from avyay.raksha.files import Tree, collect, matches
 from avyay.raksha.languages import STRUCTURED
 from avyay.raksha.merge import finish, join
 from avyay.raksha.project import Allowed, Project, Resolver
 from avyay.raksha.source import SourceFile
-from avyay.raksha.types import Finding, Report, Rule, Skipped, severity_rank
+from avyay.raksha.types import Finding, Report, Rule, Severity, Skipped, Suppressed, severity_rank
 
-__all__ = ["CodeScanner"]
+__all__ = ["CodeScanner", "PathRule"]
+
+
+@dataclass(frozen=True, slots=True)
+class PathRule:
+    """What holds below some paths: rules that do not count there, and severities that differ.
+
+    Rules are ids or globs of ids (`bandit-*`); paths are globs relative to the scan root.
+    """
+
+    paths: tuple[str, ...]
+    disable: tuple[str, ...] = ()
+    severity: tuple[tuple[str, Severity], ...] = ()
+    reason: str = ""
 
 
 @dataclass
@@ -28,7 +47,8 @@ class _Run:
 
     engine: Engine
     files: list[SourceFile]
-    outcome: Outcome | None = None
+    outcome: Outcome = field(default_factory=Outcome)
+    failed: bool = False
 
 
 class CodeScanner:
@@ -37,8 +57,11 @@ class CodeScanner:
     Args:
         engines: In the order in which their words count.
         exclude: Globs of files not to scan.
+        disable: Rules (ids or globs) that are off.
+        path_rules: Exceptions for parts of the tree.
         allowed: What the user vouches for.
         resolver: Given with `--online`.
+        cache: The file that remembers results; None: nothing is remembered.
     """
 
     def __init__(
@@ -46,104 +69,262 @@ class CodeScanner:
         engines: Sequence[Engine],
         *,
         exclude: Sequence[str] = (),
+        disable: Sequence[str] = (),
+        path_rules: Sequence[PathRule] = (),
         allowed: Allowed | None = None,
         resolver: Resolver | None = None,
+        cache: Path | None = None,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._engines = tuple(engines)
         self._exclude = tuple(exclude)
+        self._disable = tuple(disable)
+        self._path_rules = tuple(path_rules)
         self._allowed = allowed or Allowed()
         self._resolver = resolver
+        self._cache = cache
         self._clock = clock
 
     def rules(self) -> dict[str, Rule]:
-        """Everything the engines can find, by id."""
-        return {rule.id: rule for engine in self._engines for rule in engine.rules()}
+        """Everything that can be found, by id."""
+        return {rule.id: rule for engine in self._engines for rule in engine.rules()} | {
+            r.id: r for r in suppress.RULES
+        }
 
-    def scan(self, paths: Sequence[Path], *, progress: Progress | None = None) -> Report:
+    def scan(
+        self,
+        paths: Sequence[Path],
+        *,
+        progress: Progress | None = None,
+        baseline: Baseline | None = None,
+        diff: str | None = None,
+    ) -> Report:
         """Scan files and folders.
 
+        Args:
+            baseline: Accepted findings, which do not count.
+            diff: A commit: only files changed since are scanned, and only what is new in them counts.
+
         Raises:
-            UsageError: a path does not exist.
+            UsageError: a path does not exist; with `diff`, no repository or no such commit.
             ConfigError: a rule is broken.
         """
-        started = self._clock.monotonic()
         tree = collect(paths, exclude=self._exclude)
+        return self.scan_tree(tree, progress=progress, baseline=baseline, diff=diff)
+
+    def scan_tree(
+        self,
+        tree: Tree,
+        *,
+        progress: Progress | None = None,
+        baseline: Baseline | None = None,
+        diff: str | None = None,
+    ) -> Report:
+        """Scan what `collect` found, or files that were never on disk."""
+        started = self._clock.monotonic()
         project = Project(tree.root, tuple(tree.names), self._allowed, self._resolver)
+        changes = None
+        if diff is not None:
+            changes = changes_since(diff, project.repository, tree.root)
+            tree = replace(tree, files=[file for file in tree.files if file.name in changes.names])
         runs = self._run_engines(tree.files, project, progress)
         rules = self.rules()
-        by_name = {file.name: file for file in tree.files}
-        found = [
-            finding
-            for run in runs
-            if run.outcome is not None
-            for result in run.outcome.results.values()
-            for finding in result.findings
-        ]
-        findings = finish(join(found, rules), by_name)
-        findings.sort(key=_order)
-        used = {finding.rule for finding in findings}
+        findings = self._findings(runs, tree.files, rules)
+        judged = _judged(runs, self._is_on)
+        kept, comments, suppressed = suppress.apply(findings, tree.files, judged=judged)
+        kept += finish([c for c in comments if self._is_on(c.rule)], {file.name: file for file in tree.files})
+        kept, by_path = self._apply_path_rules(kept)
+        suppressed += by_path
+        if baseline is not None:
+            kept, accepted = baseline.split(kept)
+            suppressed += accepted
+        if changes is not None:
+            with tempfile.TemporaryDirectory(prefix="avyay-diff-") as folder:
+                before = files_before(changes, tree.files, tree.root, Path(folder))
+                old = self._findings(self._run_engines(before, project, None), before, rules)
+            known = Baseline(frozenset(finding.fingerprint for finding in old))
+            kept, there_before = known.split(kept)
+            suppressed += [replace(item, by="diff", reason=f"already at {changes.base[:12]}") for item in there_before]
+        kept.sort(key=_order)
+        used = {finding.rule for finding in kept} | {item.finding.rule for item in suppressed}
         return Report(
             root=tree.root,
-            findings=tuple(findings),
+            findings=tuple(kept),
             skipped=tuple(dict.fromkeys((*tree.skipped, *_unread(tree, runs)))),
             files=len(tree.files),
             seconds=self._clock.monotonic() - started,
             engines={run.engine.name: run.engine.version for run in runs},
             ignored=tuple(tree.ignored),
+            suppressed=tuple(suppressed),
             rules=tuple(rule for rule in rules.values() if rule.id in used),
-            lines=sum(len(file.lines) for file in tree.files),
+            lines=sum(file.data.count(b"\n") + 1 for file in tree.files),
         )
+
+    def _is_on(self, rule: str) -> bool:
+        return not any(fnmatch.fnmatchcase(rule, glob) for glob in self._disable)
+
+    def _findings(self, runs: Sequence[_Run], files: Sequence[SourceFile], rules: dict[str, Rule]) -> list[Finding]:
+        found = [
+            finding
+            for run in runs
+            for result in run.outcome.results.values()
+            for finding in result.findings
+            if self._is_on(finding.rule)
+        ]
+        return finish(join(found, rules), {file.name: file for file in files})
+
+    def _apply_path_rules(self, findings: Sequence[Finding]) -> tuple[list[Finding], list[Suppressed]]:
+        kept: list[Finding] = []
+        suppressed: list[Suppressed] = []
+        for finding in findings:
+            here = [rule for rule in self._path_rules if matches(finding.path, rule.paths)]
+            off = next((r for r in here if any(fnmatch.fnmatchcase(finding.rule, glob) for glob in r.disable)), None)
+            if off is not None:
+                suppressed.append(Suppressed(finding, "path", off.reason or f"off in {', '.join(off.paths)}"))
+                continue
+            for rule in here:
+                for glob, severity in rule.severity:
+                    if fnmatch.fnmatchcase(finding.rule, glob):
+                        finding = replace(finding, severity=severity)
+            kept.append(finding)
+        return kept, suppressed
 
     def _run_engines(self, files: Sequence[SourceFile], project: Project, progress: Progress | None) -> list[_Run]:
         runs = [_Run(engine, [file for file in files if engine.reads(file)]) for engine in self._engines]
         total = sum(len(run.files) for run in runs)
         done = 0
         lock = threading.Lock()
-        cancel = threading.Event()
 
         def step(count: int) -> None:
             nonlocal done
             with lock:
                 done += count
                 if progress is not None:
-                    progress(done, total, "files x engines")
+                    progress(done, total, "Scanning")
 
-        def work(run: _Run) -> None:
-            try:
-                run.outcome = run.engine.run(run.files, project, step=step, cancel=cancel)
-            except ConfigError:
-                raise
-            except AvyayError as error:
-                # The others still count; that this one did not look makes the scan incomplete.
-                hint = f" {error.hint}" if error.hint else ""
-                run.outcome = Outcome(skipped=[Skipped("", f"{error.message}{hint}", run.engine.name)])
-
-        with ThreadPoolExecutor(max_workers=max(1, len(runs)), thread_name_prefix="raksha") as pool:
-            futures = [pool.submit(work, run) for run in runs if run.files]
-            try:
-                for future in as_completed(futures):
-                    future.result()
-            except BaseException:
-                cancel.set()
-                raise
+        cache = ResultCache(self._cache, clock=self._clock) if self._cache is not None else None
+        try:
+            keys = {run.engine.name: _recall(run, project, cache, step) for run in runs}
+            todo = [(run, [f for f in run.files if f.name not in run.outcome.results]) for run in runs]
+            _work([(run, left) for run, left in todo if left], project, step)
+            _confirm(runs)
+            if cache is not None:
+                _remember(runs, keys, cache)
+        finally:
+            if cache is not None:
+                cache.close()
         return runs
+
+
+def _work(todo: Sequence[tuple[_Run, list[SourceFile]]], project: Project, step: Callable[[int], None]) -> None:
+    """Run the engines side by side; the first broken rule, or an interrupt, stops all."""
+    cancel = threading.Event()
+
+    def work(run: _Run, files: list[SourceFile]) -> None:
+        try:
+            outcome = run.engine.run(files, project, step=step, cancel=cancel)
+        except ConfigError:
+            raise
+        except AvyayError as error:
+            # The others still count; that this one did not look makes the scan incomplete.
+            hint = f" {error.hint}" if error.hint else ""
+            run.outcome.skipped.append(Skipped("", f"{error.message}{hint}", run.engine.name))
+            run.failed = True
+            return
+        run.outcome.skipped.extend(outcome.skipped)
+        for file in files:
+            run.outcome.results[file.name] = outcome.results.get(file.name) or FileResult()
+
+    if not todo:
+        return
+    with ThreadPoolExecutor(max_workers=len(todo), thread_name_prefix="raksha") as pool:
+        futures = [pool.submit(work, run, files) for run, files in todo]
+        try:
+            for future in as_completed(futures):
+                future.result()
+        except BaseException:
+            cancel.set()
+            raise
+
+
+def _confirm(runs: Sequence[_Run]) -> None:
+    """Where one engine could not read a file, make sure that the one that says it could really did."""
+    unread = {n for run in runs for n, result in run.outcome.results.items() if result.problem and not result.parsed}
+    for run in runs:
+        results = run.outcome.results
+        doubtful = [f for f in run.files if f.name in unread and f.name in results and results[f.name].parsed]
+        doubtful = [file for file in doubtful if not results[file.name].sure]
+        if not doubtful or not isinstance(run.engine, Confirming):
+            continue
+        try:
+            problems = run.engine.confirm(doubtful, cancel=threading.Event())
+        except AvyayError as error:
+            problems = {file.name: error.message for file in doubtful}
+        for file in doubtful:
+            result = results[file.name]
+            result.sure = True
+            if problem := problems.get(file.name):
+                result.parsed = False
+                result.problem = problem
+
+
+def _recall(run: _Run, project: Project, cache: ResultCache | None, step: Callable[[int], None]) -> dict[str, bytes]:
+    """Take from the cache what is known; returns the key of each file's result."""
+    if cache is None or not run.files:
+        return {}
+    version = run.engine.key(project)
+    if not version:
+        return {}
+    keys = {file.name: cache_key(run.engine.name, version, file) for file in run.files}
+    known = cache.get(list(keys.values()))
+    for file in run.files:
+        text = known.get(keys[file.name])
+        result = decode(text, file) if text is not None else None
+        if result is not None:
+            run.outcome.results[file.name] = result
+            del keys[file.name]
+            step(1)
+    return keys
+
+
+def _remember(runs: Sequence[_Run], keys: dict[str, dict[str, bytes]], cache: ResultCache) -> None:
+    values: dict[bytes, str] = {}
+    for run in runs:
+        if run.failed or run.outcome.skipped:
+            continue
+        fresh = keys[run.engine.name]
+        for file in run.files:
+            if file.name in fresh and (text := encode(run.outcome.results[file.name], file)) is not None:
+                values[fresh[file.name]] = text
+    cache.put(values)
+
+
+def _judged(runs: Sequence[_Run], is_on: Callable[[str], bool]) -> dict[str, Collection[str]]:
+    """For each file the rules that were really looked for in it."""
+    judged: dict[str, set[str]] = {}
+    for run in runs:
+        if run.failed:
+            continue
+        rules = {rule.id for rule in run.engine.rules() if is_on(rule.id)}
+        for file in run.files:
+            result = run.outcome.results.get(file.name)
+            if result is not None and not result.failed:
+                judged.setdefault(file.name, set()).update(rules)
+    return judged  # type: ignore[return-value]
 
 
 def _unread(tree: Tree, runs: Sequence[_Run]) -> list[Skipped]:
     """Engines that failed, checks that failed, and files whose structure nobody could read."""
     skipped: list[Skipped] = []
     for run in runs:
-        if run.outcome is None:
-            continue
         skipped.extend(run.outcome.skipped)
         skipped.extend(
             Skipped(name, result.failed, run.engine.name)
             for name, result in sorted(run.outcome.results.items())
             if result.failed
         )
-    said = _said(runs)
     failed = bool(skipped)
+    said = _said(runs)
     for file in tree.files:
         words = said.get(file.name, [])
         if file.language not in STRUCTURED or any(parsed for _, parsed, _ in words):
@@ -160,12 +341,8 @@ def _said(runs: Sequence[_Run]) -> dict[str, list[tuple[str, bool, str]]]:
     """What the engines say of having read each file: (engine, read, problem). One that failed says nothing."""
     said: dict[str, list[tuple[str, bool, str]]] = {}
     for run in runs:
-        if run.outcome is None or run.outcome.skipped:
-            continue
-        for file in run.files:
-            result = run.outcome.results.get(file.name)
-            word = (True, "") if result is None else (result.parsed, result.problem)
-            said.setdefault(file.name, []).append((run.engine.name, *word))
+        for name, result in run.outcome.results.items():
+            said.setdefault(name, []).append((run.engine.name, result.parsed, result.problem))
     return said
 
 

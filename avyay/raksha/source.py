@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import bisect
+import hashlib
 import warnings
 from functools import cached_property
 from pathlib import Path
@@ -30,6 +31,11 @@ class SourceFile:
 
     def __repr__(self) -> str:
         return f"SourceFile({self.name!r}, {self.language})"
+
+    @cached_property
+    def digest(self) -> bytes:
+        """A hash of the content."""
+        return hashlib.blake2b(self.data, digest_size=20).digest()
 
     @cached_property
     def text(self) -> str:

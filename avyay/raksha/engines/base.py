@@ -5,13 +5,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from avyay.raksha.project import Project
 from avyay.raksha.source import SourceFile
 from avyay.raksha.types import Finding, Rule, Skipped
 
-__all__ = ["Engine", "FileResult", "Outcome", "Step"]
+__all__ = ["Confirming", "Engine", "FileResult", "Outcome", "Step"]
 
 Step = Callable[[int], None]  # called with the number of files just finished
 
@@ -23,6 +23,7 @@ class FileResult:
     Attributes:
         parsed: It read the file's structure, all of it. One engine that did is enough for the file to count as read.
         problem: Why it could not.
+        sure: That `parsed` was seen to be so, not inferred from no rule having anything to match.
         failed: What it should have looked for and did not (a check that raised, a rule that ran out of time).
     """
 
@@ -30,6 +31,7 @@ class FileResult:
     parsed: bool = True
     problem: str = ""
     failed: str = ""
+    sure: bool = False
 
 
 @dataclass(slots=True)
@@ -71,4 +73,13 @@ class Engine(Protocol):
         Raises:
             DependencyError: the engine is missing, was killed, took too long or answered nonsense.
         """
+        ...
+
+
+@runtime_checkable
+class Confirming(Protocol):
+    """An engine that skips files no rule can match, and can be asked to parse them all the same."""
+
+    def confirm(self, files: Sequence[SourceFile], *, cancel: threading.Event) -> dict[str, str]:
+        """The files (by name) that it cannot read, and why."""
         ...

@@ -109,6 +109,28 @@ class SemgrepEngine:
         step(len(files))
         return outcome
 
+    def confirm(self, files: Sequence[SourceFile], *, cancel: threading.Event) -> dict[str, str]:
+        binary = self._binary()
+        if binary is None:
+            return {}  # the command has no way to say so
+        with tempfile.TemporaryDirectory(prefix="avyay-semgrep-") as folder:
+            places = dict(_places(files, Path(folder)))
+            rules_file = Path(folder, "rules.json")
+            languages = sorted({file.language for file in files})
+            probe = {
+                "id": "probe",
+                "languages": languages,
+                "severity": "INFO",
+                "message": "-",
+                "pattern": "avyay_probe()",
+            }
+            rules_file.write_text(json.dumps({"rules": [probe]}))
+            document = self._run_core(binary, rules_file, places, set(languages), Path(folder), cancel, filtered=False)
+            outcome = Outcome()
+            for error in document["errors"]:
+                self._take_error(error, places, outcome)
+            return {name: result.problem or result.failed for name, result in outcome.results.items()}
+
     def _binary(self) -> str | None:
         """The bundled engine, if it is there and is the one whose command line we know."""
         if self._program is not None:
@@ -132,6 +154,8 @@ class SemgrepEngine:
         analyzers: set[str],
         folder: Path,
         cancel: threading.Event,
+        *,
+        filtered: bool = True,
     ) -> dict[str, Any]:
         targets = [
             [
@@ -146,7 +170,8 @@ class SemgrepEngine:
         targets_file.write_text(json.dumps(["Targets", targets]))
         command = [
             binary, "-json_nodots", "-rules", str(rules_file), "-targets", str(targets_file), "-j", str(self._jobs),
-            "-timeout", str(RULE_SECONDS), "-timeout_threshold", "3", "-max_memory", "0", "-fast",
+            "-timeout", str(RULE_SECONDS), "-timeout_threshold", "3", "-max_memory", "0",
+            "-filter_irrelevant_rules" if filtered else "-no_filter_irrelevant_rules",
         ]  # fmt: skip
         return self._answer(
             run(command, timeout=self._limit(places), cancel=cancel, cwd=folder, env=_environment(folder)), cancel

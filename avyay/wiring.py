@@ -10,7 +10,6 @@ Used by the CLI, the daemons, MCP and Python programs alike:
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import cached_property
@@ -48,21 +47,30 @@ class Services:
         """RAKSHA as configured."""
         return self.make_scanner()
 
-    def make_scanner(self, *, exclude: Sequence[str] = ()) -> CodeScanner:
-        """A scanner for one scan with more exclusions than the configured ones."""
-        from avyay.raksha.engines.bandit import BanditEngine
-        from avyay.raksha.engines.checks import ChecksEngine
-        from avyay.raksha.engines.semgrep import SemgrepEngine
-        from avyay.raksha.registry import PatternRules, load_checks
-        from avyay.raksha.scan import CodeScanner
+    def make_scanner(
+        self, *, exclude: Sequence[str] = (), rules: Sequence[Path] = (), cache: bool = True, online: bool = False
+    ) -> CodeScanner:
+        """A scanner for one use.
 
-        settings = self.settings.raksha
-        engines = (
-            ChecksEngine(load_checks()),
-            SemgrepEngine(PatternRules(), jobs=settings.jobs or os.cpu_count() or 1),
-            BanditEngine(),
+        Args:
+            exclude: Globs besides the configured ones.
+            rules: Rule files or folders besides the configured ones.
+            cache: Whether results are remembered (if the configuration says so too).
+            online: Whether checks may ask the network.
+        """
+        from avyay.raksha.build import build_scanner
+
+        return build_scanner(
+            self.settings.raksha,
+            self.paths,
+            self.loaded.environment,
+            base=self.loaded.project_file.parent if self.loaded.project_file else Path.cwd(),
+            exclude=exclude,
+            rules=rules,
+            cache=cache,
+            online=online,
+            clock=self.clock,
         )
-        return CodeScanner(engines, exclude=(*settings.exclude, *exclude), clock=self.clock)
 
     def __enter__(self) -> Services:
         return self

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import shlex
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from avyay.cli.app import command_group
 from avyay.cli.command import Run, command
 from avyay.errors import ExitCode, UsageError
+
+if TYPE_CHECKING:
+    from avyay.raksha.types import Finding, Report, Severity
 
 app = command_group("Scan code for the faults people and coding agents make.")
 app.info.no_args_is_help = False
@@ -43,28 +47,70 @@ def scan(
         Level | None, typer.Option("--fail-on", help="Exit 1 for findings this bad or worse (default: high).")
     ] = None,
     sarif: Annotated[Path | None, typer.Option("--sarif", help="Also write a SARIF log.", metavar="FILE")] = None,
+    markdown: Annotated[
+        Path | None, typer.Option("--markdown", help="Also append a summary in Markdown.", metavar="FILE")
+    ] = None,
+    agent: Annotated[bool, typer.Option("--agent", help="Print instructions for a coding agent.")] = False,
+    github: Annotated[bool, typer.Option("--github", help="Also print GitHub annotations.")] = False,
+    diff: Annotated[
+        str | None, typer.Option("--diff", help="Only what is new since this commit or branch.", metavar="BASE")
+    ] = None,
+    baseline: Annotated[
+        Path | None, typer.Option("--baseline", help="Accepted findings; they do not count.", metavar="FILE")
+    ] = None,
+    write_baseline: Annotated[
+        Path | None, typer.Option("--write-baseline", help="Accept what is found now.", metavar="FILE")
+    ] = None,
     exclude: Annotated[list[str] | None, typer.Option("--exclude", help="Skip files that match; repeat it.")] = None,
+    rules: Annotated[
+        list[Path] | None, typer.Option("--rules", help="More rules: semgrep YAML file or folder; repeat it.")
+    ] = None,
+    online: Annotated[bool, typer.Option("--online", help="Let checks ask DNS and your package registries.")] = False,
+    no_cache: Annotated[bool, typer.Option("--no-cache", help="Look at every file again.")] = False,
 ) -> ExitCode:
     """Scan files and folders.
 
     Exit code: 1 findings at --fail-on or worse; else 3 when something could not be checked; else 0. 2: no such path.
     """
+    from avyay.raksha.baseline import read_baseline
+    from avyay.raksha.baseline import write_baseline as save_baseline
     from avyay.raksha.types import verdict
 
-    threshold = fail_on.value if fail_on is not None else run.loaded.settings.raksha.fail_on
-    _check_writable(sarif)
-    scanner = run.services.make_scanner(exclude=exclude or ())
+    settings = run.loaded.settings.raksha
+    threshold: Severity = fail_on.value if fail_on is not None else settings.fail_on
+    for path in (sarif, markdown, write_baseline):
+        _check_writable(path)
+    named = baseline or (None if write_baseline else settings.baseline)
+    scanner = run.services.make_scanner(exclude=exclude or (), rules=rules or (), cache=not no_cache, online=online)
     with run.out.progress("Scanning") as progress:
-        report = scanner.scan(paths or [Path()], progress=progress)
+        report = scanner.scan(
+            paths or [Path()], progress=progress, baseline=read_baseline(named) if named else None, diff=diff
+        )
     wanted = {level.value for level in severity} if severity else None
     shown = [finding for finding in report.findings if wanted is None or finding.severity in wanted]
+    _write_files(run, report, shown, threshold, sarif, markdown)
+    if write_baseline is not None:
+        save_baseline(write_baseline, report.findings)
+        run.out.note(f"Wrote {write_baseline}: {len(report.findings)} findings accepted.")
+        return ExitCode.OK if report.complete else ExitCode.DEPENDENCY
+    if github:
+        from avyay.raksha.report.github import workflow_commands
 
-    if sarif is not None:
-        from avyay.raksha.report.sarif import write_sarif
+        for line in workflow_commands(shown, prefix=_prefix(report.root)):
+            run.out.line(line)
+    if agent and not run.out.json:
+        from avyay.raksha.report.agent import agent_report
 
-        write_sarif(sarif, report, shown=shown, top=_top(report.root))
-        run.out.note(f"Wrote {sarif}.")
+        again = shlex.join(
+            ["avyay", "scan", *map(str, paths or [Path()]), "--agent", *(["--diff", diff] if diff else [])]
+        )
+        run.out.line(agent_report(report, fail_on=threshold, again=again, shown=shown))
+    else:
+        _print(run, report, shown, threshold)
+    return EXITS[verdict(report, threshold)]
 
+
+def _print(run: Run, report: Report, shown: list[Finding], threshold: Severity) -> None:
     def as_text() -> None:
         from avyay.raksha.report.text import print_report
 
@@ -73,7 +119,29 @@ def scan(
     from avyay.raksha.report.json import report_data
 
     run.out.result(report_data(report, fail_on=threshold, shown=shown) if run.out.json else {}, as_text)
-    return EXITS[verdict(report, threshold)]
+
+
+def _write_files(
+    run: Run, report: Report, shown: list[Finding], threshold: Severity, sarif: Path | None, markdown: Path | None
+) -> None:
+    try:
+        if sarif is not None:
+            from avyay.raksha.report.sarif import write_sarif
+
+            write_sarif(sarif, report, shown=shown, top=_top(report.root))
+            run.out.note(f"Wrote {sarif}.")
+        if markdown is not None:
+            from avyay.raksha.report.markdown import summary
+
+            with markdown.open("a", encoding="utf-8") as stream:
+                stream.write(summary(report, fail_on=threshold, shown=shown))
+            run.out.note(f"Wrote {markdown}.")
+    except OSError as error:
+        raise UsageError(
+            f"Cannot write {error.filename}: {error.strerror}.",
+            hint="Name a file in a folder you can write to.",
+            code="output_not_writable",
+        ) from error
 
 
 def _check_writable(path: Path | None) -> None:
@@ -91,3 +159,8 @@ def _top(root: Path) -> Path:
     except AvyayError:
         return root
     return repository.root.resolve() if repository is not None else root
+
+
+def _prefix(root: Path) -> str:
+    top = _top(root)
+    return "" if root == top else f"{root.relative_to(top).as_posix()}/"

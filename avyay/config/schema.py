@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, field_validator
@@ -10,11 +11,13 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from avyay.config.types import Fraction, Name, Port, Seconds, Section, project_safe
 
 __all__ = [
+    "AllowSettings",
     "CircuitBreakerSettings",
     "EmbedderSettings",
     "HealthCheckSettings",
     "LogSettings",
     "MargaSettings",
+    "PathRuleSettings",
     "ProviderSettings",
     "RagSettings",
     "RakshaSettings",
@@ -25,6 +28,7 @@ __all__ = [
 ]
 
 Tier = Literal["local", "medium", "premium"]
+Severity = Literal["critical", "high", "medium", "low", "info"]
 ProviderKind = Literal["openai", "anthropic", "ollama", "azure", "openai-compatible", "fake"]
 
 
@@ -154,14 +158,35 @@ class RagSettings(Section):
     passages: int = project_safe(5, "Passages shown or given to the model.", ge=1, le=50)
 
 
+class AllowSettings(Section):
+    """What is known to be real, so that the scanner does not take it for invented."""
+
+    emails: tuple[str, ...] = Field((), description="E-mail addresses; `*@example.org` allows a domain.")
+    hosts: tuple[str, ...] = Field((), description="Host names; `*.example.org` allows a domain.")
+    packages: tuple[str, ...] = Field((), description="Package names, for example of a private registry.")
+
+
+class PathRuleSettings(Section):
+    """What holds for some paths only."""
+
+    match: tuple[str, ...] = Field(description="Globs, relative to the scanned folder.")
+    disable: tuple[str, ...] = Field((), description="Rules (ids or globs) that do not count there.")
+    severity: dict[str, Severity] = Field({}, description="Other severities there: rule id or glob to severity.")
+    reason: str = Field("", description="Why; shown with what was held back.")
+
+
 class RakshaSettings(Section):
     """RAKṢĀ, the scanner."""
 
-    fail_on: Literal["critical", "high", "medium", "low", "info"] = Field(
-        "high", description="Findings at this severity or above make `avyay scan` exit 1."
-    )
+    fail_on: Severity = Field("high", description="Findings at this severity or above make `avyay scan` exit 1.")
     exclude: tuple[str, ...] = Field((), description="Globs of files not to scan.")
-    jobs: int = Field(0, ge=0, description="Parallel engine processes; 0: one per core.")
+    disable: tuple[str, ...] = Field((), description="Rules (ids or globs) that are off.")
+    rules: tuple[Path, ...] = Field((), description="More rules: semgrep YAML files, or folders of them.")
+    paths: tuple[PathRuleSettings, ...] = Field((), description="Exceptions for parts of the tree.")
+    baseline: Path | None = Field(None, description="Findings accepted for now; see `avyay scan --write-baseline`.")
+    allow: AllowSettings = AllowSettings()
+    cache: bool = project_safe(True, "Remember results of unchanged files.")
+    jobs: int = Field(0, ge=0, description="Processor cores to use; 0: all.")
 
 
 class ServeSettings(Section):

@@ -249,11 +249,14 @@ def _work(todo: Sequence[tuple[_Run, list[SourceFile]]], project: Project, step:
 
 def _confirm(runs: Sequence[_Run]) -> None:
     """Where one engine could not read a file, make sure that the one that says it could really did."""
-    unread = {n for run in runs for n, result in run.outcome.results.items() if result.problem and not result.parsed}
+    said = _said(runs)
     for run in runs:
         results = run.outcome.results
-        doubtful = [f for f in run.files if f.name in unread and f.name in results and results[f.name].parsed]
-        doubtful = [file for file in doubtful if not results[file.name].sure]
+        doubtful = [
+            file
+            for file in run.files
+            if file.name in results and results[file.name].parsed and _is_doubtful([r for _, r in said[file.name]])
+        ]
         if not doubtful or not isinstance(run.engine, Confirming):
             continue
         try:
@@ -262,10 +265,12 @@ def _confirm(runs: Sequence[_Run]) -> None:
             problems = {file.name: error.message for file in doubtful}
         for file in doubtful:
             result = results[file.name]
-            result.sure = True
-            if problem := problems.get(file.name):
-                result.parsed = False
-                result.problem = problem
+            result.problem = problems.get(file.name, "")
+            result.parsed = result.sure = not result.problem
+
+
+def _is_doubtful(results: Sequence[FileResult]) -> bool:
+    return any(result.problem for result in results) and not any(result.sure for result in results)
 
 
 def _recall(run: _Run, project: Project, cache: ResultCache | None, step: Callable[[int], None]) -> dict[str, bytes]:
@@ -327,9 +332,9 @@ def _unread(tree: Tree, runs: Sequence[_Run]) -> list[Skipped]:
     said = _said(runs)
     for file in tree.files:
         words = said.get(file.name, [])
-        if file.language not in STRUCTURED or any(parsed for _, parsed, _ in words):
+        if file.language not in STRUCTURED or _is_read([result for _, result in words]):
             continue
-        problems = [(engine, problem) for engine, _, problem in words if problem]
+        problems = [(engine, result.problem) for engine, result in words if result.problem]
         if problems:
             skipped.append(Skipped(file.name, problems[0][1], ", ".join(engine for engine, _ in problems)))
         elif not failed:  # a failed engine has been named already
@@ -337,12 +342,18 @@ def _unread(tree: Tree, runs: Sequence[_Run]) -> list[Skipped]:
     return skipped
 
 
-def _said(runs: Sequence[_Run]) -> dict[str, list[tuple[str, bool, str]]]:
-    """What the engines say of having read each file: (engine, read, problem). One that failed says nothing."""
-    said: dict[str, list[tuple[str, bool, str]]] = {}
+def _is_read(results: Sequence[FileResult]) -> bool:
+    """Whether somebody read the whole file: a parser, or a tolerant reader when no parser objects."""
+    parsed = [result for result in results if result.parsed]
+    return bool(parsed) and (any(r.sure for r in parsed) or not any(result.problem for result in results))
+
+
+def _said(runs: Sequence[_Run]) -> dict[str, list[tuple[str, FileResult]]]:
+    """What each engine says of each file; one that failed says nothing."""
+    said: dict[str, list[tuple[str, FileResult]]] = {}
     for run in runs:
         for name, result in run.outcome.results.items():
-            said.setdefault(name, []).append((run.engine.name, result.parsed, result.problem))
+            said.setdefault(name, []).append((run.engine.name, result))
     return said
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from avyay.errors import DependencyError, UnreachableError
 from avyay.process import run
 from avyay.raksha.engines.bandit_rules import RULES
-from avyay.raksha.engines.base import Outcome, Step
+from avyay.raksha.engines.base import FileResult, Outcome, Step
 from avyay.raksha.project import Project
 from avyay.raksha.source import SourceFile
 from avyay.raksha.types import Finding, Rule, Skipped
@@ -75,13 +75,13 @@ class BanditEngine:
             last = done.error_text.strip().splitlines()[-1:] or ["no message"]
             how = f"signal {-done.code}" if done.code < 0 else f"exit code {done.code}"
             raise UnreachableError(f"bandit gave no usable answer ({how}: {last[0][:200]}).", hint=HINT) from None
-        outcome = Outcome()
+        outcome = Outcome({file.name: FileResult(sure=True) for file in files})
         for place, reason in skipped:
             if place not in places:
                 outcome.skipped.append(Skipped(str(place), str(reason), self.name))
                 continue
             result = outcome.of(places[place].name)
-            result.parsed = False
+            result.parsed = result.sure = False
             result.problem = (
                 f"Not read by bandit under Python {sys.version_info.major}.{sys.version_info.minor}: {reason}."
             )

@@ -21,9 +21,10 @@ class FileResult:
     """What one engine found in one file.
 
     Attributes:
-        parsed: It read the file's structure, all of it. One engine that did is enough for the file to count as read.
-        problem: Why it could not.
-        sure: That `parsed` was seen to be so, not inferred from no rule having anything to match.
+        parsed: It read the file's structure, all of it, as far as it knows.
+        sure: A parser accepted the whole file: that outweighs another engine's `problem`. Not sure is a tolerant
+            reader, or an engine that need not parse what none of its rules can match.
+        problem: Why it could not be parsed.
         failed: What it should have looked for and did not (a check that raised, a rule that ran out of time).
     """
 

@@ -62,12 +62,8 @@ class ChecksEngine:
 
     def _run_file(self, file: SourceFile, project: Project, outcome: Outcome) -> None:
         result = outcome.of(file.name)
-        if file.language == "python":
-            result.parsed = file.tree is not None
-            if not result.parsed:
-                result.problem = "Not valid Python."
-        else:
-            result.parsed = False  # reading text is not reading structure
+        # A check for this very language reads its structure, if tolerantly: enough unless a parser objects.
+        result.parsed = any(file.language in check.LANGUAGES for check in self._checks.values())
         for name, check in self._checks.items():
             if check.LANGUAGES and file.language not in check.LANGUAGES:
                 continue

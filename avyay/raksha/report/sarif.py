@@ -39,10 +39,8 @@ def sarif_document(
     rules = [rule for rule in report.rules if rule.id in used]
     index = {rule.id: number for number, rule in enumerate(rules)}
     prefix = _prefix(report.root, top)
-    artifacts = _artifacts(findings, report, prefix)
-    where = {item.location.uri: number for number, item in enumerate(artifacts)}
-    results = [_result(finding, index, prefix, where) for finding in findings]
-    results += [_suppressed(item, index, prefix, where) for item in report.suppressed]
+    results = [_result(finding, index, prefix) for finding in findings]
+    results += [_suppressed(item, index, prefix) for item in report.suppressed]
     run = om.Run(
         tool=om.Tool(
             driver=om.ToolComponent(
@@ -62,12 +60,11 @@ def sarif_document(
         ),
         invocations=[
             om.Invocation(
-                execution_successful=report.complete,
+                execution_successful=all(item.path for item in report.skipped),  # no engine failed as a whole
                 tool_execution_notifications=[_notification(item, prefix) for item in report.skipped] or None,
             )
         ],
         original_uri_base_ids={BASE: om.ArtifactLocation(description=om.Message(text="The top of the repository."))},
-        artifacts=artifacts or None,
         results=results,
         column_kind="unicodeCodePoints",
         automation_details=om.RunAutomationDetails(id="raksha/"),
@@ -102,20 +99,13 @@ def _uri(prefix: str, name: str) -> str:
     return quote(f"{prefix}{name}", safe="/~!$&'()*+,;=@")
 
 
-def _artifacts(findings: Sequence[Finding], report: Report, prefix: str) -> list[Any]:
-    names = {finding.path for finding in findings} | {item.finding.path for item in report.suppressed}
-    return [
-        om.Artifact(location=om.ArtifactLocation(uri=_uri(prefix, name), uri_base_id=BASE)) for name in sorted(names)
-    ]
-
-
 def _rule(rule: Rule) -> Any:
     text = "\n\n".join(part for part in (rule.why, f"Fix: {rule.fix}" if rule.fix else "") if part) or rule.title
     example = f"\n\n**Instead of**\n\n```\n{rule.bad}\n```\n\n**write**\n\n```\n{rule.good}\n```" if rule.bad else ""
     tags = ["security", *(f"external/cwe/{cwe.lower()}" for cwe in rule.cwe), *(f"owasp/{name}" for name in rule.owasp)]
     return om.ReportingDescriptor(
         id=rule.id,
-        name="".join(word.capitalize() for word in rule.id.replace("_", "-").split("-")),
+        name=_name(rule.id),
         short_description=om.MultiformatMessageString(text=_sentence(rule.title)),
         full_description=om.MultiformatMessageString(text=_sentence(rule.why or rule.title)[:1000]),
         help=om.MultiformatMessageString(text=text, markdown=f"{text}{example}"),
@@ -132,16 +122,21 @@ def _rule(rule: Rule) -> Any:
     )
 
 
+def _name(rule_id: str) -> str | None:
+    name = "".join(word.capitalize() for word in rule_id.replace("_", "-").split("-"))
+    return None if name.lower() == rule_id.lower() else name  # a name must say more than the id
+
+
 def _sentence(text: str) -> str:
     stripped = " ".join(text.split())
     return stripped if stripped.endswith((".", "!", "?")) else f"{stripped}."
 
 
-def _location(finding: Finding, prefix: str, where: dict[str, int]) -> Any:
+def _location(finding: Finding, prefix: str) -> Any:
     uri = _uri(prefix, finding.path)
     return om.Location(
         physical_location=om.PhysicalLocation(
-            artifact_location=om.ArtifactLocation(uri=uri, uri_base_id=BASE, index=where[uri]),
+            artifact_location=om.ArtifactLocation(uri=uri, uri_base_id=BASE),
             region=om.Region(
                 start_line=finding.line,
                 start_column=finding.column,
@@ -153,20 +148,20 @@ def _location(finding: Finding, prefix: str, where: dict[str, int]) -> Any:
     )
 
 
-def _result(finding: Finding, index: dict[str, int], prefix: str, where: dict[str, int]) -> Any:
+def _result(finding: Finding, index: dict[str, int], prefix: str) -> Any:
     return om.Result(
         rule_id=finding.rule,
         rule_index=index.get(finding.rule, -1),
         level=LEVELS[finding.severity],
         message=om.Message(text=_sentence(finding.message)),
-        locations=[_location(finding, prefix, where)],
+        locations=[_location(finding, prefix)],
         partial_fingerprints={"primaryLocationLineHash": finding.fingerprint, "raksha/v1": finding.fingerprint},
         properties={"origins": list(finding.origins), "severity": finding.severity},
     )
 
 
-def _suppressed(item: Suppressed, index: dict[str, int], prefix: str, where: dict[str, int]) -> Any:
-    result = _result(item.finding, index, prefix, where)
+def _suppressed(item: Suppressed, index: dict[str, int], prefix: str) -> Any:
+    result = _result(item.finding, index, prefix)
     kind = "inSource" if item.by == "inline" else "external"
     result.suppressions = [om.Suppression(kind=kind, justification=item.reason or item.by)]
     return result
@@ -181,7 +176,7 @@ def _notification(item: Skipped, prefix: str) -> Any:
     engine = f" ({item.engine})" if item.engine else ""
     return om.Notification(
         message=om.Message(text=_sentence(f"Could not check: {item.reason.rstrip('.')}{engine}")),
-        level="error",
+        level="warning" if item.path else "error",
         locations=[location] if item.path else None,
     )
 

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from avyay.raksha.report.escape import visible
 from avyay.raksha.types import SEVERITIES, Finding, Report, Severity, verdict
 
 if TYPE_CHECKING:
@@ -46,12 +47,12 @@ def print_report(
     _print_skipped(report, console)
     if verbose:
         for item in report.ignored:
-            console.print(f"left out: {item.path}: {item.reason}", markup=False, soft_wrap=True, style="dim")
+            console.print(visible(f"left out: {item.path}: {item.reason}"), markup=False, soft_wrap=True, style="dim")
         for suppressed in report.suppressed:
             finding = suppressed.finding
             why = f"{suppressed.by}: {suppressed.reason}" if suppressed.reason else suppressed.by
             text = f"suppressed: {finding.path}:{finding.line} {finding.rule} ({why})"
-            console.print(text, markup=False, soft_wrap=True, style="dim")
+            console.print(visible(text), markup=False, soft_wrap=True, style="dim")
     console.print(_conclusion(report, findings, fail_on), markup=False, soft_wrap=True)
 
 
@@ -65,11 +66,11 @@ def _print_table(findings: Sequence[Finding], console: Console) -> None:
     table.add_column("File", overflow="fold", ratio=None, max_width=max(20, console.width * 2 // 5))
     table.add_column("Finding", overflow="fold")
     for finding in findings:
-        message = Text(finding.message)
+        message = Text(visible(finding.message))
         message.append(f"  {finding.rule}", style="dim")
         table.add_row(
             Text(LABELS[finding.severity], style=STYLES[finding.severity]),
-            Text(f"{finding.path}:{finding.line}"),
+            Text(visible(f"{finding.path}:{finding.line}")),
             message,
         )
     console.print(table)
@@ -82,7 +83,7 @@ def _print_skipped(report: Report, console: Console) -> None:
     for item in report.skipped[:LISTED]:
         engine = f" [{item.engine}]" if item.engine else ""
         where = f"{item.path}: " if item.path else ""
-        console.print(f"  {where}{item.reason}{engine}", markup=False, soft_wrap=True)
+        console.print(visible(f"  {where}{item.reason}{engine}"), markup=False, soft_wrap=True)
     if len(report.skipped) > LISTED:
         console.print(f"  and {len(report.skipped) - LISTED} more; all of them are in --json")
 

@@ -15,9 +15,9 @@ from rich.console import Console
 
 from avyay.raksha.merge import finish
 from avyay.raksha.report.agent import agent_report
+from avyay.raksha.report.escape import markdown, visible
 from avyay.raksha.report.github import workflow_commands
 from avyay.raksha.report.json import report_data
-from avyay.raksha.report.escape import markdown, visible
 from avyay.raksha.report.markdown import explain_rule, summary
 from avyay.raksha.report.sarif import sarif_document, write_sarif
 from avyay.raksha.report.text import print_report

@@ -117,6 +117,7 @@ _BY_CODE: dict[str, FailureKind] = {
     "model_not_found": "not_found",
     "insufficient_quota": "quota",
     "rate_limit_exceeded": "rate_limit",
+    "billing": "billing",
     "content_filter": "content_filter",
     "content_policy_violation": "content_filter",
     "server_error": "server",
@@ -251,6 +252,8 @@ def parse_error(status: int, raw: bytes, headers: Mapping[str, str] | None = Non
         body = body[0]
     if isinstance(body, dict):
         error = body.get("error") or body.get("detail") or body.get("message")
+        if isinstance(error, str):  # Ollama's envelope, with the code we add to it
+            error = {"message": error, "code": body.get("code")}
         failure = parse_error_object(error, status)
         request_id = body.get("request_id") or headers.get("request-id") or headers.get("x-request-id")
     else:

@@ -145,7 +145,11 @@ class _SseTap:
         rest = data[end:]
         self._held = [rest] if rest else []
         self._edge = rest[-3:]
+        self._passing(whole)
         return self._scan(whole)
+
+    def _passing(self, whole: bytes) -> None:
+        """Called with the events that go on to the caller."""
 
     def close(self) -> bytes:
         tail = b"".join(self._held)
@@ -280,9 +284,8 @@ class _ResponsesTap(_SseTap):
         self._opening: JsonObject | None = None
         self._last = b""
 
-    def _scan(self, whole: bytes) -> bytes:
+    def _passing(self, whole: bytes) -> None:
         self._last = whole
-        return super()._scan(whole)
 
     def broken(self, failure: Failure) -> bytes:
         """The event that ends this stream, numbered on from the last one and about the response it began."""

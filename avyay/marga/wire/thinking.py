@@ -38,7 +38,8 @@ def _opens_turn(message: Any) -> bool:
 def has_foreign_thinking(dialect: Dialect, body: JsonObject) -> bool:
     """Whether the history holds reasoning that a provider of this dialect would refuse."""
     if dialect == "anthropic_messages":
-        for message in body.get("messages") or ():
+        messages = body.get("messages")
+        for message in messages if isinstance(messages, list) else ():
             content = message.get("content") if isinstance(message, dict) else None
             if isinstance(content, list) and any(_is_thinking(b) and _is_foreign(b) for b in content):
                 return True

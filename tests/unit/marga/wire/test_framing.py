@@ -1,5 +1,7 @@
 """Events come out the same however their bytes are cut."""
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -30,7 +32,7 @@ EVENTS = [
 def test_sse_survives_any_cut(cuts):
     edges = [0, *sorted(cuts), len(SOURCE)]
     decoder = SseDecoder()
-    seen = [e for a, b in zip(edges, edges[1:], strict=False) for e in decoder.feed(SOURCE[a:b])]
+    seen = [e for a, b in pairwise(edges) for e in decoder.feed(SOURCE[a:b])]
     assert seen + decoder.flush() == EVENTS
 
 
@@ -41,7 +43,7 @@ LINES = '{"a":1}\n\n{"b":"é"}\r\n{"c":3}'.encode()
 def test_lines_survive_any_cut(cuts):
     edges = [0, *sorted(cuts), len(LINES)]
     decoder = LineDecoder()
-    seen = [e for a, b in zip(edges, edges[1:], strict=False) for e in decoder.feed(LINES[a:b])]
+    seen = [e for a, b in pairwise(edges) for e in decoder.feed(LINES[a:b])]
     assert [s.strip() for s in seen + decoder.flush()] == [b'{"a":1}', '{"b":"é"}'.encode(), b'{"c":3}']
 
 

@@ -6,6 +6,7 @@ python scripts/generate_reference.py --check    exit 1 when a page is not what t
 
 from __future__ import annotations
 
+import ast
 import os
 import sys
 from collections.abc import Iterator
@@ -98,6 +99,41 @@ def settings_reference() -> str:
     return "".join(out)
 
 
+def import_graph() -> str:
+    """The packages and the imports between them, drawn from the source."""
+    package = ROOT / "avyay"
+    tops = sorted(p.stem for p in package.iterdir() if p.suffix == ".py" or (p / "__init__.py").is_file())
+    tops = [top for top in tops if not top.startswith("__")]
+    edges: set[tuple[str, str]] = set()
+    for file in package.rglob("*.py"):
+        source = file.relative_to(package).parts[0].removesuffix(".py")
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            names: list[str] = []
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                names = [f"{node.module}.{alias.name}" for alias in node.names]
+            for name in names:
+                parts = name.split(".")
+                if parts[0] == "avyay" and len(parts) > 1 and parts[1] in tops and parts[1] != source:
+                    edges.add((source, parts[1]))
+    shells = [top for top in tops if top in ("cli", "serve")]
+    composed = [top for top in tops if top in ("wiring", "doctor", "quickstart")]
+    components = [top for top in tops if top in ("marga", "rag", "raksha", "siddhi", "engine")]
+    kernel = [top for top in tops if top not in {*shells, *composed, *components}]
+    lines = [HEADER, "# Imports\n\nWho imports whom, drawn from the source; a test refuses an arrow that points up.\n\n"]
+    lines.append("```mermaid\nflowchart TD\n")
+    for title, members in (("shells", shells), ("composition", composed), ("components", components)):
+        lines.append(f"  subgraph {title}\n" + "".join(f"    {m}\n" for m in members) + "  end\n")
+    lines.append("  kernel[" + "kernel: " + ", ".join(kernel) + "]\n")
+    drawn = {(a if a not in kernel else "kernel", b if b not in kernel else "kernel") for a, b in edges}
+    lines += [f"  {a} --> {b}\n" for a, b in sorted(drawn) if a != b]
+    lines.append("```\n\n## Inside the kernel\n\n| module | imports |\n| --- | --- |\n")
+    for member in kernel:
+        lines.append(f"| {member} | {', '.join(sorted(b for a, b in edges if a == member))} |\n")
+    return "".join(lines)
+
+
 def main() -> int:
     check = "--check" in sys.argv[1:]
     stale = []
@@ -105,6 +141,7 @@ def main() -> int:
     files = {
         REFERENCE / "cli.md": command_reference(found),
         REFERENCE / "settings.md": settings_reference(),
+        REFERENCE / "imports.md": import_graph(),
         STATIC_PAGES: static_pages(found),
     }
     for file, text in files.items():

@@ -43,6 +43,7 @@ def examine(services: Services) -> tuple[Check, ...]:
         _embedder,
         _semgrep,
         _bandit,
+        _providers,
         _tailscale,
     )
     return tuple(check(services) for check in checks)
@@ -129,6 +130,21 @@ def _bandit(_: Services) -> Check:
     except importlib.metadata.PackageNotFoundError:
         return Check("bandit", "missing", "not installed", "pip install 'bandit>=1.9'")
     return Check("bandit", "ok", f"{version}, reads syntax up to Python {sys.version_info[0]}.{sys.version_info[1]}")
+
+
+def _providers(services: Services) -> Check:
+    if services.settings.marga.url is not None:
+        return Check("providers", "ok", f"through the router at {services.settings.marga.url}")
+    router = services.router
+    if usable := router.usable():
+        return Check("providers", "ok", ", ".join(f"{each.name} ({each.kind})" for each in usable))
+    problems = "; ".join(f"{each.name}: {each.problem}" for each in router.providers.values())
+    return Check(
+        "providers",
+        "optional",
+        problems or "none: retrieval, scans and routing decisions work, generated answers do not",
+        "Set OPENAI_API_KEY or ANTHROPIC_API_KEY, start Ollama, or list one in avyay.yaml (avyay init).",
+    )
 
 
 def _tailscale(_: Services) -> Check:

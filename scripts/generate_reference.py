@@ -121,7 +121,10 @@ def import_graph() -> str:
     composed = [top for top in tops if top in ("wiring", "doctor", "quickstart")]
     components = [top for top in tops if top in ("marga", "rag", "raksha", "siddhi", "engine")]
     kernel = [top for top in tops if top not in {*shells, *composed, *components}]
-    lines = [HEADER, "# Imports\n\nWho imports whom, drawn from the source; a test refuses an arrow that points up.\n\n"]
+    lines = [
+        HEADER,
+        "# Imports\n\nWho imports whom, from the source; a test refuses an arrow that points up.\n\n",
+    ]
     lines.append("```mermaid\nflowchart TD\n")
     for title, members in (("shells", shells), ("composition", composed), ("components", components)):
         lines.append(f"  subgraph {title}\n" + "".join(f"    {m}\n" for m in members) + "  end\n")

@@ -12,7 +12,7 @@ from avyay.cli.app import command_group
 from avyay.cli.command import Run, command
 
 if TYPE_CHECKING:
-    from avyay.marga.types import Decision
+    from avyay.marga.explain import Explanation
     from avyay.ports import Completion, CompletionReply
 
 app = command_group("Send a prompt to the cheapest model that can do it.")
@@ -126,95 +126,29 @@ def _reply_data(reply: CompletionReply) -> dict[str, Any]:
 
 
 def _explain(run: Run, request: Completion) -> None:
-    import asyncio
+    from avyay.marga.explain import explain
+    from avyay.marga.providers import SETUP_HINT
 
-    from avyay.marga.completer import hints_of
-    from avyay.marga.providers import SETUP_HINT, catalogue_providers
-    from avyay.marga.router import Router
-    from avyay.marga.tokens import count_tokens
-    from avyay.marga.types import Hints
-    from avyay.marga.view import view_completion
-
-    router = run.services.router
-    configured = bool(router.usable())
-    if configured and any(provider.lists_models for provider in router.usable()):
-
-        async def learn() -> None:
-            async with router:
-                await router.learn_models()
-
-        asyncio.run(learn())
-    if not router.candidates():
-        configured = False
-        offers = [_as_usable(provider) for provider in catalogue_providers()]
-        router = Router(offers, run.loaded.settings.marga, store=lambda: run.services.calls)
-    decision = router.decide(view_completion(request, stream=True), hints_of(request))
-    view = view_completion(request, stream=True)
-    tiers = [router.decide(view, Hints("auto", tier, request.request_class)) for tier in ("local", "medium", "premium")]
-    chosen = decision.chosen
-    counted = sum(
-        count_tokens(message.content, chosen.model.known_as if chosen else "gpt-4o").tokens
-        for message in request.messages
-    )
-    data = {**_decision_data(decision), "configured": configured, "input_tokens": counted}
-    data["tiers"] = [_offer(each) for each in tiers]
-    run.out.result(data, lambda: _print_explanation(run, decision, tiers, counted, configured))
-    if not configured:
-        for provider in run.services.router.providers.values():
-            run.out.note(f"{provider.name}: {provider.problem or 'says of no model that it holds it'}")
+    found = explain(run.services.router, request)
+    run.out.result(found.as_data(), lambda: _print_explanation(run, found))
+    if not found.configured:
+        for problem in found.problems:
+            run.out.note(problem)
         run.out.note(f"No provider can be used: these are models one could have.\n{SETUP_HINT}")
     run.services.close()
 
 
-def _as_usable(provider: Any) -> Any:
-    from dataclasses import replace
-
-    return replace(provider, problem=None)
-
-
-def _offer(decision: Decision) -> dict[str, Any]:
-    from avyay.money import usd_string
-
-    if not decision.ranked:
-        return {"tier": decision.tier, "provider": None, "model": None, "estimated_cost_usd": None}
-    first = decision.ranked[0]
-    asked = decision.hints.tier
-    return {
-        "tier": asked,
-        "provider": first.candidate.provider.name,
-        "model": first.candidate.model.name,
-        "serves_tier": first.candidate.model.tier,
-        "estimated_cost_usd": usd_string(first.cost) if first.cost is not None else None,
-    }
-
-
-def _decision_data(decision: Decision) -> dict[str, Any]:
-    from avyay.money import usd_string
-
-    chosen = decision.chosen
-    cost = decision.ranked[0].cost if decision.ranked else None
-    return {
-        "tier": decision.tier,
-        "complexity": decision.complexity,
-        "provider": chosen.provider.name if chosen else None,
-        "model": chosen.model.name if chosen else None,
-        "estimated_cost_usd": usd_string(cost) if cost is not None else None,
-        "reasons": list(decision.reasons),
-        "failover": [ranked.candidate.name for ranked in decision.ranked[1:]],
-    }
-
-
-def _print_explanation(run: Run, decision: Decision, tiers: list[Decision], tokens: int, configured: bool) -> None:
+def _print_explanation(run: Run, found: Explanation) -> None:
     from avyay.marga.cost import EXPECTED_OUTPUT
     from avyay.money import format_usd
 
-    chosen = decision.chosen
-    label = "" if configured else " (not configured)"
+    decision, chosen = found.decision, found.decision.chosen
+    label = "" if found.configured else " (not configured)"
     run.out.line(f"{decision.tier} -> {chosen.name if chosen else 'nobody'}{label}")
     for reason in decision.reasons:
         run.out.line(f"  {reason}")
-    run.out.line(f"\n{tokens} tokens in; an answer is taken to have {EXPECTED_OUTPUT}:")
-    for each in tiers:
+    run.out.line(f"\n{found.input_tokens} tokens in; an answer is taken to have {EXPECTED_OUTPUT}:")
+    for each in found.tiers:
         mark = ">" if each.ranked and chosen and each.ranked[0].candidate.name == chosen.name else " "
         if not each.ranked:
             run.out.line(f"  {each.hints.tier}: nobody")

@@ -21,11 +21,14 @@ def test_the_generated_pages_are_current() -> None:
 
 
 def test_links_between_pages_lead_somewhere() -> None:
-    broken = []
+    broken: list[str] = []
     for page in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("action/*.md")]:
-        for target in re.findall(r"\]\(([^)\s#]+)", page.read_text(encoding="utf-8")):
-            if "://" not in target and not target.startswith("mailto:") and not (page.parent / target).exists():
-                broken.append(f"{page.relative_to(ROOT)}: {target}")
+        targets = re.findall(r"\]\(([^)\s#]+)", page.read_text(encoding="utf-8"))
+        broken += [
+            f"{page.relative_to(ROOT)}: {target}"
+            for target in targets
+            if "://" not in target and not target.startswith("mailto:") and not (page.parent / target).exists()
+        ]
     assert not broken
 
 

@@ -77,11 +77,8 @@ def test_the_wheel_is_complete(wheel: Path) -> None:
 def test_version_from_the_wheel(installed: Path, tmp_path: Path) -> None:
     done = run(installed, "--version", cwd=tmp_path, home=tmp_path)
     assert done.returncode == 0
-    where = subprocess.run(
-        [installed.parent / "python", "-c", "import avyay; print(avyay.__file__)"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
+    where = run(
+        installed.parent / "python", "-c", "import avyay; print(avyay.__file__)", cwd=tmp_path, home=tmp_path
     ).stdout
     assert str(installed.parent.parent) in where
 

@@ -65,6 +65,10 @@ def command_group(help_text: str) -> typer.Typer:
 def run(arguments: list[str]) -> int:
     """Run the command line; returns the exit code and never raises."""
     try:
+        if "_AVYAY_COMPLETE" in os.environ:
+            from typer._completion_classes import completion_init
+
+            completion_init()  # typer knows its shells only after this
         result = typer.main.get_command(application())(
             args=arguments, prog_name="avyay", standalone_mode=False, complete_var="_AVYAY_COMPLETE"
         )

@@ -5,15 +5,19 @@ from __future__ import annotations
 import shlex
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from avyay.cli.app import command_group
 from avyay.cli.command import Run, command
 from avyay.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from avyay.raksha.scan import CodeScanner
     from avyay.raksha.types import Finding, Report, Severity
 
 app = command_group("Scan code for the faults people and coding agents make.")
@@ -33,7 +37,15 @@ class Level(StrEnum):
 EXITS = {"findings": ExitCode.FINDINGS, "unchecked": ExitCode.DEPENDENCY, "clean": ExitCode.OK}
 
 
-@command(app, results=True)
+class ScanCommand(TyperCommand):
+    """`--fix` is a flag that may carry a word; typer's flags may not."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        words = {"--fix=unsafe": "--fix-unsafe", "--fix=safe": "--fix"}
+        return super().parse_args(ctx, [words.get(arg, arg) for arg in args])
+
+
+@command(app, results=True, cls=ScanCommand)
 def scan(
     run: Run,
     paths: Annotated[
@@ -65,6 +77,9 @@ def scan(
     rules: Annotated[
         list[Path] | None, typer.Option("--rules", help="More rules: semgrep YAML file or folder; repeat it.")
     ] = None,
+    fix: Annotated[bool, typer.Option("--fix", help="Apply safe repairs; --fix=unsafe: all.")] = False,
+    fix_unsafe: Annotated[bool, typer.Option("--fix-unsafe", hidden=True)] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="With --fix: print the changes, write nothing.")] = False,
     online: Annotated[bool, typer.Option("--online", help="Let checks ask DNS and your package registries.")] = False,
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Look at every file again.")] = False,
 ) -> ExitCode:
@@ -82,10 +97,15 @@ def scan(
         _check_writable(path)
     named = baseline or (None if write_baseline else settings.baseline)
     scanner = run.services.make_scanner(exclude=exclude or (), rules=rules or (), cache=not no_cache, online=online)
+    accepted = read_baseline(named) if named else None
+    if dry_run and not (fix or fix_unsafe):
+        raise UsageError("--dry-run belongs to --fix.", hint="Try: avyay scan --fix --dry-run")
     with run.out.progress("Scanning") as progress:
-        report = scanner.scan(
-            paths or [Path()], progress=progress, baseline=read_baseline(named) if named else None, diff=diff
-        )
+        report = scanner.scan(paths or [Path()], progress=progress, baseline=accepted, diff=diff)
+    if fix or fix_unsafe:
+        changed = _repair(run, scanner, report, paths or [Path()], exclude or (), unsafe=fix_unsafe, dry_run=dry_run)
+        if changed and not dry_run:
+            report = scanner.scan(paths or [Path()], baseline=accepted, diff=diff)
     wanted = {level.value for level in severity} if severity else None
     shown = [finding for finding in report.findings if wanted is None or finding.severity in wanted]
     _write_files(run, report, shown, threshold, sarif, markdown)
@@ -108,6 +128,40 @@ def scan(
     else:
         _print(run, report, shown, threshold)
     return EXITS[verdict(report, threshold)]
+
+
+def _repair(
+    run: Run,
+    scanner: CodeScanner,
+    report: Report,
+    paths: list[Path],
+    exclude: Sequence[str],
+    *,
+    unsafe: bool,
+    dry_run: bool,
+) -> bool:
+    """Write the repairs that prove themselves, or print them; says whether there are any."""
+    from avyay.raksha.files import collect
+    from avyay.raksha.fix import plan_fixes
+
+    files = {file.name: file for file in collect(paths, exclude=exclude).files}
+    fixes = plan_fixes(report, files, scanner, unsafe=unsafe)
+    for item in fixes.files:
+        if dry_run:
+            if not run.out.json:
+                run.out.write(item.diff)
+            continue
+        try:
+            item.write()
+        except OSError as error:
+            raise UsageError(
+                f"Cannot repair {item.file.name}: {error.strerror or error}.", hint="Scan again."
+            ) from error
+        for finding in item.findings:
+            run.out.note(f"Repaired {finding.path}:{finding.line} {finding.rule}")
+    for finding, reason in fixes.refused:
+        run.out.note(f"Not repaired {finding.path}:{finding.line} {finding.rule}: {reason}.")
+    return bool(fixes.files)
 
 
 def _print(run: Run, report: Report, shown: list[Finding], threshold: Severity) -> None:

@@ -95,7 +95,9 @@ def plan_fixes(report: Report, files: Mapping[str, SourceFile], scanner: TreeSca
             fixes.refused.append((finding, "the file is not UTF-8"))
             continue
         wanted.setdefault(finding.path, []).append(finding)
-    before = {name: _counts(report, name) for name in wanted}
+    # What a baseline or a diff holds back is still there when the changed text is scanned.
+    held_back = [item.finding for item in report.suppressed if item.by in ("baseline", "diff")]
+    before = {name: _counts([*report.findings, *held_back], name) for name in wanted}
     unread = {item.path for item in report.skipped}
 
     def attempt(sets: Mapping[str, Sequence[Finding]]) -> dict[str, FixedFile]:
@@ -109,7 +111,7 @@ def plan_fixes(report: Report, files: Mapping[str, SourceFile], scanner: TreeSca
         return {
             name: item
             for name, item in changed.items()
-            if _proved(before[name], _counts(after, name), item.findings)
+            if _proved(before[name], _counts(after.findings, name), item.findings)
             and (name in unread or name not in {skip.path for skip in after.skipped})
         }
 
@@ -161,8 +163,8 @@ def _scan(changed: Mapping[str, FixedFile], root: Path, scanner: TreeScanner) ->
         return scanner.scan_tree(tree)
 
 
-def _counts(report: Report, name: str) -> Counter[str]:
-    return Counter(finding.rule for finding in report.findings if finding.path == name)
+def _counts(findings: Sequence[Finding], name: str) -> Counter[str]:
+    return Counter(finding.rule for finding in findings if finding.path == name)
 
 
 def _proved(before: Counter[str], after: Counter[str], repaired: Sequence[Finding]) -> bool:

@@ -100,3 +100,57 @@ def test_rules_and_explain() -> None:
     typo = avyay("raksha", "explain", "bandit-b60")
     assert typo.returncode == 2
     assert "Did you mean" in typo.stderr
+
+
+RULE = """\
+rules:
+  - id: demo-yaml
+    languages: [python]
+    severity: ERROR
+    message: Unsafe loader.
+    metadata: {cwe: CWE-502, aliases: ["bandit:B506"], fix-safety: safe}
+    pattern: yaml.load($X)
+    fix: yaml.safe_load($X)
+"""
+
+
+def test_fix_dry_run_and_for_real(tmp_path: Path) -> None:
+    (tmp_path / "rule.yaml").write_text(RULE)
+    root = tmp_path / "shop"
+    root.mkdir()
+    (root / "a.py").write_text("import yaml\n\nyaml.load(f)\n")
+    dry = avyay("scan", ".", "--rules", "../rule.yaml", "--fix", "--dry-run", cwd=root)
+    assert dry.returncode == 1
+    assert "-yaml.load(f)\n+yaml.safe_load(f)\n" in dry.stdout
+    assert "safe_load" not in (root / "a.py").read_text()
+    done = avyay("scan", ".", "--rules", "../rule.yaml", "--fix", cwd=root)
+    assert (done.returncode, "Repaired a.py:3 demo-yaml" in done.stderr) == (0, True)
+    assert (root / "a.py").read_text() == "import yaml\n\nyaml.safe_load(f)\n"
+    assert avyay("scan", ".", "--fix=unsafe", cwd=root).returncode == 0
+    assert avyay("scan", ".", "--fix=nonsense", cwd=root).returncode == 2
+    assert avyay("scan", ".", "--dry-run", cwd=root).returncode == 2
+
+
+def test_agent_output_and_baseline(bad: Path, tmp_path: Path) -> None:
+    told = avyay("scan", ".", "--agent", cwd=bad)
+    assert told.returncode == 1
+    assert told.stdout.startswith("FAIL: 1 findings at high or above")
+    assert told.stdout.rstrip().endswith("Verify: avyay scan . --agent")
+    baseline = tmp_path / "baseline.json"
+    assert avyay("scan", ".", "--write-baseline", str(baseline), cwd=bad).returncode == 0
+    accepted = avyay("scan", ".", "--baseline", str(baseline), cwd=bad)
+    assert (accepted.returncode, "1 suppressed." in accepted.stdout) == (0, True)
+    assert avyay("scan", ".", "--baseline", "none.json", cwd=bad).returncode == 2
+
+
+def test_broken_rule_file_is_named(bad: Path, tmp_path: Path) -> None:
+    (tmp_path / "rule.yaml").write_text("rules:\n  - id: [\n")
+    done = avyay("scan", str(bad), "--rules", str(tmp_path / "rule.yaml"))
+    assert done.returncode == 2
+    assert "rule.yaml:3: broken YAML" in done.stderr
+
+
+def test_markdown_and_annotations(bad: Path, tmp_path: Path) -> None:
+    done = avyay("scan", ".", "--github", "--markdown", str(tmp_path / "summary.md"), cwd=bad)
+    assert "::error file=api.py,line=5" in done.stdout
+    assert "| 🟠 high | api.py:5 |" in (tmp_path / "summary.md").read_text()

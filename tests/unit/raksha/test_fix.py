@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from avyay.raksha.baseline import Baseline
 from avyay.raksha.engines.bandit import BanditEngine
 from avyay.raksha.engines.semgrep import SemgrepEngine
 from avyay.raksha.files import collect
@@ -83,7 +83,7 @@ def test_safe_repairs(fixer: CodeScanner, write) -> None:
     assert (root / "a.py").stat().st_mode & 0o777 == 0o750
     assert [f.rule for f in fixer.scan([root]).findings] == ["demo-unsafe"]
     assert not plan(fixer, root).files, "a second time there is nothing to do"
-    assert sorted(os.listdir(root)) == ["a.py", "b.py"]
+    assert sorted(path.name for path in root.iterdir()) == ["a.py", "b.py"]
 
 
 def test_unsafe_repairs_are_asked_for(fixer: CodeScanner, write) -> None:
@@ -106,6 +106,15 @@ def test_a_file_that_changed_meanwhile_is_left_alone(fixer: CodeScanner, write) 
     with pytest.raises(OSError, match="changed meanwhile"):
         item.write()
     assert (root / "a.py").read_text() == "other"
+
+
+def test_what_a_baseline_holds_back_does_not_stand_in_the_way(fixer: CodeScanner, write) -> None:
+    root = write({"a.py": "import yaml\nrisky(1)\n"})
+    baseline = Baseline(frozenset(finding.fingerprint for finding in fixer.scan([root]).findings))
+    root = write({"a.py": "import yaml\nrisky(1)\nyaml.load(f)\n"})
+    files = {file.name: file for file in collect([root]).files}
+    fixes = plan_fixes(fixer.scan([root], baseline=baseline), files, fixer, unsafe=False)
+    assert fixes.files[0].text.endswith("yaml.safe_load(f)\n")
 
 
 def test_odd_bytes_are_not_rewritten(fixer: CodeScanner, write) -> None:

@@ -25,8 +25,8 @@ rules:
     languages: [python]
     severity: ERROR
     message: A shell runs $CMD.
-    metadata: {severity: high, cwe: [CWE-78], aliases: ["bandit:B602"], fix: Pass a list.}
-    pattern: subprocess.run($CMD, shell=True)
+    metadata: {severity: high, cwe: [CWE-78], aliases: ["bandit:B506"], fix: Pass a list.}
+    pattern-either: [{pattern: "subprocess.run($CMD, shell=True)"}, {pattern: "yaml.load($CMD)"}]
   - id: demo-world
     languages: [regex]
     severity: WARNING

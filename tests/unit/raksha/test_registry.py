@@ -18,7 +18,7 @@ def test_rules_in_our_words(pattern_rules: PatternRules) -> None:
     rule = pattern_rules.rules["demo-eval"]
     assert (rule.severity, rule.cwe, rule.precision, rule.score) == ("critical", ("CWE-95",), "high", 9.5)
     assert pattern_rules.rules["demo-world"].severity == "medium"
-    assert pattern_rules.rules["demo-shell"].aliases == ("bandit:B602",)
+    assert pattern_rules.rules["demo-shell"].aliases == ("bandit:B506",)
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from avyay.raksha.registry import PatternRules
 from avyay.raksha.scan import CodeScanner
 from avyay.raksha.types import Report, Rule, verdict
 
-BAD = "import subprocess\n\n\ndef f(cmd):\n    'é'; subprocess.run(cmd, shell=True)\n"
+BAD = "import yaml\n\n\ndef f(cmd):\n    'é'; yaml.load(cmd)\n"
 RULE = Rule("demo-check", "A demo", "low", ("CWE-1",), why="w", bad="b", good="g", fix="f")
 
 
@@ -39,10 +39,10 @@ def test_engines_join_at_one_place(scanner: CodeScanner, write) -> None:
     report = scanner.scan([root], progress=lambda done, total, what: steps.append((done, total)))
     assert found(report) == [("demo-eval", "b.ts", 1), ("demo-shell", "a.py", 5), ("demo-world", "Dockerfile", 2)]
     shell = report.findings[1]
-    assert shell.origins == ("semgrep:demo-shell", "bandit:B602")
+    assert shell.origins == ("semgrep:demo-shell", "bandit:B506")
     assert shell.column == 10, "characters, not bytes"
     assert shell.message == "A shell runs cmd."
-    assert shell.snippet == "    'é'; subprocess.run(cmd, shell=True)"
+    assert shell.snippet == "    'é'; yaml.load(cmd)"
     assert steps[-1][0] == steps[-1][1]
     assert verdict(report, "high") == "findings"
 
@@ -91,7 +91,7 @@ def test_a_broken_semgrep_leaves_the_others_standing(
 ) -> None:
     broken = SemgrepEngine(pattern_rules, program=program(tmp_path, body))
     report = CodeScanner([broken, BanditEngine()]).scan([write({"a.py": BAD})])
-    assert found(report) == [("bandit-b602", "a.py", 5)]
+    assert found(report) == [("bandit-b506", "a.py", 5)]
     assert [item.engine for item in report.skipped] == ["semgrep"]
     assert message in report.skipped[0].reason
     assert verdict(report, "critical") == "unchecked"

@@ -1,0 +1,514 @@
+# ruff: noqa: E501 - long patterns read better whole
+"""Credentials in the source: real ones, and those a code generator makes up."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from avyay.raksha.checks.base import Finding, Project, Rule, SourceFile
+from avyay.raksha.checks.secret_values import Kind, is_placeholder, judge, kind_of_name, match_provider, valid_checksum
+from avyay.raksha.syntax.lexer import Token
+from avyay.raksha.syntax.module import Call, Module, parse, split, text_of
+
+_SHARED_FIX = "Read the secret from the environment or a secret store and fail to start without it; revoke the value if it was ever real."
+FORMAT = Rule(
+    id="hardcoded-credential",
+    title="Credential in the source",
+    severity="high",
+    security_severity=8.5,
+    cwe=("CWE-798",),
+    owasp=("A07:2021",),
+    precision="high",
+    category="hallucination",
+    aliases=("bandit:B105", "bandit:B106", "bandit:B107"),
+    why=(
+        "Everyone who can read the code can use the key. A key that a code generator made up works nowhere, hides that the"
+        " real one is missing, and teaches the next editor to paste a real one in its place."
+    ),
+    bad='client = OpenAI(api_key="sk-" + "proj-Zt8kQ2mX7vBn4LwR9cYd")  # in one piece',
+    good='client = OpenAI(api_key=os.environ["OPENAI_API_KEY"])',
+    fix=_SHARED_FIX,
+)
+INVENTED = Rule(
+    id="invented-secret",
+    title="Secret written into the source",
+    severity="high",
+    security_severity=7.5,
+    cwe=("CWE-798", "CWE-1391"),
+    owasp=("A07:2021", "A02:2021"),
+    precision="medium",
+    category="hallucination",
+    why=(
+        "A password, signing key or token that stands in the code is known to everyone who reads it; one that reads like a"
+        " phrase is guessed as well. With a signing key anybody can issue valid sessions."
+    ),
+    bad='JWT_SECRET = "my-ultra-secure-jwt-signing-secret-v2"',
+    good='JWT_SECRET = os.environ["JWT_SECRET"]',
+    fix=_SHARED_FIX,
+)
+KEY = Rule(
+    id="private-key-in-source",
+    title="Private key in the source",
+    severity="critical",
+    security_severity=9.3,
+    cwe=("CWE-321", "CWE-798"),
+    owasp=("A02:2021",),
+    precision="very-high",
+    category="hallucination",
+    why="Whoever reads the file can sign, decrypt and log in as the owner of the key.",
+    bad='KEY = """-----BEGIN RSA PRIVATE KEY-----\\nMIIEpAIBAAKCAQEA..."""',
+    good='KEY = Path(os.environ["SIGNING_KEY_FILE"]).read_text()',
+    fix="Move the key to a secret store, replace it everywhere it is trusted, and remove it from the history.",
+)
+IN_URL = Rule(
+    id="credential-in-connection-url",
+    title="Password in a connection URL",
+    severity="high",
+    security_severity=7.5,
+    cwe=("CWE-798",),
+    owasp=("A07:2021",),
+    precision="high",
+    category="hallucination",
+    why="The password is known to everyone who reads the code, and appears in every log line that prints the URL.",
+    bad='DATABASE_URL = "postgresql://app:Tr0ub4dor3@db.prod.acme.net/app"',
+    good='DATABASE_URL = os.environ["DATABASE_URL"]',
+    fix="Read the whole URL from the environment or a secret store.",
+)
+RULES = (FORMAT, INVENTED, KEY, IN_URL)
+LANGUAGES: frozenset[str] = frozenset()
+USES_PROJECT = False
+
+PROGRAMS = frozenset({"python", "javascript", "typescript", "go"})
+NAMES = re.compile(
+    r"(?i)secret|passw|pwd|passphrase|\bpass\b|_pass\b|token|api_?key|access_?key|auth|_key\b|\w[a-z]Key\b|credential|bearer|jwt|hmac|cookieparser|cookiestore|serializer|fernet|login"
+)
+PRIVATE = re.compile(
+    r"-----BEGIN (?:(?:RSA|EC|DSA|OPENSSH|ENCRYPTED|PGP) )?PRIVATE KEY(?: BLOCK)?-----(?:\s|\\n|\\r|[\"'`+])*([A-Za-z0-9+/=]{40,})"
+)
+CONNECTION = re.compile(
+    r"\b(?:postgres(?:ql)?(?:\+\w+)?|mysql(?:\+\w+)?|mariadb(?:\+\w+)?|mongodb(?:\+srv)?|rediss?|amqps?|mssql(?:\+\w+)?|oracle(?:\+\w+)?|cockroachdb|clickhouse|https?|ftps?|sftp|smtps?|ldaps?|kafka|nats)"
+    r"://(?P<user>[^\s:/@\"'`<>{}$]{0,64}):(?P<password>[^\s/@\"'`<>{}$%]{3,128})@(?P<host>[A-Za-z0-9.-]+)"
+)
+SAMPLE_PASSWORDS = frozenset(
+    [
+        "password",
+        "pass",
+        "passwd",
+        "pwd",
+        "secret",
+        "user",
+        "username",
+        "postgres",
+        "mysql",
+        "root",
+        "admin",
+        "guest",
+        "example",
+        "test",
+        "changeme",
+        "redis",
+        "mongo",
+        "app",
+        "dev",
+        "token",
+        "key",
+        "rabbitmq",
+        "minioadmin",
+        "docker",
+        "local",
+        "xxx",
+        "xxxx",
+        "xxxxx",
+    ]
+)
+LOCAL = re.compile(
+    r"^(?:localhost|127\.\d|0\.0\.0\.0|host|hostname|db|database|postgres|mysql|mongo|mongodb|redis|rabbitmq|server|broker|.*\.(?:example|test|invalid|localhost)|(?:.*\.)?example\.(?:com|org|net))$|^127\."
+)
+SAMPLES = frozenset(
+    {
+        "docs",
+        "doc",
+        "docs_src",
+        "examples",
+        "example",
+        "samples",
+        "sample",
+        "demo",
+        "demos",
+        "tutorial",
+        "tutorials",
+        "locale",
+        "locales",
+        "i18n",
+        "translations",
+        "lang",
+    }
+)
+PROSE = re.compile(
+    r"(?i)\.(?:md|mdx|rst|txt|po|pot|adoc|svg|lock|ipynb|csv|tsv|map|html?|xml|css|scss)$|(?:^|/)(?:package-lock\.json|pnpm-lock\.yaml|yarn\.lock|go\.sum|composer\.lock|poetry\.lock|uv\.lock|.*\.min\.js)$"
+)
+LINE = re.compile(
+    r"^\s*(?:export\s+|ENV\s+|ARG\s+|-\s+|set\s+)?[\"']?(?P<name>[A-Za-z_][\w.-]*)[\"']?\s*(?P<op>[:=]|\s)\s*(?P<quote>[\"']?)(?P<value>[^\s\"'#,]{3,200})(?P=quote)\s*,?\s*(?:#.*)?$"
+)
+CRYPTO = {  # callee -> position of the secret
+    re.compile(r"(?:^|\.)(?:jwt|jsonwebtoken|jose|JWT|pyjwt)\.(?:encode|decode|sign|verify)$|^(?:jwtSign|jwtVerify|sign|verify)$"): (1, "signing"),
+    re.compile(r"(?:^|\.)(?:URLSafeTimedSerializer|URLSafeSerializer|TimedSerializer|Signer|TimestampSigner|Fernet|cookieParser|cookie_parser|NewCookieStore|NewFilesystemStore|SignedString|NewWithClaims|SecretStr)$"): (0, "signing"),
+    re.compile(r"(?:^|\.)(?:createHmac|createCipheriv)$"): (1, "signing"),
+    re.compile(r"(?:^|\.)hmac\.(?:new|digest)$"): (0, "signing"),
+    re.compile(r"^hmac\.New$"): (1, "signing"),
+    re.compile(r"(?:^|\.)(?:HTTPBasicAuth|SetBasicAuth|BasicAuth|login|PlainAuth|HTTPDigestAuth)$"): (1, "password"),
+    re.compile(r"(?:^|\.)(?:SessionMiddleware)$"): (9, "signing"),
+}  # fmt: skip
+WRAPPERS = frozenset(
+    {
+        "byte",
+        "from",
+        "SecretStr",
+        "Secret",
+        "bytes",
+        "str",
+        "String",
+        "encode",
+        "b64decode",
+        "TextEncoder",
+        "TrimSpace",
+        "cast",
+        "Field",
+        "fromString",
+    }
+)
+ENVIRONMENT = re.compile(
+    r"(?i)(?:^|\.)(?:getenv|get_?env\w*|env|environ\.get|lookup_?env\w*|config|config\.get|env\.get|env\.str|settings\.get|getOrDefault|get_or_default|SetDefault|envOr\w*|env_or_default|Deno\.env\.get|decouple\.config|get|String|getConfig)$"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """A string given to a name."""
+
+    name: str
+    token: Token
+    fallback: bool = False
+    kind: Kind | None = None
+
+
+def run(file: SourceFile, project: Project) -> Iterator[Finding]:
+    text = file.text
+    if file.is_test:
+        return
+    taken: list[tuple[int, int]] = []
+    if "PRIVATE KEY" in text:
+        for match in PRIVATE.finditer(text):
+            if not re.search(r"(?i)example|your|xxxx|\.\.\.", match.group(1)):
+                taken.append(match.span())
+                yield file.finding(
+                    KEY,
+                    match.start(),
+                    match.end(),
+                    secrets=(match.group(1),),
+                    message="A private key stands in the source.",
+                )
+    sample = any(part.lower() in SAMPLES for part in file.name.split("/")[:-1])
+    yield from _formats(file, taken, sample)
+    if "://" in text and not sample and not PROSE.search(file.name):
+        yield from _connections(file, taken)
+    if sample or PROSE.search(file.name) or not NAMES.search(text):
+        return
+    if file.language in PROGRAMS:
+        yield from _named(file, taken)
+    elif len(text) < 200_000 and file.name.rsplit("/", 1)[-1] not in ("package.json", "composer.json", "tsconfig.json"):
+        yield from _settings(file, taken)
+
+
+def _free(taken: list[tuple[int, int]], start: int, end: int) -> bool:
+    if any(start < stop and begin < end for begin, stop in taken):
+        return False
+    taken.append((start, end))
+    return True
+
+
+def _formats(file: SourceFile, taken: list[tuple[int, int]], sample: bool) -> Iterator[Finding]:
+    text = file.text
+    for provider, match in match_provider(text):
+        start, end = match.span()
+        line = text[text.rfind("\n", 0, start) + 1 : text.find("\n", end) if text.find("\n", end) >= 0 else len(text)]
+        if provider.name == "Google API key" and _is_public_google_key(text, start, line):
+            continue
+        if provider.name in (
+            "Hugging Face token",
+            "Resend key",
+            "Twilio key",
+            "Square token",
+            "Mailgun key",
+            "Databricks token",
+        ) and not re.search(r"[\"'`=:]\s*\S*$", text[max(0, start - 40) : start]):
+            continue
+        if sample and provider.name == "OpenAI-style API key":
+            continue
+        if (
+            re.search(r"(?i)regex|pattern|re\.compile|startswith|startsWith|HasPrefix|sha(?:256|512)-|integrity", line)
+            and not provider.checksum
+        ):
+            continue
+        if not _free(taken, start, end):
+            continue
+        message = f"This has the format of a {provider.name}."
+        if provider.checksum and not valid_checksum(match.group("body")):
+            message = f"This has the format of a {provider.name} but not its checksum: it is invented."
+        yield file.finding(FORMAT, start, end, message=message, secrets=(match.group(),))
+
+
+def _is_public_google_key(text: str, start: int, line: str) -> bool:
+    """Keys of a web page (Firebase, Maps in the browser) are public by design."""
+    near = text[max(0, start - 600) : start + 600]
+    return bool(
+        re.search(r"(?i)authDomain|messagingSenderId|measurementId|firebase_?config", near)
+        or re.search(r"(?i)NEXT_PUBLIC|VITE_|REACT_APP|maps\.googleapis\.com/maps/api/js|googleMapsApiKey|public", line)
+    )
+
+
+def _connections(file: SourceFile, taken: list[tuple[int, int]]) -> Iterator[Finding]:
+    for match in CONNECTION.finditer(file.text):
+        password, host = match.group("password"), match.group("host").lower()
+        if password.lower() in SAMPLE_PASSWORDS or LOCAL.match(host) or is_placeholder(password) or password.isdigit():
+            continue
+        if password.lower() == match.group("user").lower() or (
+            re.match(r"(?i)^(?:user|pass|pw|your|my|test)", password) and not re.search(r"\d", password)
+        ):
+            continue
+        start = match.start("password")
+        line = file.line(file.position(start)[0]).lstrip()
+        if line.startswith(("#", "//", "*", ">>>")) and re.search(r"(?i)e\.g\.|example|format|like|scheme://", line):
+            continue
+        if _free(taken, match.start(), match.end()):
+            yield file.finding(
+                IN_URL,
+                match.start(),
+                match.end(),
+                message=f"The password for {match.group('host')} stands in the URL.",
+                secrets=(password,),
+            )
+
+
+def _named(file: SourceFile, taken: list[tuple[int, int]]) -> Iterator[Finding]:
+    module = parse(file.text, file.language)
+    for given in _given(module):
+        kind = given.kind or kind_of_name(given.name)
+        if kind is None:
+            continue
+        value = given.token.value
+        if value.startswith("AIza") or _is_public_jwt(value):
+            continue  # the former are judged by their format
+        reason = judge(value, given.name, kind, fallback=given.fallback)
+        if reason is None or not _free(taken, given.token.start, given.token.end):
+            continue
+        yield file.finding(
+            INVENTED,
+            given.token.start,
+            given.token.end,
+            message=_message(given.name, reason, given.fallback),
+            secrets=(value,),
+        )
+
+
+def _message(name: str, reason: str, fallback: bool) -> str:
+    what = {"random": "a value of its own", "invented": "an invented value", "weak": "a guessable value"}[reason]
+    if fallback:
+        return f"Without configuration `{name}` falls back to {what} from the source."
+    return f"`{name}` is given {what} in the source."
+
+
+def _is_public_jwt(value: str) -> bool:
+    """Tokens meant for browsers (Supabase's anonymous role, Mapbox) and the sample of jwt.io."""
+    parts = value.removeprefix("Bearer ").split(".")
+    if len(parts) != 3 or not parts[1].startswith("eyJ"):
+        return False
+    try:
+        claims = json.loads(base64.urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4)))
+    except ValueError:
+        return False
+    return isinstance(claims, dict) and (
+        claims.get("role") == "anon" or claims.get("name") == "John Doe" or claims.get("sub") == "1234567890"
+    )
+
+
+def _given(module: Module) -> Iterator[Given]:
+    """Every string that is given to a name: assignments, keys, keywords, defaults, comparisons, calls of crypto."""
+    tokens = module.tokens
+    for index, token in enumerate(tokens):
+        if token.kind != "string" or token.holes or not token.value or index == 0:
+            continue
+        if (
+            index + 1 < len(tokens)
+            and tokens[index + 1].text in (":", ".", "]", "[")
+            and tokens[index + 1].kind == "op"
+            and not (tokens[index + 1].text == "." and _encoded(tokens, index))
+        ):
+            continue  # a key, or the start of a longer expression
+        before = index - 1
+        while before > 1 and tokens[before].text == "(" and tokens[before - 1].text in WRAPPERS:
+            before -= 2
+            while before > 0 and tokens[before].text in ("]", "[", ".", "Buffer", "new", "TextEncoder", ")", "("):
+                before -= 1
+            if tokens[before].text not in ("=", ":=", ":", ",", "||", "??", "or", "return"):
+                break
+        if module.python and tokens[index - 1].text == "(" and index >= 2 and tokens[index - 2].text == "=":
+            before = index - 2
+        given = _name_before(module, before)
+        if given is not None:
+            name, fallback = given
+            yield Given(name, token, fallback)
+    for call in module.calls():
+        yield from _in_call(module, call)
+
+
+def _encoded(tokens: list[Token], index: int) -> bool:
+    return index + 2 < len(tokens) and tokens[index + 2].text in ("encode", "trim", "strip", "split")
+
+
+def _name_before(module: Module, index: int) -> tuple[str, bool] | None:
+    """(name, whether the string is a fallback) when the token at `index` gives the following string to a name."""
+    tokens = module.tokens
+    operator = tokens[index].text
+    if tokens[index].kind == "string" or index == 0:
+        return None
+    previous = tokens[index - 1]
+    if operator in ("=", ":=", "==", "===", "!=", "!=="):
+        if previous.text == "]" and module.partner[index - 1] > 0:
+            inner = tokens[module.partner[index - 1] + 1 : index - 1]
+            if len(inner) == 1 and inner[0].kind == "string":
+                return inner[0].value, False
+            opening = module.partner[index - 1]
+            return (tokens[opening - 1].text, False) if not inner and opening else None
+        if previous.kind == "name":
+            name = previous.text
+            if index >= 3 and tokens[index - 2].text == ":" and tokens[index - 3].kind == "name":
+                name = tokens[index - 3].text
+            elif index >= 2 and name in ("string", "str", "bytes", "String") and tokens[index - 2].kind == "name":
+                name = tokens[index - 2].text
+            elif index >= 2 and tokens[index - 2].text == "|":
+                return None
+            return name, operator == "=" and _when_empty(module, index, name)
+        return None
+    if operator == ":":
+        if previous.kind in ("name", "string") and not (module.python and previous.kind == "name"):
+            return previous.value, False
+        return None
+    if operator in ("||", "??", "or"):
+        if previous.kind == "name":
+            return previous.text, True
+        if previous.text in (")", "]") and module.partner[index - 1] > 0:
+            inner = tokens[module.partner[index - 1] + 1 : index - 1]
+            if inner and inner[0].kind == "string":
+                return inner[0].value, True
+    return None
+
+
+EMPTY_TEST = r"\bif\b[^\n]{{0,20}}(?:!\s*{name}\b|\bnot\s+{name}\b|\b{name}\s*(?:==|===|is)\s*(?:\"\"|''|nil|null|undefined|None)|len\({name}\)\s*==\s*0)"
+
+
+def _when_empty(module: Module, index: int, name: str) -> bool:
+    """Whether the assignment runs only when the name holds nothing: `if secret == "" { secret = "..." }`."""
+    start = module.tokens[index].start
+    return re.search(EMPTY_TEST.format(name=re.escape(name)), module.text[max(0, start - 120) : start]) is not None
+
+
+def _in_call(module: Module, call: Call) -> Iterator[Given]:
+    arguments = module.arguments(call)
+    if len(arguments) >= 2 and ENVIRONMENT.search(call.callee):
+        name, default = arguments[0][1], arguments[1][1]
+        if len(name) == 1 and name[0].kind == "string" and len(default) == 1 and default[0].kind == "string":
+            yield Given(name[0].value, default[0], True)
+    elif len(arguments) == 2 and call.method in (
+        "Set",
+        "set",
+        "setHeader",
+        "header",
+        "Add",
+        "setdefault",
+        "setRequestHeader",
+        "append",
+    ):
+        name, value = arguments[0][1], arguments[1][1]
+        if len(name) == 1 and name[0].kind == "string" and len(value) == 1 and value[0].kind == "string":
+            yield Given(name[0].value, value[0], False)
+    for pattern, (position, kind) in CRYPTO.items():
+        if not pattern.search(call.callee):
+            continue
+        if (
+            call.method in ("sign", "verify", "login")
+            and "." not in call.callee
+            and not re.search(r"jsonwebtoken|jose", module.text)
+        ):
+            continue
+        if position < len(arguments) and not arguments[position][0]:
+            string = _only_string(arguments[position][1])
+            if string is not None:
+                yield Given(
+                    "password" if kind == "password" else f"the key of {call.method}()",
+                    string,
+                    False,
+                    "password" if kind == "password" else "signing",
+                )
+    for keyword, value in arguments:
+        if keyword == "auth" and value and value[0].text == "(":
+            parts = split(value[1:-1], ",")
+            if len(parts) == 2 and (string := _only_string(parts[1])) is not None:
+                yield Given("password", string, False, "password")
+
+
+def _only_string(tokens: list[Token]) -> Token | None:
+    """The string of `"x"`, `b"x"`, `[]byte("x")`, `Buffer.from("x")`, `"x".encode()`."""
+    strings = [token for token in tokens if token.kind == "string" and not token.holes]
+    if len(strings) != 1 or len(tokens) > 9:
+        return None
+    rest = text_of([token for token in tokens if token.kind != "string"])
+    return (
+        strings[0]
+        if rest
+        in ("", "[]byte()", "Buffer.from()", ".encode()", "new TextEncoder().encode()", "bytes(,)", "secret=", "{}")
+        else None
+    )
+
+
+def _settings(file: SourceFile, taken: list[tuple[int, int]]) -> Iterator[Finding]:
+    """`name: value` and `NAME=value` lines of configuration files."""
+    offset = 0
+    for line in file.text.split("\n"):
+        start = offset
+        offset += len(line) + 1
+        if len(line) > 400 or line.lstrip().startswith(("#", "//", ";", "*")):
+            continue
+        match = LINE.match(line)
+        if match is None or (match.group("op").isspace() and not re.match(r"\s*(?:ENV|ARG)\s", line)):
+            continue
+        kind = kind_of_name(match.group("name"))
+        if kind is None:
+            continue
+        value = match.group("value")
+        if (file.language == "yaml" and re.match(r"[*&!|>\[{]", value)) or "${{" in line or _is_public_jwt(value):
+            continue
+        if (file.language == "json" and match.group("op") == "=") or value in (
+            "true",
+            "false",
+            "write",
+            "read",
+            "none",
+        ):
+            continue
+        reason = judge(value, match.group("name"), kind)
+        if reason is None or (file.language in ("terraform", "hcl") and not match.group("quote")):
+            continue
+        begin = start + match.start("value")
+        if _free(taken, begin, begin + len(value)):
+            yield file.finding(
+                INVENTED,
+                begin,
+                begin + len(value),
+                message=_message(match.group("name"), reason, False),
+                secrets=(value,),
+            )

@@ -1,0 +1,685 @@
+# ruff: noqa: E501, SIM102 - long patterns and stepwise conditions read better whole
+"""GET requests that change state."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from avyay.raksha.checks.base import Finding, Project, Rule, SourceFile
+from avyay.raksha.syntax.functions import Function
+from avyay.raksha.syntax.module import Call, Module, parse, text_of
+from avyay.raksha.syntax.routes import Handler, find_handlers
+
+RULE = Rule(
+    id="get-mutates-state",
+    title="GET request changes state",
+    severity="medium",
+    security_severity=6.5,
+    cwe=("CWE-352", "CWE-650"),
+    owasp=("A01:2021",),
+    precision="medium",
+    category="architecture",
+    languages=("python", "javascript", "typescript", "go"),
+    why=(
+        "Browsers, crawlers, link previews and caches send GET requests on their own, and a link or an image on any page"
+        " can make a visitor's browser send one with his cookies: whatever the handler changes, they change."
+    ),
+    bad='@app.get("/users/{user_id}/delete")\ndef delete_user(user_id: int):\n    db.delete(db.get(User, user_id))\n    db.commit()',
+    good='@app.delete("/users/{user_id}")\ndef delete_user(user_id: int):\n    db.delete(db.get(User, user_id))\n    db.commit()',
+    fix="Register the handler under POST, PUT, PATCH or DELETE (with CSRF protection where cookies log in); let GET only read.",
+)
+RULES = (RULE,)
+LANGUAGES = frozenset(RULE.languages)
+USES_PROJECT = False
+
+WORTH_READING = re.compile(
+    r"(?i)\.(?:get|route|api_route|head|all|any|handlefunc|handle)\(|\bdef\s+get\(|\brequest\b|\bGET\b|\breq\b|getServerSideProps|@Get|loader"
+)
+SQL_CHANGE = re.compile(
+    r"(?is)^\s*(?:with\s.{0,400}\)\s*)?(?:insert\s+(?:or\s+\w+\s+|ignore\s+)?into\s+|update\s+(?=\S+\s+(?:as\s+\w+\s+)?set\b)|delete\s+from\s+|drop\s+(?:table|database)\s+"
+    r"|truncate\s+|alter\s+table\s+|replace\s+into\s+|merge\s+into\s+)(?P<table>[^\s(]+)"
+)
+# What may be written down while reading: traces of the reading itself.
+BENIGN = re.compile(
+    r"(?i)audit|(?:^|[^a-z])logs?(?:[^a-z]|$)|_logs?\b|[a-z]Log\b|access_?log|metric|counter|(?:page|post|item|article|product|profile|video)?_?-?views?\b|view_?count|viewcount|hits?\b|visit"
+    r"|last_?(?:seen|access|viewed|login|active|used|read)|analytic|telemetry|statsd|stats?\b|trace|span\b|cache|memo|impression|tracking|activity|histor|rate_?limit|throttl|download_?count|downloads?\b"
+    r"|recent|session_?store|csrf|nonce|locale|language|breadcrumb|flash|prometheus|usage|seen\b"
+)
+CHANGES = frozenset(
+    [
+        "deleteOne",
+        "deleteMany",
+        "updateOne",
+        "updateMany",
+        "insertOne",
+        "insertMany",
+        "replaceOne",
+        "bulkWrite",
+        "findByIdAndDelete",
+        "findByIdAndRemove",
+        "findByIdAndUpdate",
+        "findOneAndDelete",
+        "findOneAndUpdate",
+        "findOneAndReplace",
+        "findOneAndRemove",
+        "delete_one",
+        "delete_many",
+        "update_one",
+        "update_many",
+        "insert_one",
+        "insert_many",
+        "replace_one",
+        "bulk_write",
+        "find_one_and_delete",
+        "find_one_and_update",
+        "find_one_and_replace",
+        "bulk_create",
+        "bulk_update",
+        "bulk_insert_mappings",
+        "get_or_create",
+        "update_or_create",
+        "bulkCreate",
+        "findOrCreate",
+        "upsert",
+        "createMany",
+        "destroy",
+        "truncate",
+        "softDelete",
+        "soft_delete",
+        "hard_delete",
+        "softRemove",
+        "delete_item",
+        "put_item",
+        "update_item",
+        "batch_write_item",
+        "delete_object",
+        "put_object",
+        "upload_file",
+        "upload_fileobj",
+        "delete_objects",
+        "DeleteOne",
+        "DeleteMany",
+        "UpdateOne",
+        "UpdateMany",
+        "UpdateByID",
+        "InsertOne",
+        "InsertMany",
+        "ReplaceOne",
+        "FindOneAndDelete",
+        "FindOneAndUpdate",
+        "unlink",
+        "unlinkSync",
+        "rmtree",
+        "rmSync",
+        "rmdir",
+        "rmdirSync",
+        "removedirs",
+        "writeFile",
+        "writeFileSync",
+        "appendFile",
+        "appendFileSync",
+        "RemoveAll",
+        "WriteFile",
+        "deleteMany",
+        "permanentDelete",
+        "executeRaw",
+        "save_m2m",
+        "delete_many_async",
+        "setDoc",
+        "deleteDoc",
+        "updateDoc",
+        "addDoc",
+        "transferFrom",
+        "create_all",
+        "drop_all",
+        "perform_destroy",
+        "perform_create",
+        "perform_update",
+    ]
+)
+# Words that change something when called on something that stores.
+STORE_CHANGES = frozenset(
+    [
+        "delete",
+        "remove",
+        "save",
+        "create",
+        "update",
+        "insert",
+        "add",
+        "merge",
+        "put",
+        "commit",
+        "persist",
+        "flush",
+        "destroy",
+        "upsert",
+        "set",
+        "push",
+        "pop",
+        "append",
+        "discard",
+        "clear",
+        "drop",
+        "increment",
+        "decrement",
+        "Delete",
+        "Create",
+        "Save",
+        "Update",
+        "Updates",
+        "UpdateColumn",
+        "UpdateColumns",
+        "Insert",
+        "Remove",
+        "Put",
+        "Exec",
+        "Set",
+        "Store",
+        "FirstOrCreate",
+        "Incr",
+        "incr",
+        "decr",
+        "Add",
+        "del",
+        "hset",
+        "sadd",
+        "lpush",
+        "rpush",
+        "zadd",
+        "hdel",
+        "srem",
+        "add_all",
+        "bulk_save_objects",
+        "delete_all",
+        "expire",
+        "purge",
+    ]
+)
+STORE = re.compile(
+    r"(?i)(?:^|\.|_)(?:db|database|session|sess|conn|connection|cursor|cur|tx|trx|transaction|repo|repository|\w*repo(?:sitory)?|models?|objects|collection|prisma(?:\.\w+)?|orm|em|manager|"
+    r"entity_?manager|table|knex|store|\w+_?store|storage|dao|\w+dao|mongo\w*|firestore|dynamo\w*|collections?|bucket|unit_of_work|uow|stmt|pool|gorm|crud\.?\w*|queries|\w+[sS]ervice|\w+[mM]anager)(?:\(\))?$|query\(\)|\.filter\(\)|\.filter_by\(\)|\.where\(\)|\.doc\(\)|\.collection\(\)"
+    r"|\.from\(\)|\.get\(\)$|knex\(\)|objects\.\w+\(\)|\.Model\(\)|\.Where\(\)|\.Unscoped\(\)|\.Table\(\)|select_related|^db\b|\.db\b"
+)
+MODEL = re.compile(r"^(?:[A-Z][a-z]\w*)(?:\.(?:objects|query|unscoped\(\)))?(?:\.\w+\(\))*$")
+NOT_MODELS = frozenset(
+    [
+        "Object",
+        "Array",
+        "Map",
+        "Set",
+        "Promise",
+        "JSON",
+        "Math",
+        "Date",
+        "Response",
+        "NextResponse",
+        "Request",
+        "Headers",
+        "Buffer",
+        "URL",
+        "URLSearchParams",
+        "Number",
+        "String",
+        "Boolean",
+        "Symbol",
+        "Reflect",
+        "Error",
+        "Path",
+        "Image",
+        "Counter",
+        "Decimal",
+        "Form",
+        "Template",
+        "Context",
+        "Logger",
+        "Metrics",
+        "Cache",
+        "Redis",
+        "HttpResponse",
+        "JsonResponse",
+        "Console",
+        "FormData",
+        "Intl",
+        "WeakMap",
+        "Symbol",
+        "Proxy",
+        "Cookies",
+        "Cookie",
+    ]
+)
+VERBS = re.compile(
+    r"^(?:delete|remove|destroy|purge|cancel|deactivate|disable|suspend|ban|unban|approve|reject|transfer|withdraw|deposit|refund|charge|revoke|promote|demote|reset|archive|publish|unpublish"
+    r"|wipe|erase|drop|truncate|activate|enable|grant|ship|dispatch_?order|place_?order|checkout|pay|subscribe|unsubscribe|follow|unfollow|like|upvote|downvote|vote|terminate|restart|shutdown|toggle|mark)"
+    r"(?:_[a-z]\w*|[A-Z]\w*)?$|^(?:update|insert|create|save|add|set|write|store|register|assign|increment|send|apply)(?:_(?:user|account|order|item|post|comment|product|record|profile|task|ticket|invoice|payment|balance|password|role"
+    r"|status|row|customer|member|subscription|document|todo|note|article|entry|booking|reservation|email|message|coupon|stock|inventory|cart|to_cart)\w*|(?:User|Account|Order|Item|Post|Comment|Product|Record|Profile|Task|Ticket|Invoice|Payment|Balance|Password|Role"
+    r"|Status|Row|Customer|Member|Subscription|Document|Todo|Note|Article|Entry|Booking|Reservation|Email|Message|Coupon|Stock|Inventory|Cart|ToCart)\w*)$"
+)
+GO_VERBS = re.compile(
+    r"^(?:Delete|Remove|Destroy|Purge|Cancel|Deactivate|Disable|Suspend|Ban|Approve|Reject|Transfer|Withdraw|Refund|Charge|Revoke|Promote|Reset|Archive|Publish|Activate|Enable|Update|Create|Insert|Save|Toggle|Mark)(?:[A-Z]\w*)?$"
+)
+HARMLESS_CALLEE = re.compile(
+    r"(?i)(?:^|\.)(?:remove_?(?:prefix|suffix|header|listener|eventlistener|all_?listeners|accents|html|tags|duplicates|none|whitespace|item|child|attribute|class)|delete_?cookie|clear_?cookie|reset_?(?:stream|errors|index|cursor|timer)|create_?(?:engine|client|session|response|context"
+    r"|hash|hmac|element|server|logger|reader|read_?stream|query|app|router|pool|connection|token|access_token|url|form|error|table|index|task|future|subprocess|buffer|key|secret|signature|image|thumbnail|report|pdf|csv|zip|cipher\w*|transport|interface)|update_?(?:headers|context|cache|dict)"
+    r"|mark_?safe|mark_?down\w*|markup|enabled|likely|add_?(?:header|headers|middleware|task|argument|listener|handler|route)|set_?(?:header|headers|cookie|state|status|timeout|level|locale|attribute|item|trace\w*)|setHeader|setState|statusCode|paypal|payload|followed|charset|shipping|dropdown|dropna|drop_duplicates|droplevel|reset_index"
+    r"|cancelled|writeHead|write|sendFile|send_file|send_from_directory|sendStatus|status|archive_path|disabled|published|activeUsers|likes|votes|approved|payments?|liked|marks|resetAllMocks|deleted_\w+|remove_control\w*|pay_?load|charged|bank\w*|banner\w*|toggleClass)$"
+)
+QUIET_RECEIVERS = re.compile(
+    r"(?i)(?:^|\.)(?:\w*cache\w*|redis\w*|rdb|memo\w*|lru|response|resp|res|headers?|cookies?|search_?params|params|url|log|logger|logging|metrics?|\w*metrics|stats|statsd|counter|span|tracer|hash|hasher|digest|hmac|h|hash\(\)|createHash\(\)|md5\(\)|sha\w*\(\)|createHmac\(\)"
+    r"|messages|console|os\.environ|environ|w|writer|header\(\)|wg|mu|mutex|sync|form|formdata|img|image|fig|figure|plt|canvas|workbook|wb|document|pdf|buffer|buf|span|scope|g|locals|state|context|ctx|c|seen|visited|result|results|data|payload|output|items|rows|errors|parts|lines|queue|stack|history|analytics|telemetry|audit\w*|prometheus|sse|stream|emitter|events?|socket|flash|store_cache|parser|builder|doc|zip|archive|tar)$"
+)
+METHOD_TEST = re.compile(
+    r"(?:request|req|r|c\.Request|ctx|self\.request|context)\.(?:method|Method)(?:\(\))?\s*(?P<op>===?|!==?|in\b|not\s+in\b)\s*(?:\(|\[|\{)?\s*(?:[\"'](?P<name>\w+)[\"']|http\.Method(?P<go>\w+))"
+    r"|switch\s*\(?\s*(?:req|request|r)\.[mM]ethod|const\s*\{[^}]*\bmethod\b[^}]*\}\s*=\s*req|match\s+request\.method|if\s+(?:request\.POST|form\.validate_on_submit\(\)|request\.is_post)|form\.validate_on_submit\(\)"
+    r"|(?P<const>[\"'](?:POST|PUT|DELETE|PATCH)[\"'])\s*(?:===?|==)\s*(?:req|request|r)\.[mM]ethod|\.includes\(\s*req\.method|\bmethod\s*(?:===?|!==?)\s*[\"'](?P<bare>\w+)[\"']"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A place that changes state."""
+
+    start: int
+    end: int
+    what: str
+
+
+def run(file: SourceFile, project: Project) -> Iterator[Finding]:
+    if not WORTH_READING.search(file.text) or file.is_test:
+        return
+    module = parse(file.text, file.language)
+    reported: set[int] = set()
+    for handler in find_handlers(module):
+        if "GET" not in handler.methods and "HEAD" not in handler.methods:
+            continue
+        change = _change(module, handler)
+        if change is None or change.start in reported:
+            continue
+        reported.add(change.start)
+        name = handler.function.name or handler.path or "this handler"
+        yield file.finding(
+            RULE, change.start, change.end, message=f"`{name}` answers GET and changes state: {change.what}."
+        )
+
+
+def _change(module: Module, handler: Handler) -> Change | None:
+    function = handler.function
+    start, end = function.body, min(function.end, len(module.tokens))
+    if handler.methods - {"GET", "HEAD"}:  # reached by other methods too: only what a GET gets to counts
+        region = _get_region(module, start, end)
+        if region is None:
+            return None
+        start, end = region
+    return _first_change(module, function, start, end, 0)
+
+
+def _get_region(module: Module, start: int, end: int) -> tuple[int, int] | None:
+    """The tokens a GET reaches in a handler of several methods; None when the method is tested in a way that is safe."""
+    if start >= end:
+        return None
+    base = module.tokens[start].start
+    text = module.text[base : module.tokens[end - 1].end]
+    found = METHOD_TEST.search(text)
+    if found is None:
+        return start, end
+    name = (found.group("name") or found.group("go") or found.group("bare") or "").upper()
+    operator = found.group("op") or "=="
+    stop = next((i for i in range(start, end) if module.tokens[i].start >= base + found.start()), end)
+    if name == "GET" and operator in ("==", "==="):
+        opening = next((i for i in range(stop, end) if module.tokens[i].text in ("{", ":")), end)
+        if opening < end and module.tokens[opening].text == "{" and module.partner[opening] > 0:
+            return opening, module.partner[opening]
+        after = next(
+            (
+                i
+                for i in range(opening, end)
+                if module.tokens[i].first and module.tokens[i].column <= module.tokens[_line_start(module, stop)].column
+            ),
+            end,
+        )
+        return opening, after
+    return (start, stop) if stop > start else None
+
+
+def _line_start(module: Module, index: int) -> int:
+    while index > 0 and not module.tokens[index].first:
+        index -= 1
+    return index
+
+
+def _first_change(module: Module, function: Function, start: int, end: int, depth: int) -> Change | None:
+    """The first thing in a range that changes state, other than traces of reading."""
+    tokens = module.tokens
+    body = module.text[tokens[start].start : tokens[end - 1].end] if start < end else ""
+    for index in range(start, end):
+        token = tokens[index]
+        if token.kind == "string":
+            found = SQL_CHANGE.match(token.value)
+            if (
+                found
+                and not BENIGN.search(found.group("table") + token.value[found.end() : found.end() + 120])
+                and _runs(module, index)
+            ):
+                return Change(token.start, token.end, f"runs {token.value.split()[0].upper()}")
+    commits: Call | None = None
+    traces = False
+    for call in module.calls(start, end):
+        text = text_of(tokens[call.first : min(call.closing + 1, call.first + 60)])
+        kind = _kind(module, function, call, body)
+        if kind is None:
+            continue
+        if BENIGN.search(_without_strings(text)) or BENIGN.search(call.callee):
+            traces = True
+            continue
+        if kind == "commit":
+            commits = commits or call
+            continue
+        if kind == "local":
+            target = module.named(call.method)[0]
+            if depth < 2 and target is not function:
+                inner = _first_change(module, target, target.body, min(target.end, len(tokens)), depth + 1)
+                if inner is not None:
+                    return Change(tokens[call.first].start, tokens[call.closing].end, f"`{call.callee}()` {inner.what}")
+            continue
+        return Change(tokens[call.first].start, tokens[call.closing].end, f"calls `{call.callee}()`")
+    if commits is not None and _assigns_attribute(module, start, end) == "change":
+        return Change(tokens[commits.first].start, tokens[commits.closing].end, f"calls `{commits.callee}()`")
+    if commits is not None and not traces and _assigns_attribute(module, start, end) == "":
+        return Change(tokens[commits.first].start, tokens[commits.closing].end, f"calls `{commits.callee}()`")
+    return _shared_state(module, function, start, end)
+
+
+def _without_strings(text: str) -> str:
+    return re.sub(r"\"\"", "", text)
+
+
+def _runs(module: Module, index: int) -> bool:
+    """Whether a statement is handed to something that runs it (or kept in a variable for that)."""
+    inside = module.parent[index]
+    if inside <= 0:
+        return True
+    before = module.tokens[inside - 1].text
+    return not re.search(
+        r"(?i)^(?:log|info|debug|print\w*|warn\w*|error|json|send|f|render\w*|jsonify|Response)$", before
+    )
+
+
+def _kind(module: Module, function: Function, call: Call, body: str) -> str | None:
+    """`change`, `commit`, `local` (a function of this file) or None."""
+    method, receiver = call.method, call.receiver
+    if HARMLESS_CALLEE.search(call.callee):
+        return None
+    if not receiver or (receiver in ("self", "this", "h", "s") and module.named(method)):
+        targets = module.named(method)
+        if targets:
+            return "local"
+        if not receiver:
+            words = GO_VERBS if module.language == "go" else VERBS
+            return (
+                "change"
+                if words.match(method)
+                and not _is_local(module, function, method)
+                and method
+                not in ("set", "add", "create", "update", "save", "write", "mark", "like", "pay", "drop", "vote")
+                else (
+                    "change"
+                    if method
+                    in (
+                        "unlink",
+                        "rmtree",
+                        "unlinkSync",
+                        "writeFile",
+                        "deleteDoc",
+                        "setDoc",
+                        "updateDoc",
+                        "addDoc",
+                        "rmSync",
+                    )
+                    else None
+                )
+            )
+    if re.search(r"(?:req|request|ctx|c)\.session$", receiver):
+        return None  # a login's own state
+    last = receiver.split(".")[-1]
+    if method in ("commit", "Commit", "flush") and re.search(r"(?i)db|sess|conn|tx|trans|uow", receiver):
+        return "commit"
+    if method in CHANGES:
+        return None if QUIET_RECEIVERS.search(receiver) and not STORE.search(receiver) else "change"
+    if re.match(
+        r"os\.(?:remove|unlink|rmdir|rename|replace|removedirs|Remove|RemoveAll|Rename|WriteFile)$|shutil\.(?:rmtree|move)$|fs\.(?:promises\.)?(?:rm|rename|unlink|mkdir)\w*$",
+        call.callee,
+    ):
+        return "change"
+    if QUIET_RECEIVERS.search(receiver) and not re.search(r"(?i)^db|\.db\b|session$", receiver):
+        if not _from_store(module, function, receiver, body):
+            return None
+    if method in STORE_CHANGES:
+        return _store_change(module, function, call, last, body)
+    words = GO_VERBS if module.language == "go" else VERBS
+    if (words.match(method) and not (method.isalpha() and method.islower())) or (
+        words.match(method)
+        and method
+        in (
+            "cancel",
+            "deactivate",
+            "activate",
+            "archive",
+            "publish",
+            "approve",
+            "reject",
+            "refund",
+            "charge",
+            "transfer",
+            "revoke",
+            "promote",
+            "disable",
+            "enable",
+            "ban",
+            "suspend",
+            "restart",
+            "terminate",
+            "destroy",
+            "purge",
+        )
+    ):
+        if module.language == "go" and receiver in ("context", "strings", "json", "time", "ctx", "cancel", "http"):
+            return None
+        if (
+            re.match(r"(?i)set|add|create|send|write|register|apply|store", method)
+            and not STORE.search(receiver)
+            and not re.search(r"(?i)service|svc|repo|api|client|manager|controller|use_?case|crud", receiver)
+        ):
+            return None
+        return "change"
+    return None
+
+
+def _store_change(module: Module, function: Function, call: Call, last: str, body: str) -> str | None:
+    method, receiver = call.method, call.receiver
+    arguments = module.arguments(call)
+    if method == "Exec" or (method == "set" and not STORE.search(receiver)):
+        return None  # the SQL text decides
+    root = receiver.split(".")[0].split("(")[0].split("[")[0]
+    if root in NOT_MODELS or receiver.startswith('""'):
+        return None
+    if receiver in ("session", "request.session", "req.session", "self.request.session"):
+        orm = re.search(
+            r"(?i)session\.(?:commit|query|execute|scalars?|flush|get\(\s*[A-Z])|AsyncSession|session\s*:\s*\w*Session",
+            body,
+        ) or re.search(r"(?i)session\s*:\s*\w*Session|SessionLocal|sessionmaker|sqlmodel|sqlalchemy", module.text)
+        return "change" if orm and method in ("add", "delete", "merge", "add_all", "commit") else None
+    if (
+        method
+        in (
+            "pop",
+            "append",
+            "push",
+            "add",
+            "set",
+            "discard",
+            "clear",
+            "put",
+            "update",
+            "remove",
+            "insert",
+            "Add",
+            "Set",
+            "flush",
+            "increment",
+            "del",
+            "expire",
+        )
+        and not STORE.search(receiver)
+        and not MODEL.match(receiver)
+    ):
+        return (
+            "change"
+            if _from_store(module, function, receiver, body) and method in ("update", "remove", "increment")
+            else None
+        )
+    if method == "create" and re.search(
+        r"(?i)(?:completions|messages|embeddings|responses|images|checkout\.sessions|chat|tokens|moderations)$",
+        receiver,
+    ):
+        return None
+    if method == "save" and arguments and not any(keyword for keyword, _ in arguments):
+        if not STORE.search(receiver) and not MODEL.match(receiver):
+            return None
+    if STORE.search(receiver) or (MODEL.match(receiver) and root not in NOT_MODELS):
+        if method in ("set", "add", "put", "push") and not STORE.search(receiver):
+            return None
+        return "change"
+    if method in ("delete", "save", "destroy", "remove", "Delete", "Save", "update", "deleteOne", "drop"):
+        return "change" if _from_store(module, function, receiver, body) else None
+    return None
+
+
+def _from_store(module: Module, function: Function, receiver: str, body: str) -> bool:
+    """Whether the receiver was read from a database in this function."""
+    root = re.split(r"[.(\[]", receiver)[0]
+    scope: Function | None = function
+    while scope is not None:
+        for item in module.assignments(root, scope):
+            text = text_of(item.tokens)
+            if item.how == "for":
+                text += " "
+            if re.search(
+                r"get_object_or_404|get_or_404|\bobjects\.|\.query\b|\.findOne|\.findById|\.find\w*\(|\.first\w*\(|\.one\w*\(|db\.\w*get\(|session\.get\(|\.scalar\w*\(|self\.get_object\(|findUnique|load_\w+\(|get_\w+\(|\.objects\(|\.get_by|\.get_by_id"
+                r"|\.fetch_\w+\(|\.getRepository|\.findBy|\.select\(",
+                text,
+            ) and not re.search(r"requests\.|httpx\.|cache\.", text):
+                return True
+        scope = module.outer(scope)
+    return False
+
+
+def _is_local(module: Module, function: Function, name: str) -> bool:
+    return name in function.parameters or bool(module.assignments(name, function))
+
+
+def _assigns_attribute(module: Module, start: int, end: int) -> str:
+    """`change` when an attribute of something is assigned, `trace` when only traces of reading are, else empty."""
+    tokens = module.tokens
+    found = ""
+    for index in range(start + 2, end - 1):
+        if (
+            tokens[index + 1].text in ("=", "+=", "-=")
+            and tokens[index - 1].text == "."
+            and tokens[index].kind == "name"
+            and module.parent[index] == module.parent[start]
+        ):
+            if tokens[index - 2].text in ("self", "this", "response", "res", "request", "resp", "session"):
+                continue
+            if BENIGN.search(tokens[index].text):
+                found = found or "trace"
+            else:
+                return "change"
+    return found
+
+
+def _shared_state(module: Module, function: Function, start: int, end: int) -> Change | None:
+    """Changes of a collection that lives in the module: an in-memory store."""
+    tokens = module.tokens
+    for index in range(start, end - 1):
+        token = tokens[index]
+        if token.kind != "name" or tokens[index - 1].text in (".", "?."):
+            continue
+        name = token.text
+        if BENIGN.search(name) or not module.assignments(name, None) or _shadowed(module, function, name, index):
+            continue
+        if re.search(r"(?i)pool|client|conn|engine|template|logger|app$|router|config|queue$|limiter", name):
+            continue
+        following = tokens[index + 1].text
+        before = tokens[index - 1].text
+        change = False
+        if (before in ("del", "delete") and following in ("[", ".")) or (
+            before == "(" and tokens[index - 2].text == "delete" and module.language == "go"
+        ):
+            change = True
+        elif following == "." and index + 3 < end and tokens[index + 3].text == "(":
+            method = tokens[index + 2].text
+            change = method in (
+                "pop",
+                "append",
+                "remove",
+                "clear",
+                "push",
+                "splice",
+                "shift",
+                "unshift",
+                "insert",
+                "popitem",
+                "extend",
+                "discard",
+            ) or (method in ("delete", "set", "add", "update") and _is_collection(module, name))
+        elif following == "[" and module.partner[index + 1] > 0:
+            after = module.partner[index + 1] + 1
+            while (
+                after < end
+                and tokens[after].text in ("[", ".")
+                and (module.partner[after] > 0 or tokens[after].text == ".")
+            ):
+                after = module.partner[after] + 1 if tokens[after].text == "[" else after + 2
+            change = after < end and tokens[after].text in ("=", "+=", "-=", "++", "--")
+            if change and BENIGN.search(text_of(tokens[index:after])):
+                change = False
+        elif following in ("=", "+=", "-=", "++", "--") and (
+            not module.python or re.search(rf"\bglobal\b[^\n]*\b{re.escape(name)}\b", module.text)
+        ):
+            change = module.parent[index] == -1 or tokens[module.parent[index]].text == "{"
+        if change and not _memoised(module, function, name):
+            return Change(token.start, tokens[min(index + 2, end - 1)].end, f"changes `{name}`")
+    return None
+
+
+def _shadowed(module: Module, function: Function, name: str, index: int) -> bool:
+    if name in function.parameters:
+        return True
+    if re.search(rf"\bglobal\b[^\n]*\b{re.escape(name)}\b", module.text) and module.python:
+        return False
+    for item in module.assignments(name, function):
+        before = module.tokens[item.index - 1].text
+        if module.python or item.operator == ":=" or before in ("const", "let", "var", ","):
+            return True
+    return False
+
+
+def _is_collection(module: Module, name: str) -> bool:
+    return any(
+        re.match(r"new\s*(?:Map|Set)\b|\{|dict\(|set\(|defaultdict|\[|make\(map|map\[", text_of(item.tokens))
+        for item in module.assignments(name, None)
+    )
+
+
+def _memoised(module: Module, function: Function, name: str) -> bool:
+    """`if key not in table: table[key] = compute()` is a cache."""
+    body = module.text[module.tokens[function.body].start : module.tokens[function.end - 1].end]
+    quoted = re.escape(name)
+    return bool(
+        re.search(
+            rf"if\s+\w+\s+not\s+in\s+{quoted}\s*:|if\s*\(?\s*!\s*{quoted}(?:\.has\(|\[)|if\s+{quoted}\s+is\s+None|if\s*\(?!\s*{quoted}\s*\)",
+            body,
+        )
+    )

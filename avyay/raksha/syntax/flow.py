@@ -1,0 +1,658 @@
+# ruff: noqa: E501 - long patterns read better whole
+"""Can an outsider decide what an expression says? Reads backwards from a use to the constants and inputs behind it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from avyay.raksha.syntax.lexer import HOLE, Token, lex
+from avyay.raksha.syntax.module import Assignment, Module, split, text_of
+
+if TYPE_CHECKING:
+    from avyay.raksha.syntax.functions import Function
+
+__all__ = ["Flow"]
+
+CONSTANT = re.compile(r"_{0,2}[A-Z][A-Z0-9_]*$")
+# Results that carry no text of the caller's choice, whatever went in.
+HARMLESS = re.compile(
+    r"(?:^|\.)(?:int|float|bool|len|round|abs|sum|ord|hash|id|Number|BigInt|Boolean|parseInt|parseFloat|Decimal"
+    r"|toFixed|Itoa|Atoi|ParseInt|ParseUint|ParseFloat|ParseBool|FormatInt|count|now|utcnow|today|isoformat|strftime"
+    r"|timestamp|time|monotonic|toISOString|getTime|UUID|uuid1|uuid4|uuidv4|randomUUID|hexdigest|token_hex|NewString"
+    r"|token_urlsafe|mkdtemp|mkstemp|NamedTemporaryFile|TemporaryDirectory|MkdirTemp|getpid|cpu_count|secure_filename"
+    r"|Duration|Now|Unix|date|parseUUID|ObjectId|QuoteIdentifier|QuoteLiteral|Sanitize|indexOf|findIndex)$"
+)
+QUOTED = re.compile(
+    r"(?:^|[._])(?:quote\w*|shquote|mogrify|escape\w*|Identifier|Literal|SQL|Placeholder|bindparam|quoted_name"
+    r"|sanitize\w*|sanitise\w*|validate\w*|allowlist\w*|whitelist\w*|safe_\w+|clean_\w+|is_safe\w*|assert_safe\w*"
+    r"|list2cmdline|shescape|format_map_safe|assert\w*Valid\w*|check_\w*allowed\w*)$|(?:^|\.)\w*[a-z]"
+    r"(?:Quote|Escape|Sanitize|Validate)\w*$|(?:^|\.)(?:sanitize|escape|quote|validate)[A-Z]\w*$"
+    r"|(?:^|\.)(?:shlex|pipes)\.(?:quote|join)$|(?:^|\.)sql\.(?:raw_?safe|id|join|identifier|fragment)$"
+)
+PASSING = frozenset(
+    [
+        "strip",
+        "lstrip",
+        "rstrip",
+        "lower",
+        "upper",
+        "title",
+        "casefold",
+        "capitalize",
+        "trim",
+        "trimStart",
+        "trimEnd",
+        "toLowerCase",
+        "toUpperCase",
+        "toString",
+        "replace",
+        "replaceAll",
+        "ReplaceAll",
+        "encode",
+        "decode",
+        "splitlines",
+        "split",
+        "slice",
+        "substring",
+        "substr",
+        "concat",
+        "str",
+        "String",
+        "format",
+        "join",
+        "Join",
+        "Sprintf",
+        "Sprint",
+        "TrimSpace",
+        "ToLower",
+        "ToUpper",
+        "Trim",
+        "dedent",
+        "removeprefix",
+        "removesuffix",
+        "expandvars",
+        "expanduser",
+        "map",
+        "filter",
+        "list",
+        "tuple",
+        "sorted",
+        "set",
+        "reversed",
+        "enumerate",
+        "zip",
+        "values",
+        "keys",
+        "entries",
+        "items",
+        "copy",
+        "Path",
+        "join",
+        "resolve",
+        "normpath",
+        "get",
+        "cast",
+        "text",
+        "String",
+        "Fields",
+        "append",
+        "Append",
+        "from",
+    ]
+)
+HARMLESS_ROOTS = frozenset(
+    ["settings", "conf", "constants", "const", "app_settings", "datetime", "time", "math", "random", "uuid", "os.path"]
+)
+HARMLESS_LAST = re.compile(
+    r"^_*(?:table|tables|tablename|table_name|db_table|schema|columns?|column_names?|cols|placeholders?|params_sql|fields?"
+    r"|__tablename__|__name__|__file__|pk_column|dialect|paramstyle|param_style|length|size|count|pid|port|executable"
+    r"|tableName|columnName|DIR|name_quoted)$"
+)
+SOURCES = re.compile(
+    r"(?:^|\.)(?:request|req|ctx\.(?:query|params|request)|args|argv|form|query|params|body|headers|cookies|input"
+    r"|raw_input|get_json|values|GET|POST|COOKIES|META|FILES|REQUEST|Query|Param|PostForm|FormValue|URL|Body|stdin|searchParams)(?:\.|$|\(|\[)"
+)
+
+
+class Flow:
+    """Answers for one module; `unsafe` gives the operand that an outsider may choose, or None."""
+
+    def __init__(self, module: Module, *, parameters: bool = True) -> None:
+        self.module = module
+        self.parameters = parameters
+        self._busy: set[tuple[str, int]] = set()
+
+    def unsafe(self, tokens: Sequence[Token], at: int, depth: int = 0) -> str | None:
+        """The text of a part of the expression that is not known to be harmless; None when all of it is.
+
+        Args:
+            tokens: The expression.
+            at: Index of a token of the module, for the scope and what was assigned before.
+        """
+        if depth > 12 or not tokens:
+            return None
+        tokens = _unwrap(list(tokens))
+        if not tokens:
+            return None
+        for part in self._operands(tokens):
+            found = self._operand(part, at, depth + 1)
+            if found:
+                return found
+        return None
+
+    def _operands(self, tokens: list[Token]) -> list[list[Token]]:
+        """The values an expression is put together of; conditions are none."""
+        if self.module.python:
+            choices = split(tokens, "if", "else")
+            if len(choices) == 3:
+                return [*self._operands(choices[0]), *self._operands(choices[2])]
+        else:
+            question = split(tokens, "?")
+            if len(question) == 2 and self.module.language != "go":
+                return [piece for part in split(question[1], ":") for piece in self._operands(part)]
+        if len(split(tokens, "==", "===", "!=", "!==", "<", ">", "<=", ">=", "in", "not", "&&", "and")) > 1:
+            return []  # a truth value
+        parts = split(tokens, "+", "%", "||", "??", "or", "|", "*", "/", "-", "//")
+        if len(parts) == 1:
+            return [tokens]
+        return [_unwrap(part) for part in parts if part]
+
+    def _operand(self, tokens: list[Token], at: int, depth: int) -> str | None:
+        tokens = _unwrap(tokens)
+        if not tokens:
+            return None
+        if len(tokens) > 1 and len(self._operands(tokens)) != 1:
+            return self.unsafe(tokens, at, depth)
+        head = tokens[0]
+        if all(token.kind == "string" for token in tokens):
+            return next((found for token in tokens if (found := self._string(token, at, depth))), None)
+        if head.kind in ("number", "regex"):
+            return None
+        if head.text in ("[", "{", "("):
+            return self._collection(tokens, at, depth)
+        if head.kind == "string" and len(tokens) > 2 and tokens[1].text == ".":
+            inner = self._string(head, at, depth)
+            return inner or self._arguments(tokens, at, depth)
+        if head.kind != "name" or head.text in (
+            "None",
+            "True",
+            "False",
+            "null",
+            "undefined",
+            "true",
+            "false",
+            "nil",
+            "lambda",
+        ):
+            return None
+        if len(tokens) == 1:
+            return self._name(head.text, at, depth)
+        if tokens[1].text == "in" or head.text in ("for", "function", "func"):
+            return None
+        if tokens[-1].kind == "string" and tokens[-1].prefix:  # a tagged template: its tag quotes what is put in
+            return self._string(tokens[-1], at, depth) if tokens[-1].prefix.lower() in ("raw", "dedent") else None
+        return self._chain(tokens, at, depth)
+
+    def _string(self, token: Token, at: int, depth: int) -> str | None:
+        for hole in token.holes:
+            found = self.unsafe(lex(hole, self.module.language), at, depth)
+            if found:
+                return found
+        return None
+
+    def _collection(self, tokens: list[Token], at: int, depth: int) -> str | None:
+        inner = tokens[1:]
+        if tokens[-1].text in ("]", "}", ")"):
+            inner = tokens[1:-1]
+        elif "." in [token.text for token in tokens]:  # [a, b].join(" ")
+            close = _closing(tokens, 0)
+            rest = tokens[close:]
+            inner = tokens[1:close]
+            if any(token.text == "map" for token in rest) and not self._mapped(rest, at, depth):
+                return None
+        if self.module.python:
+            parts = split(inner, "for")
+            if len(parts) > 1:  # a comprehension: its element, then what it runs over if the element uses it
+                variables = {token.text for token in split(parts[1], "in")[0]}
+                element = parts[0]
+                if not _mentions(element, variables):
+                    return self.unsafe(element, at, depth)
+                bound = self._bound(element, variables)
+                if not bound:
+                    return None
+                return self.unsafe(
+                    split(split(parts[1], "in")[1] if "in" in {t.text for t in parts[1]} else [], "if")[0], at, depth
+                )
+            parts = split(inner, ",")
+            if len(parts) > 1 or tokens[0].text == "{":
+                found = [
+                    self.unsafe(split(part, ":")[-1] if tokens[0].text == "{" else part, at, depth) for part in parts
+                ]
+                return next((item for item in found if item), None)
+        for part in split(inner, ","):
+            found_part = self.unsafe(part[1:] if part and part[0].text == "..." else part, at, depth)
+            if found_part:
+                return found_part
+        return None
+
+    def _bound(self, tokens: list[Token], variables: set[str]) -> bool:
+        """Whether one of the variables reaches the value unconverted."""
+        for token in tokens:
+            for hole in token.holes:
+                if self._bound(lex(hole, self.module.language), variables):
+                    return True
+        text = text_of(tokens)
+        if (
+            tokens
+            and tokens[0].kind == "name"
+            and (HARMLESS.search(tokens[0].text) or QUOTED.search(text.split("(")[0]))
+        ):
+            return False
+        return any(token.kind == "name" and token.text in variables for token in tokens)
+
+    def _mapped(self, rest: list[Token], at: int, depth: int) -> bool:
+        """Whether the function given to `.map` may pass its element on."""
+        arrow = next((i for i, token in enumerate(rest) if token.text == "=>"), -1)
+        if arrow < 0:
+            return not HARMLESS.search(text_of(rest).partition("(")[2].partition(")")[0] or "x")
+        stop = arrow + 1
+        level = 0
+        while stop < len(rest):
+            if rest[stop].text in "([{" and rest[stop].kind == "op":
+                level += 1
+            elif rest[stop].text in ")]}" and rest[stop].kind == "op":
+                level -= 1
+                if level < 0:
+                    break
+            stop += 1
+        body = rest[arrow + 1 : stop]
+        parameters = [
+            token.text for token in rest[:arrow] if token.kind == "name" and token.text not in ("map", "async")
+        ]
+        names = set(parameters[:1])  # the second is the position
+        return self._bound(body, names)
+
+    def _chain(self, tokens: list[Token], at: int, depth: int) -> str | None:
+        """Attributes, subscripts and calls: `a.b[c].d(e)`."""
+        text = text_of(tokens)
+        names = [token.text for token in tokens if token.kind == "name"]
+        root = names[0]
+        if root in ("await", "new", "yield", "typeof"):
+            return self.unsafe(tokens[1:], at, depth)
+        if tokens[-1].text == "}" and self.module.language == "go":  # a composite literal
+            brace = next((i for i, token in enumerate(tokens) if token.text == "{"), 0)
+            return self._collection(tokens[brace:], at, depth)
+        last_call = tokens[-1].text == ")"
+        if last_call:
+            opening = _opening(tokens, len(tokens) - 1)
+            callee = text_of(tokens[:opening])
+            return self._called(callee, tokens, opening, at, depth)
+        if tokens[-1].text == "]":
+            opening = _opening(tokens, len(tokens) - 1)
+            base = tokens[:opening]
+            if SOURCES.search(text_of(base) + "."):
+                return text
+            if base and (CONSTANT.match(base[-1].text) or self._constant_mapping(base, at)):
+                return None
+            return self.unsafe(base, at, depth)
+        last = names[-1]
+        if CONSTANT.match(last) or HARMLESS_LAST.match(last) or root in HARMLESS_ROOTS:
+            return None
+        if root in ("self", "this", "cls") and len(names) == 2:
+            return self._attribute(root, last, text, at, depth)
+        if SOURCES.search(text):
+            return text
+        if len(tokens) > 2 and all(token.kind == "name" or token.text in (".", "?.", "!") for token in tokens):
+            return self._name(root, at, depth) and text
+        return self.unsafe(tokens[: max(1, len(tokens) - 2)], at, depth)
+
+    def _attribute(self, root: str, name: str, text: str, at: int, depth: int) -> str | None:
+        """`self.name`: what the class assigns to it."""
+        tokens = self.module.tokens
+        for index in range(2, len(tokens) - 2):
+            if tokens[index].text != name or tokens[index - 2].text != root or tokens[index + 1].text != "=":
+                continue
+            key = (text, index)
+            if key in self._busy:
+                continue
+            self._busy.add(key)
+            try:
+                end = self.module.expression_end(index + 2)
+                unsafe = self.unsafe(tokens[index + 2 : end], index, depth)
+            finally:
+                self._busy.discard(key)
+            if unsafe:
+                return text
+        return None
+
+    def _called(self, callee: str, tokens: list[Token], opening: int, at: int, depth: int) -> str | None:
+        plain = re.sub(r"\([^()]*\)|\[[^\[\]]*\]", "", callee)
+        method = plain.rsplit(".", 1)[-1].removesuffix("?")
+        if HARMLESS.search(plain) or QUOTED.search(plain):
+            return None
+        arguments = tokens[opening + 1 : -1]
+        receiver = tokens[: max(opening - 2, 0)] if "." in callee else []
+        if method in ("get", "Get", "pop", "setdefault") and receiver:
+            if SOURCES.search(text_of(receiver) + "."):
+                return text_of(tokens)
+            if CONSTANT.match(receiver[-1].text) or self._constant_mapping(receiver, at):
+                parts = split(arguments, ",")
+                return self.unsafe(parts[1], at, depth) if len(parts) > 1 else None
+            return self.unsafe(receiver, at, depth)
+        if method in ("getenv", "Getenv", "LookupEnv"):
+            return None
+        if re.search(r"(?:^|\.)(?:input|raw_input|readline|prompt|question|Scan|ReadString)$", plain) or (
+            SOURCES.search(plain + ".") and method not in ("join",)
+        ):
+            return text_of(tokens)
+        if method == "Sprintf" or (method == "sprintf" and arguments):
+            return self._formatted(arguments, at, depth)
+        if method in ("Repeat", "repeat", "fill"):
+            return (
+                self.unsafe(receiver or split(arguments, ",")[0], at, depth)
+                if method != "fill"
+                else (self.unsafe(arguments, at, depth))
+            )
+        if method == "join" and self.module.python:
+            return self.unsafe(arguments, at, depth)
+        if method == "map" and not self.module.python:
+            return self.unsafe(receiver, at, depth) if self._mapped(tokens[opening - 1 :], at, depth) else None
+        if method in PASSING:
+            found = self.unsafe(receiver, at, depth) if (receiver and receiver[0].kind != "op") or receiver else None
+            if found:
+                return found
+            if receiver and receiver[0].text == "[" and "map" in [token.text for token in receiver]:
+                return None
+            cuts = method in ("slice", "split", "substring", "substr") and plain != "shlex.split"
+            return None if cuts else self._list(arguments, at, depth)
+        local = self.module.named(method) if plain in (method, f"self.{method}", f"this.{method}") else []
+        if local:
+            return self._returned(local[0], arguments, at, depth)
+        found = self._list(arguments, at, depth)
+        if found:
+            return found
+        return (
+            self.unsafe(receiver, at, depth) if receiver and receiver[0].kind == "name" and len(receiver) > 1 else None
+        )
+
+    def _arguments(self, tokens: list[Token], at: int, depth: int) -> str | None:
+        """`"...".format(a)` or `", ".join(x)`: the arguments of the calls after a string."""
+        for index, token in enumerate(tokens):
+            if token.text == "(" and token.kind == "op":
+                close = _closing(tokens, index)
+                return self._list(tokens[index + 1 : close], at, depth)
+        return None
+
+    def _list(self, arguments: list[Token], at: int, depth: int) -> str | None:
+        for part in split(arguments, ","):
+            if self.module.python and len(split(part, "for")) > 1:
+                found = self._collection([_BRACKET, *part, _CLOSE], at, depth)
+            else:
+                if len(part) > 2 and part[1].text == "=":
+                    part = part[2:]
+                while part and part[0].text in ("*", "**", "..."):
+                    part = part[1:]
+                if any(token.text == "=>" for token in part) or (
+                    part and part[0].text in ("lambda", "function", "func")
+                ):
+                    continue
+                found = self.unsafe(part, at, depth)
+            if found:
+                return found
+        return None
+
+    def _formatted(self, arguments: list[Token], at: int, depth: int) -> str | None:
+        """`fmt.Sprintf`: numbers need no quoting."""
+        parts = split(arguments, ",")
+        if not parts or not parts[0]:
+            return None
+        verbs = re.findall(r"%[-+# 0-9.]*([a-zA-Z])", parts[0][0].value) if parts[0][0].kind == "string" else []
+        for number, part in enumerate(parts[1:]):
+            verb = verbs[number] if number < len(verbs) else "v"
+            if verb in "dxXbcoeEfFgGtpT":
+                continue
+            found = self.unsafe(part[:-1] if part and part[-1].text == "..." else part, at, depth)
+            if found:
+                return found
+        return None
+
+    def _returned(self, function: Function, arguments: list[Token], at: int, depth: int) -> str | None:
+        """What a function of this file returns, its parameters being what the call hands in."""
+        key = (function.name, function.start)
+        if key in self._busy or depth > 8:
+            return None
+        self._busy.add(key)
+        try:
+            tokens = self.module.tokens
+            given = self._list(arguments, at, depth)
+            for index in range(function.body, function.end):
+                if tokens[index].text == "return" and self.module.enclosing(index) is function:
+                    end = self.module.expression_end(index + 1)
+                    found = self.unsafe(tokens[index + 1 : end], index, depth)
+                    if found and (given or found.split(".")[0].split("[")[0] not in function.parameters):
+                        return given or found
+            return None
+        finally:
+            self._busy.discard(key)
+
+    def _constant_mapping(self, tokens: list[Token], at: int) -> bool:
+        """Whether a name holds a literal mapping or list of constants."""
+        if len(tokens) != 1 or tokens[0].kind != "name":
+            return False
+        scope = self.module.enclosing(at)
+        while True:
+            found = self.module.assignments(tokens[0].text, scope)
+            if found:
+                return all(
+                    item.tokens
+                    and (item.tokens[0].text in ("{", "[", "(", "map", "frozenset", "set", "dict", "new", "Object"))
+                    and len(item.tokens) > 2
+                    and self.unsafe(item.tokens, item.index, 8) is None
+                    for item in found
+                )
+            if scope is None:
+                return False
+            scope = self.module.outer(scope)
+
+    def _name(self, name: str, at: int, depth: int) -> str | None:
+        if CONSTANT.match(name) and len(name) > 1:
+            return None
+        if name in ("request", "req", "argv"):
+            return name
+        scope = self.module.enclosing(at)
+        before: int | None = at
+        while True:
+            if scope is not None and self._checked(name, scope, at):
+                return None
+            assigned = self.module.assignments(name, scope, before)
+            if scope is None or name not in scope.parameters:
+                added = self._added(name, scope, at, depth)
+                if added:
+                    return added
+            if assigned:
+                return self._assigned(name, assigned, scope, depth)
+            if scope is None:
+                return None
+            if name in scope.parameters:
+                kind = scope.types.get(name, "")
+                if self.module.language == "go" and re.match(r"(?:u?int\d*|float\d+|bool|time\.\w+|uuid\.UUID)$", kind):
+                    return None
+                if re.match(
+                    r"(?:Literal\b|\w*(?:Enum|Order|Direction|Column|Field)$|UUID$|uuid\.UUID$|datetime|bool$)", kind
+                ):
+                    return None
+                return name if self.parameters or self._handles_requests(scope) else None
+            scope, before = self.module.outer(scope), None
+
+    def _assigned(self, name: str, assigned: list[Assignment], scope: Function | None, depth: int) -> str | None:
+        """The assignments that still count: from the last plain one that surely ran (same indent as the body)."""
+        for item in reversed(assigned):
+            key = (name, item.index)
+            if key in self._busy:
+                continue
+            self._busy.add(key)
+            try:
+                found = self.unsafe(item.tokens, item.index, depth)
+            finally:
+                self._busy.discard(key)
+            if found:
+                return found
+            if item.operator in ("=", ":=") and item.how == "plain" and self._unconditional(item, scope):
+                return None
+        if assigned[0].operator in ("+=", "||=") and scope is not None and name in scope.parameters:
+            return name
+        return None
+
+    def _added(self, name: str, scope: Function | None, at: int, depth: int) -> str | None:
+        """What is appended to a list or builder before the use."""
+        if scope is None:
+            return None
+        tokens = self.module.tokens
+        for index in range(scope.body, min(at, scope.end, len(tokens) - 3)):
+            if (
+                tokens[index].text == name
+                and tokens[index + 1].text == "."
+                and tokens[index + 2].text
+                in ("append", "push", "extend", "insert", "unshift", "WriteString", "write", "add")
+                and tokens[index + 3].text == "("
+                and self.module.partner[index + 3] > 0
+                and (key := (name, index)) not in self._busy
+            ):
+                self._busy.add(key)
+                try:
+                    found = self._list(tokens[index + 4 : self.module.partner[index + 3]], index, depth)
+                finally:
+                    self._busy.discard(key)
+                if found:
+                    return found
+        return None
+
+    def _handles_requests(self, function: Function) -> bool:
+        """Whether a Python function's parameters come from outside: a route of a web framework, or a tool of a model."""
+        tokens = self.module.tokens
+        return any(
+            re.search(
+                r"\.(?:get|post|put|patch|delete|route|websocket|api_route|tool|command)\(", text_of(tokens[first:end])
+            )
+            for first, end in function.decorators
+        )
+
+    def _unconditional(self, item: Assignment, scope: Function | None) -> bool:
+        tokens = self.module.tokens
+        if scope is None:
+            return True
+        if self.module.python:
+            first = item.index
+            while first > 0 and not tokens[first].first:
+                first -= 1
+            return tokens[first].column == tokens[scope.body].column
+        return self.module.parent[item.index] == self.module.parent[scope.body]
+
+    def _checked(self, name: str, scope: Function, at: int) -> bool:
+        """Whether the name was compared with an allow-list or a pattern before this use."""
+        tokens = self.module.tokens
+        end = min(at, scope.end)
+        for index in range(scope.body, end):
+            if tokens[index].text != name or tokens[index].kind != "name" or tokens[index - 1].text in (".", "?."):
+                continue
+            after = tokens[index + 1].text if index + 1 < len(tokens) else ""
+            following = tokens[index + 2].text if index + 2 < len(tokens) else ""
+            before = tokens[index - 1].text
+            if before == "for":
+                continue
+            if (after == "not" and following == "in") or (
+                after == "in" and before in ("if", "assert", "and", "or", "elif", "not")
+            ):
+                return not re.search(r"(?i)block|deny|bad|forbid", text_of(tokens[index + 2 : index + 5]))
+            if after == "." and following in (
+                "isalnum",
+                "isdigit",
+                "isidentifier",
+                "isnumeric",
+                "isalpha",
+                "isdecimal",
+            ):
+                return True
+            if before in ("(", ",") and self.module.parent[index] > 0:
+                opening = self.module.parent[index]
+                callee = text_of(tokens[max(0, opening - 5) : opening])
+                if re.search(
+                    r"(?i)(?:fullmatch|re\.match|\.match|\.test|includes|\.has|Contains|MatchString|hasOwn\w*|is_?(?:valid|safe|allowed"
+                    r"|uuid|int|ip\w*)\w*|validate\w*|check\w*|assert\w*|verify\w*|ip_address|ip_network|ensure\w*|ParseIP|IPv?4?Address"
+                    r"|isIP\w*|isInteger|isFinite|ipaddress\.\w+)$",
+                    callee,
+                ):
+                    return True
+            if before == "[" and self.module.language != "python":
+                statement = text_of(tokens[max(scope.body, index - 8) : index])
+                if re.search(
+                    r"(?i)(?:if|ok\s*:?=|!)\s*[\w, :=!(]*(?:allow|valid|permit|safe|known|whitelist)\w*\[$", statement
+                ):
+                    return True
+            if before == "switch" or (before == "(" and tokens[index - 2].text == "switch") or before == "match":
+                return True
+        return False
+
+
+_BRACKET = Token("op", "[", 0, 0, False, 0, "[")
+_CLOSE = Token("op", "]", 0, 0, False, 0, "]")
+
+
+def _mentions(tokens: list[Token], names: set[str]) -> bool:
+    return any(
+        (token.kind == "name" and token.text in names)
+        or (
+            HOLE in token.value
+            and any(re.search(rf"\b{re.escape(n)}\b", h) for h in token.holes for n in names if n.isidentifier())
+        )
+        for token in tokens
+    )
+
+
+def _unwrap(tokens: list[Token]) -> list[Token]:
+    """Without brackets around all of it, `await` and TypeScript assertions."""
+    while tokens:
+        if tokens[0].text in ("await", "new") and len(tokens) > 1:
+            tokens = tokens[1:]
+        elif tokens[0].text == "(" and tokens[0].kind == "op" and _closing(tokens, 0) == len(tokens) - 1:
+            if len(split(tokens[1:-1], ",")) > 1 or len(split(tokens[1:-1], "for")) > 1:
+                return tokens
+            tokens = tokens[1:-1]
+        elif tokens[-1].text in ("!", ",") and tokens[-1].kind == "op":
+            tokens = tokens[:-1]
+        elif len(tokens) > 2 and any(token.text == "as" and token.kind == "name" for token in tokens[1:]):
+            parts = split(tokens, "as")
+            if len(parts) < 2:
+                return tokens
+            tokens = parts[0]
+        else:
+            return tokens
+    return tokens
+
+
+def _closing(tokens: Sequence[Token], opening: int) -> int:
+    depth = 0
+    for index in range(opening, len(tokens)):
+        if tokens[index].kind == "op":
+            if tokens[index].text in "([{":
+                depth += 1
+            elif tokens[index].text in ")]}":
+                depth -= 1
+                if depth == 0:
+                    return index
+    return len(tokens)
+
+
+def _opening(tokens: Sequence[Token], closing: int) -> int:
+    depth = 0
+    for index in range(closing, -1, -1):
+        if tokens[index].kind == "op":
+            if tokens[index].text in ")]}":
+                depth += 1
+            elif tokens[index].text in "([{":
+                depth -= 1
+                if depth == 0:
+                    return index
+    return 0

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
+import orjson
+
 from avyay.marga.wire.fields import required_str
 from avyay.marga.wire.model import Dialect, Effort, JsonObject
 from avyay.marga.wire.thinking import has_foreign_thinking
@@ -163,7 +165,7 @@ def _messages(dialect: Dialect, body: JsonObject, out: RequestFeatures) -> None:
             for call in calls:
                 inner = call.get("function") if isinstance(call, dict) else None
                 arguments = inner.get("arguments") if isinstance(inner, dict) else None
-                out.prompt_chars += len(arguments) if isinstance(arguments, str) else len(str(arguments or ""))
+                out.prompt_chars += len(arguments) if isinstance(arguments, str) else len(orjson.dumps(arguments))
         images = message.get("images")
         if isinstance(images, list):
             out.images += len(images)
@@ -207,7 +209,7 @@ def _block(block: JsonObject, role: str, out: RequestFeatures, words: list[str])
         out.audio += 1
     elif kind == "tool_use":
         out.tool_calls += 1
-        out.prompt_chars += len(str(block.get("input") or ""))
+        out.prompt_chars += len(orjson.dumps(block.get("input")))
     elif kind == "tool_result":
         out.tool_results += 1
         _content(block.get("content"), "tool", out, [])
@@ -343,6 +345,8 @@ def _mode(choice: JsonObject) -> Any:
 def _tools(body: JsonObject, out: RequestFeatures) -> None:
     provider: list[str] = []
     tools = body.get("tools")
+    if tools:
+        out.prompt_chars += len(orjson.dumps(tools))
     functions = body.get("functions")
     for tool in (*(tools if isinstance(tools, list) else ()), *(functions if isinstance(functions, list) else ())):
         if not isinstance(tool, dict):
@@ -350,12 +354,10 @@ def _tools(body: JsonObject, out: RequestFeatures) -> None:
         kind = tool.get("type")
         if kind in (None, "function", "custom"):
             out.tools += 1
-            out.prompt_chars += len(str(tool))
             out.cache_marks = out.cache_marks or "cache_control" in tool
         elif kind == "namespace":
             inner = tool.get("tools")
             out.tools += len(inner) if isinstance(inner, list) else 0
-            out.prompt_chars += len(str(inner))
         else:
             provider.append(_str(tool.get("name")) or str(kind))
     out.provider_tools = tuple(provider)

@@ -6,6 +6,8 @@ Edits are cut into the raw body at the right place, so unknown fields, number fo
 from __future__ import annotations
 
 import re
+from functools import lru_cache
+from itertools import islice
 from typing import Any, Protocol
 
 import orjson
@@ -16,7 +18,15 @@ from avyay.marga.wire.model import Dialect, JsonObject, StopReason, Usage
 
 __all__ = ["Tap", "edit_body", "open_tap"]
 
-_TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{}:,]', re.DOTALL)
+_STRING = rb'"[^"\\]*(?:\\.[^"\\]*)*"'
+_TOKEN = re.compile(_STRING + rb"|[\[\]{}:,]", re.DOTALL)
+_ESCAPED_NAME = re.compile(rb"\\u00[567]")  # a letter written as an escape, which could hide a key
+
+
+@lru_cache(maxsize=32)
+def _simple_field(key: str) -> re.Pattern[bytes]:
+    """The key with a string, null or flat object as its value; inside a string its quotes would be escaped."""
+    return re.compile(rb'"' + re.escape(key.encode()) + rb'"\s*:\s*(' + _STRING + rb"|null|\{[^{}]*\})")
 
 
 def _top_level_values(raw: bytes) -> dict[str, tuple[int, int]]:
@@ -47,6 +57,29 @@ def _top_level_values(raw: bytes) -> dict[str, tuple[int, int]]:
     return spans
 
 
+def _is_value(raw: bytes, value: Any) -> bool:
+    try:
+        return bool(orjson.loads(raw) == value)
+    except orjson.JSONDecodeError:
+        return False  # a brace inside a string ended the match too soon
+
+
+def _find_value(raw: bytes, body: JsonObject, key: str) -> tuple[int, int]:
+    """Where the value of a top-level key lies. Scanning a whole body is slow, so likely places are tried first."""
+    if _ESCAPED_NAME.search(raw) is None:
+        found = list(islice(_simple_field(key).finditer(raw), 5))
+        if len(found) == 1 and isinstance(body[key], str | None):
+            return found[0].span(1)
+        same = [m for m in found if _is_value(m[1], body[key])]
+        if len(same) == 1 and raw[: same[0].start()].strip() == b"{":
+            return same[0].span(1)
+        for match in same if len(found) < 5 else ():
+            start, end = match.span(1)
+            if orjson.loads(raw[:start] + b"[]" + raw[end:]).get(key) == []:
+                return start, end
+    return _top_level_values(raw)[key]
+
+
 def edit_body(raw: bytes, body: JsonObject, changes: JsonObject) -> bytes:
     """`raw` with top-level fields set to new values and everything else left as it is.
 
@@ -55,29 +88,14 @@ def edit_body(raw: bytes, body: JsonObject, changes: JsonObject) -> bytes:
         body: The same, parsed.
         changes: New values by field.
     """
-    changes = {k: v for k, v in changes.items() if k not in body or body[k] != v}
-    if not changes:
-        return raw
     edits: list[tuple[int, int, bytes]] = []
-    spans: dict[str, tuple[int, int]] | None = None
     for key, value in changes.items():
-        new = orjson.dumps(value)
         if key not in body:
             brace = raw.index(b"{") + 1
-            edits.append((brace, brace, orjson.dumps(key) + b":" + new + (b"," if body else b"")))
-            continue
-        if isinstance(body[key], str):  # the quick way, when there is one place it can be
-            pattern = rb'(?<!\\)"' + re.escape(key.encode()) + rb'"\s*:\s*("(?:[^"\\]|\\.)*")'
-            found = re.findall(pattern, raw)
-            if len(found) == 1:
-                at = re.search(pattern, raw)
-                if at is not None and raw.count(b'"' + key.encode() + b'"') == 1:
-                    edits.append((at.start(1), at.end(1), new))
-                    continue
-        if spans is None:
-            spans = _top_level_values(raw)
-        start, end = spans[key]
-        edits.append((start, end, new))
+            new = orjson.dumps(key) + b":" + orjson.dumps(value)
+            edits.append((brace, brace, new + b"," if body or edits else new))
+        elif body[key] != value:
+            edits.append((*_find_value(raw, body, key), orjson.dumps(value)))
     for start, end, new in sorted(edits, reverse=True):
         raw = raw[:start] + new + raw[end:]
     return raw
@@ -113,7 +131,7 @@ class Tap(Protocol):
 
 
 _FRAME_END = re.compile(rb"\r\n\r\n|\n\n|\r\r")
-_MODEL = re.compile(rb'(?<!\\)"model"\s*:\s*("(?:[^"\\]|\\.)*")')
+_MODEL = re.compile(rb'"model"\s*:\s*("(?:[^"\\]|\\.)*")')
 
 
 class _SseTap:
@@ -134,6 +152,9 @@ class _SseTap:
 
     def feed(self, data: bytes) -> bytes:
         # Only whole events go on, so that an error event of ours can always follow what the caller has.
+        if not self._held and data.endswith(b"\n\n"):
+            self._passing(data)
+            return self._scan(data)
         edge = self._edge + data
         at = edge.rfind(b"\n\n") + 2, edge.rfind(b"\r\n\r\n") + 4
         if at == (1, 3):  # neither found
@@ -163,12 +184,10 @@ class _SseTap:
     def _scan(self, whole: bytes) -> bytes:
         """Reads complete events; the bytes of those that may be shown."""
         self.frames += whole.count(b"data:")
-        if self.marker.search(whole) is None:
-            if not self.model:
-                self._learn_model(whole)
-            return whole
         if not self.model:
             self._learn_model(whole)
+        if self._plain(whole) or self.marker.search(whole) is None:
+            return whole
         shown: list[bytes] = []
         at = 0
         for end in [m.end() for m in _FRAME_END.finditer(whole)] + [len(whole)]:
@@ -177,6 +196,10 @@ class _SseTap:
             if frame and (self.marker.search(frame) is None or self._frame(frame)):
                 shown.append(frame)
         return b"".join(shown)
+
+    def _plain(self, whole: bytes) -> bool:
+        """A quick look, without patterns: True only when nothing of interest can be in there."""
+        return False
 
     def _learn_model(self, whole: bytes) -> None:
         found = _MODEL.search(whole)
@@ -202,11 +225,20 @@ class _SseTap:
 
 
 class _ChatTap(_SseTap):
+    def _plain(self, whole: bytes) -> bool:
+        return (
+            b"[DONE]" not in whole
+            and b'"error"' not in whole
+            and (self._tools or b'"tool_calls"' not in whole)
+            and whole.count(b'"finish_reason"') == whole.count(b'"finish_reason":null')
+            and whole.count(b'"usage"') == whole.count(b'"usage":null')
+        )
+
     def broken(self, failure: Failure) -> bytes:
         return chat_reply.failed_event(failure)
 
     marker = re.compile(
-        rb'(?<!\\)"(?:usage"\s*:\s*\{|finish_reason"\s*:\s*"|tool_calls"\s*:\s*\[|error"\s*:\s*[{"])|data: ?\[DONE\]'
+        rb'"(?:usage"\s*:\s*\{|finish_reason"\s*:\s*"|tool_calls"\s*:\s*\[|error"\s*:\s*[{"])|data: ?\[DONE\]'
     )
 
     def __init__(self, *, hide_usage: bool = False) -> None:
@@ -239,14 +271,17 @@ class _ChatTap(_SseTap):
         self.finished = True
         return True
 
-    quiet = re.compile(rb'(?<!\\)"(?:usage"\s*:\s*\{|finish_reason"\s*:\s*"|error"\s*:\s*[{"])|data: ?\[DONE\]')
+    quiet = re.compile(rb'"(?:usage"\s*:\s*\{|finish_reason"\s*:\s*"|error"\s*:\s*[{"])|data: ?\[DONE\]')
 
 
 class _MessagesTap(_SseTap):
+    def _plain(self, whole: bytes) -> bool:
+        return b"message_" not in whole and b'"error"' not in whole
+
     def broken(self, failure: Failure) -> bytes:
         return anthropic_reply.failed_event(failure)
 
-    marker = re.compile(rb'(?<!\\)"type"\s*:\s*"(?:message_start|message_delta|message_stop|error)"')
+    marker = re.compile(rb'"type"\s*:\s*"(?:message_start|message_delta|message_stop|error)"')
 
     def __init__(self, *, hide_usage: bool = False) -> None:
         super().__init__(hide_usage=False)
@@ -276,13 +311,16 @@ class _MessagesTap(_SseTap):
 
 
 class _ResponsesTap(_SseTap):
-    marker = re.compile(rb'(?<!\\)"type"\s*:\s*"(?:response\.(?:completed|incomplete|failed|created)|error)"')
-    _sequence = re.compile(rb'(?<!\\)"sequence_number"\s*:\s*(\d+)')
+    marker = re.compile(rb'"type"\s*:\s*"(?:response\.(?:completed|incomplete|failed|created)|error)"')
+    _sequence = re.compile(rb'"sequence_number"\s*:\s*(\d+)')
 
     def __init__(self, *, hide_usage: bool = False) -> None:
         super().__init__(hide_usage=False)
         self._opening: JsonObject | None = None
         self._last = b""
+
+    def _plain(self, whole: bytes) -> bool:
+        return not any(word in whole for word in (b"response.c", b"response.inc", b"response.f", b'"error"'))
 
     def _passing(self, whole: bytes) -> None:
         self._last = whole
@@ -316,7 +354,7 @@ class _ResponsesTap(_SseTap):
 class _OllamaTap:
     """Newline-delimited JSON: the last line has everything."""
 
-    _marker = re.compile(rb'(?<!\\)"(?:done"\s*:\s*true|error"\s*:\s*"|tool_calls"\s*:\s*\[)')
+    _marker = re.compile(rb'"(?:done"\s*:\s*true|error"\s*:\s*"|tool_calls"\s*:\s*\[)')
 
     def __init__(self) -> None:
         self.usage: Usage | None = None

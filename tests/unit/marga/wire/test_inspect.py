@@ -172,7 +172,7 @@ def test_a_request_without_a_model_is_malformed(body):
 
 
 anything = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text(max_size=5),
     lambda inner: (
         st.lists(inner, max_size=3)
         | st.dictionaries(st.sampled_from(["role", "type", "content", "text", "tool_calls", "function"]), inner)

@@ -16,7 +16,7 @@ from avyay.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
     from avyay.rag.catalog import SourceRow
-    from avyay.rag.index import SyncReport
+    from avyay.rag.plan import SyncReport
 
 app = command_group("Runbook indexes: index, sources, search.")
 
@@ -82,6 +82,34 @@ def sources(run: Run) -> None:
         {"sources": [source_data(row) for row in rows]},
         lambda: run.out.table(columns, [_source_cells(row, now) for row in rows]),
     )
+
+
+@command(app, results=True)
+def reconcile(run: Run) -> ExitCode:
+    """Compare the index with its sources and itself, and mend it; exit 3 when something could not be checked."""
+    with run.out.progress("Checking") as progress:
+        report = run.services.rag.reconcile(progress=progress)
+
+    def show() -> None:
+        for one in report.synced:
+            _show_reports(run, [one])
+        for what in report.mended:
+            run.out.line(f"Mended: {what}.")
+        for name, why in report.unchecked.items():
+            run.out.line(f"Could not check {name}: {why}")
+        run.out.line(f"{report.chunks} chunks and {report.vectors} vectors are as they should be.")
+
+    data = {
+        "sound": report.sound,
+        "stale": report.stale,
+        "mended": report.mended,
+        "unchecked": report.unchecked,
+        "chunks": report.chunks,
+        "vectors": report.vectors,
+        "sources": [_report_data(one) for one in report.synced],
+    }
+    run.out.result(data, show)
+    return ExitCode.DEPENDENCY if report.unchecked else ExitCode.OK
 
 
 @command(app)

@@ -15,7 +15,17 @@ from avyay.db import Database, Migration, Schema
 from avyay.rag.sources.base import SourceSpec
 from avyay.rag.types import Chunk
 
-__all__ = ["SCHEMA", "ChunkRow", "DocumentRow", "SourceRow", "State", "read_chunks", "read_sources", "read_state"]
+__all__ = [
+    "SCHEMA",
+    "ChunkRow",
+    "DocumentRow",
+    "SourceRow",
+    "State",
+    "read_chunks",
+    "read_sources",
+    "read_state",
+    "visible_chunks",
+]
 
 SCHEMA = Schema(
     "rag",
@@ -240,3 +250,12 @@ def read_chunks(database: Database, uids: Sequence[int]) -> dict[int, ChunkRow]:
             )
             found[row[0]] = ChunkRow(row[0], row[1], chunk, document)
     return found
+
+
+def visible_chunks(database: Database) -> list[int]:
+    """The uids of all chunks that a search may show, in order."""
+    with database.errors():
+        rows = database.execute(
+            "SELECT c.uid FROM chunks c JOIN documents d ON d.id = c.document_id WHERE d.died IS NULL ORDER BY c.uid"
+        ).fetchall()
+    return [uid for (uid,) in rows]

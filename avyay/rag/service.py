@@ -30,8 +30,10 @@ from avyay.rag.searcher import Mode, Searcher, SearchResult
 if TYPE_CHECKING:
     from avyay.ports import Progress
     from avyay.rag.catalog import SourceRow
-    from avyay.rag.index import Indexer, SyncReport
+    from avyay.rag.index import Indexer
     from avyay.rag.places import IndexPlaces
+    from avyay.rag.plan import SyncReport
+    from avyay.rag.reconcile import ReconcileReport
     from avyay.rag.stores.base import VectorStore
 
 __all__ = ["AskOptions", "Prepared", "RagService"]
@@ -325,6 +327,12 @@ class RagService:
     def remove(self, name: str) -> int:
         """Forget a source; says how many documents it had."""
         return self.indexer().remove(name)
+
+    def reconcile(self, *, progress: Progress | None = None) -> ReconcileReport:
+        """Compare index and sources, files and catalog, store and files; mend what differs."""
+        from avyay.rag.reconcile import reconcile
+
+        return reconcile(self.indexer(), progress=progress or (lambda done, total, what: None))
 
     def indexer(self, waiting: Callable[[], None] | None = None) -> Indexer:
         """The writer of this index; `waiting` is called when another one is at work."""

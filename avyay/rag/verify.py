@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from avyay.errors import CorruptError
-from avyay.rag.catalog import read_chunks
+from avyay.rag.catalog import read_chunks, visible_chunks
 from avyay.rag.lexical.tokenise import tokenise
 from avyay.rag.retrieve import lexical_fields
 
@@ -56,12 +56,7 @@ def verify_generation(
     Raises:
         CorruptError: with what is wrong.
     """
-    visible = {
-        uid
-        for (uid,) in database.execute(
-            "SELECT c.uid FROM chunks c JOIN documents d ON d.id = c.document_id WHERE d.died IS NULL"
-        )
-    }
+    visible = set(visible_chunks(database))
     rows = {int(uid): row for row, uid in enumerate(generation.uids)}
     if rows.keys() != visible or len(rows) != len(generation):
         raise _mismatch(f"{len(visible)} chunks are in the catalog, {len(rows)} in the search files")

@@ -148,6 +148,40 @@ class Searcher:
                 found.append(Found(row, hit, age))
         return SearchResult(query, tuple(found), state.generation, mode, confidence, notes)
 
+    def documents(self, source: str) -> list[str]:
+        """The paths of a source's documents.
+
+        Raises:
+            UsageError: there is no such source.
+        """
+        names = [row.spec.name for row in self.sources()]
+        if source not in names:
+            raise no_source(source, names)
+        with self._lock, self._open().errors():
+            rows = self._open().execute(
+                "SELECT d.path FROM documents d JOIN sources s ON s.id = d.source_id"
+                " WHERE s.name = ? AND d.died IS NULL ORDER BY d.path",
+                (source,),
+            )
+            return [path for (path,) in rows.fetchall()]
+
+    def document(self, source: str, path: str) -> str:
+        """The text of a document as indexed; white space between its chunks may differ from the file's.
+
+        Raises:
+            UsageError: there is no such document.
+        """
+        if path not in self.documents(source):
+            raise UsageError(f"The source {source} has no document {path!r}.", code="no_document")
+        with self._lock, self._open().errors():
+            rows = self._open().execute(
+                "SELECT substr(c.text, c.repeated + 1) FROM chunks c JOIN documents d ON d.id = c.document_id"
+                " JOIN sources s ON s.id = d.source_id"
+                " WHERE s.name = ? AND d.path = ? AND d.died IS NULL ORDER BY c.uid",
+                (source, path),
+            )
+            return "\n\n".join(text.strip("\n") for (text,) in rows.fetchall()) + "\n"
+
     # ------------------------------------------------------------ parts
 
     def _open(self) -> Database:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from avyay.clock import SYSTEM_CLOCK, Clock
@@ -145,6 +146,14 @@ class RagService:
         """What is indexed."""
         return self._searcher.sources()
 
+    def documents(self, source: str) -> list[str]:
+        """The paths of a source's documents."""
+        return self._searcher.documents(source)
+
+    def document(self, source: str, path: str) -> str:
+        """The text of a document as indexed."""
+        return self._searcher.document(source, path)
+
     # ------------------------------------------------------------ asking
 
     def ask(self, question: str, options: AskOptions | None = None) -> Answer:
@@ -158,31 +167,33 @@ class RagService:
             return self.finish(prepared)
         import asyncio
 
-        async def complete() -> Answer:
-            last: Answer | None = None
-            async for piece in self.answer_stream(prepared):
-                if isinstance(piece, Answer):
-                    last = piece
-            assert last is not None
-            return last
+        return asyncio.run(self.complete(prepared))
 
-        return asyncio.run(complete())
+    async def complete(self, prepared: Prepared) -> Answer:
+        """The finished answer, without showing it as it is written."""
+        answer: Answer | None = None
+        async for piece in self.answer_stream(prepared):
+            if isinstance(piece, Answer):
+                answer = piece
+        assert answer is not None  # the stream ends with it
+        return answer
 
     def prepare(self, question: str, options: AskOptions | None = None) -> Prepared:
         """Search, and decide whether a model can be asked. Touches no network."""
         chosen = options or AskOptions()
         limit = chosen.limit or self._passages
         history = self.interactions.history(chosen.session) if chosen.session else []
-        result = self.retrieve(
-            follow_up_query(question, history) if question.strip() else question,
-            limit=limit * OVERSEARCH,
-            sources=chosen.sources,
-            paths=chosen.paths,
-        )
+        query = follow_up_query(question, history) if question.strip() else question
+        search = partial(self.retrieve, limit=limit * OVERSEARCH, sources=chosen.sources, paths=chosen.paths)
+        result = search(query)
+        relevant = result.confidence.relevant
+        if query != question and not relevant:
+            # Its few own words dilute it; what it leans on says what it is about.
+            relevant = search(history[-1].question).confidence.relevant
         joined = gather(result.found, limit)
         confidence = result.confidence.value
         passages = tuple(one.passage for one in joined)
-        relevant = result.confidence.relevant and bool(passages)
+        relevant = relevant and bool(passages)
         answer = Answer(
             id=secrets.token_hex(6),
             question=question,

@@ -16,6 +16,7 @@ import numpy as np
 from avyay.clock import SYSTEM_CLOCK, Clock
 from avyay.db import Database, open_database
 from avyay.errors import CorruptError, UsageError
+from avyay.paths import ensure_directory
 from avyay.rag.catalog import SCHEMA, SourceRow, State, read_sources, read_state
 from avyay.rag.generation import Generation, empty_generation, load_generation, remove_generations
 from avyay.rag.lock import exclusive
@@ -134,7 +135,7 @@ class Indexer:
     @contextmanager
     def writing(self) -> Iterator[Database]:
         """The catalog, with the promise that nobody else writes it meanwhile."""
-        self.places.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        ensure_directory(self.places.root)
         with exclusive(self.places.lock, wait=self._lock_wait, waiting=self._waiting):
             database = open_database(self.places.database, SCHEMA)
             try:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from avyay.marga.router import Router
-    from avyay.marga.store import SqliteStore
+    from avyay.marga.store import CallStore, SqliteStore
     from avyay.ports import Completer, Embedder
     from avyay.rag.service import RagService
     from avyay.rag.stores.base import VectorStore
@@ -98,6 +98,14 @@ class Services:
 
         providers = resolve_providers(self.settings.marga, self.loaded.environment)
         return Router(providers, self.settings.marga, store=lambda: self.calls, clock=self.clock)
+
+    def router_with(self, store: CallStore) -> Router:
+        """A router that keeps its calls in `store`: a daemon writes them in groups."""
+        from avyay.marga.providers import resolve_providers
+        from avyay.marga.router import Router
+
+        providers = resolve_providers(self.settings.marga, self.loaded.environment)
+        return Router(providers, self.settings.marga, store=lambda: store, clock=self.clock)
 
     @cached_property
     def calls(self) -> SqliteStore:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from avyay.config.types import Fraction, Name, Port, Seconds, Section, project_safe
@@ -25,6 +25,7 @@ __all__ = [
     "ServeSettings",
     "Settings",
     "TelemetrySettings",
+    "TimeoutSettings",
 ]
 
 Tier = Literal["local", "medium", "premium"]
@@ -97,6 +98,9 @@ class ProviderSettings(Section):
     tier: Tier | None = Field(None, description="Tier of all its models.")
     region: str | None = Field(None, description="Where it processes data, for residency rules.")
     priority: int = Field(1, ge=1, description="Lower is preferred; the rest are failover targets in order.")
+    requests_per_minute: int | None = Field(
+        None, ge=1, description="Its rate limit, where you know it: failover then loads it in steps."
+    )
     api_version: str | None = Field(None, description="Azure only: the api-version of the per-deployment paths.")
     circuit_breaker: CircuitBreakerSettings = CircuitBreakerSettings()
 
@@ -107,6 +111,27 @@ class ProviderSettings(Section):
         if scheme not in ("http", "https") or not separator or not rest.split("/")[0]:
             raise ValueError("not a base URL: write http://HOST[:PORT][/PATH] or https://…")
         return value.rstrip("/")
+
+
+class TimeoutSettings(Section):
+    """How long providers may take. First-byte timeouts follow the latencies seen, between min and max."""
+
+    connect: Seconds = Field(5.0, description="To connect, TLS included.")
+    idle: Seconds = Field(300.0, description="Between two bytes of an answer.")
+    stream_start: Seconds = Field(30.0, description="First byte of a stream, until enough were seen.")
+    stream_min: Seconds = Field(2.0, description="First byte of a stream: never less than this.")
+    stream_max: Seconds = Field(120.0, description="First byte of a stream: never more than this.")
+    answer_start: Seconds = Field(120.0, description="A whole answer, until enough were seen.")
+    answer_min: Seconds = Field(5.0, description="A whole answer: never less than this.")
+    answer_max: Seconds = Field(600.0, description="A whole answer: never more than this.")
+
+    @model_validator(mode="after")
+    def _in_order(self) -> TimeoutSettings:
+        for kind in ("stream", "answer"):
+            low, start, high = (getattr(self, f"{kind}_{name}") for name in ("min", "start", "max"))
+            if not 0 < low <= start <= high:
+                raise ValueError(f"{kind}_min, {kind}_start and {kind}_max must rise, above 0")
+        return self
 
 
 class RoutingSettings(Section):
@@ -123,6 +148,9 @@ class MargaSettings(Section):
     providers: tuple[ProviderSettings, ...] = Field((), description="In addition to those the environment names.")
     health_check: HealthCheckSettings = HealthCheckSettings()
     routing: RoutingSettings = RoutingSettings()
+    timeouts: TimeoutSettings = TimeoutSettings()
+    max_body: int = Field(32_000_000, ge=1000, description="Largest request the daemon reads, in bytes.")
+    api_key_env: str | None = Field(None, description="Environment variable with the key the daemon asks callers for.")
     aliases: dict[str, str] = Field({}, description="Model names of your own: alias to model.")
     discover: bool = Field(True, description="Also use providers found through the environment and a local Ollama.")
 

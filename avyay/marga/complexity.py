@@ -54,7 +54,7 @@ def score(view: RequestView) -> Complexity:
     length = len(view.last_user)
     if view.system_chars > 2000:
         add(0.3, f"system prompt of {view.system_chars} characters")
-    add(min(0.05 * view.turns, 0.3), f"{view.turns} message{'s' * (view.turns != 1)}")
+    add(min(0.05 * view.messages, 0.3), f"{view.messages} message{'s' * (view.messages != 1)}")
     if view.temperature is not None and view.temperature > 0.7:
         add(0.2, f"temperature {view.temperature:g}")
     if view.structured:

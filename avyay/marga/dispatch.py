@@ -1,121 +1,332 @@
-"""Trying candidates in order until one begins to answer: failover up to the first byte, never after it."""
+"""Trying candidates in order until one begins to answer: failover up to the first byte, never after it.
+
+- A candidate whose breaker is open is passed over; a backup that takes over others' traffic is loaded by its ramp.
+- A provider that timed out, refused the connection or the key is done with for this request: nobody waits for it twice.
+- One that answered with an error may be tried once more after all others, within its retry budget.
+- When a breaker opens, the calls still waiting for that provider's first byte leave it at once.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+import random
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from avyay.clock import Clock
 from avyay.marga.backends.base import Backend, Outgoing
-from avyay.marga.transport import Incoming, TransportError
+from avyay.marga.health import Health, ProviderHealth
+from avyay.marga.transport import Deadline, Incoming, TransportError
 from avyay.marga.types import Attempt, Candidate, Ranked
+from avyay.marga.wire import Failure, FailureKind, UntranslatableError, failure_from_exception, parse_error
+from avyay.resilience.backoff import Backoff
+from avyay.resilience.breaker import Outcome, classify_status
+from avyay.resilience.rate_headers import read_rate_limits, read_retry_after
 
-__all__ = ["Answer", "Dispatcher", "NoAnswerError"]
+__all__ = ["Accept", "Answer", "Dispatcher", "NoAnswerError", "RejectedError", "Render"]
 
-# A status that says something about the request, which would be the same everywhere. All others are the provider's.
-_REQUEST_FAULTS = frozenset({400, 413, 415, 422})
+# What the request itself is to blame for: it would fail everywhere.
+_REQUEST_FAULTS = frozenset({"invalid_request", "untranslatable", "content_filter", "policy", "too_large"})
+# What will not be otherwise a moment later, at this provider.
+_LASTING = frozenset({"authentication", "billing", "permission", "not_found", "quota", "context_length"})
+_PATIENCE = 10.0  # seconds a request waits for room on a ramp when its caller named no latency budget
+_RETRIES = 2  # second tries of one request at most
+
+
+class RejectedError(Exception):
+    """What a candidate sent with a success status is no answer, or carries an error."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.message)
+        self.failure = failure
+
+
+Render = Callable[[Candidate, Backend], Outgoing]
+Accept = Callable[[Candidate, bytes, Mapping[str, str]], None]
 
 
 class NoAnswerError(Exception):
-    """No candidate answered. `status` and `body` are the last provider's own words, when it had any."""
+    """No candidate answered. `failure` is the last one's; `attempts` is what was tried."""
 
-    def __init__(self, attempts: Sequence[Attempt], *, status: int = 0, body: bytes = b"", detail: str = "") -> None:
-        super().__init__(detail or f"HTTP {status}")
+    def __init__(self, failure: Failure, attempts: Sequence[Attempt], headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(failure.message)
+        self.failure = failure
         self.attempts = tuple(attempts)
-        self.status = status
-        self.body = body
-        self.detail = detail
+        self.headers = headers or {}
 
 
 @dataclass(slots=True)
 class Answer:
-    """A candidate has begun to answer with a success: `first` is the first piece of its body."""
+    """A candidate has begun to answer with a success, and `accept` took it.
+
+    `first` is the first piece of a stream, or the whole of an answer that is not streamed.
+    """
 
     candidate: Candidate
+    outgoing: Outgoing
     incoming: Incoming
     first: bytes
-    rest: AsyncIterator[bytes]
-    attempts: list[Attempt] = field(default_factory=list)
-    first_byte: float = 0.0
-
-    async def chunks(self) -> AsyncIterator[bytes]:
-        """The body, from its first byte.
-
-        Raises:
-            TransportError: it broke off.
-        """
-        yield self.first
-        async for chunk in self.rest:
-            yield chunk
+    attempts: list[Attempt]
+    first_byte: float
+    generation: int
 
     def close(self) -> None:
+        """Let go of the connection; cuts it when the answer is not over."""
         self.incoming.close()
+
+
+@dataclass(slots=True)
+class _Progress:
+    """One request on its way through its candidates."""
+
+    render: Render
+    accept: Accept
+    stream: bool
+    chars: int
+    attempts: list[Attempt] = field(default_factory=list)
+    done_with: set[str] = field(default_factory=set)  # providers that get no second try
+    failing: set[str] = field(default_factory=set)  # providers that failed: others go first
+    later: list[Ranked] = field(default_factory=list)  # candidates worth a second try, other models first
+    last: NoAnswerError | None = None
 
 
 class Dispatcher:
     """Opens calls at backends.
 
     Args:
-        first_byte_timeout: Seconds a candidate has to begin its answer.
+        jitter: Random numbers in [0, 1).
     """
 
-    def __init__(self, backends: Mapping[str, Backend], clock: Clock, *, first_byte_timeout: float = 120.0) -> None:
+    def __init__(
+        self,
+        backends: Mapping[str, Backend],
+        health: Health,
+        clock: Clock,
+        *,
+        backoff: Backoff | None = None,
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
         self._backends = backends
+        self._health = health
         self._clock = clock
-        self._first_byte_timeout = first_byte_timeout
+        self._backoff = backoff or Backoff(base=0.2, cap=5.0, attempts=_RETRIES + 1)
+        self._jitter = jitter
 
-    async def open(self, ranked: Sequence[Ranked], render: Callable[[Candidate, Backend], Outgoing]) -> Answer:
+    async def open(
+        self,
+        ranked: Sequence[Ranked],
+        render: Render,
+        *,
+        accept: Accept,
+        stream: bool,
+        chars: int = 0,
+        budget: float | None = None,
+        displaced: bool = False,
+    ) -> Answer:
         """Try the candidates in order.
 
         Args:
             render: The call as a candidate is to receive it.
+            accept: Looks at the first piece (of a whole answer: all of it) before the choice is final; what it raises
+                as `RejectedError` counts as the candidate's failure.
+            stream: Whether the answer is awaited in pieces.
+            chars: Size of the prompt, for the timeout.
+            budget: Seconds the caller gives it until the first byte.
+            displaced: The first candidate already stands in for one that is down.
 
         Raises:
             NoAnswerError: none of them answered, or one of them refused the request itself.
         """
-        attempts: list[Attempt] = []
-        last = NoAnswerError(attempts, detail="there is no candidate")
-        gone: set[str] = set()  # providers that cannot be reached: their other models cannot either
+        progress = _Progress(render, accept, stream, chars)
+        held: list[Ranked] = []
         for entry in ranked:
-            candidate = entry.candidate
-            if candidate.provider.name in gone:
+            health = self._health.providers[entry.candidate.provider.name]
+            if health.name in progress.done_with or not health.breaker.allow():
                 continue
-            backend = self._backends[candidate.provider.name]
-            call = render(candidate, backend)
-            started = self._clock.monotonic()
-            name, model = candidate.provider.name, candidate.model.name
-            incoming: Incoming | None = None
-            try:
-                async with asyncio.timeout(self._first_byte_timeout):
-                    incoming = await backend.open(call)
-                    if incoming.status < 400:
-                        rest = incoming.chunks()
-                        first = await anext(rest, b"")
-                        seconds = self._clock.monotonic() - started
-                        attempts.append(Attempt(name, model, "ok", incoming.status, seconds))
-                        return Answer(candidate, incoming, first, rest, attempts, seconds)
-                    body = await incoming.read()
-                    incoming.close()
-                    status = incoming.status
-            except (TransportError, TimeoutError) as error:
-                if incoming is not None:
-                    incoming.close()
-                fault = error.fault if isinstance(error, TransportError) else "timeout"
-                if fault == "connect":
-                    gone.add(name)
-                attempts.append(Attempt(name, model, fault, 0, self._clock.monotonic() - started))
-                last = NoAnswerError(attempts, detail=f"{name}: {error or 'no answer in time'}")
+            if health.name in progress.failing:
+                progress.later.append(entry)  # it has just failed: others first
                 continue
-            except BaseException:
-                if incoming is not None:
-                    incoming.close()
-                raise
-            attempts.append(Attempt(name, model, "status", status, self._clock.monotonic() - started))
-            last = NoAnswerError(attempts, status=status, body=body, detail=f"{name} answered HTTP {status}")
-            if status in (401, 403):
-                gone.add(name)
-            if status in _REQUEST_FAULTS:
+            if displaced and not self._admits(health):
+                held.append(entry)
+                continue
+            health.budget.deposit()
+            if (answer := await self._try(entry, progress)) is not None:
+                return answer
+            displaced = True  # whoever comes now takes over another's request
+        if held and (answer := await self._when_admitted(held, progress, budget)) is not None:
+            return answer
+        return await self._again(progress)
+
+    def _admits(self, health: ProviderHealth) -> bool:
+        now = self._clock.monotonic()
+        health.ramp.start(now)
+        return health.ramp.admit(now)
+
+    async def _when_admitted(
+        self,
+        held: list[Ranked],
+        progress: _Progress,
+        budget: float | None,
+    ) -> Answer | None:
+        """Wait for room on a backup's ramp; when the caller's patience ends, send it all the same."""
+        deadline = self._clock.monotonic() + (_PATIENCE if budget is None else budget * 0.8)
+        while held:
+            for entry in list(held):
+                health = self._health.providers[entry.candidate.provider.name]
+                if not health.breaker.allow() or health.name in progress.done_with:
+                    held.remove(entry)
+                elif self._clock.monotonic() >= deadline or self._admits(health):
+                    held.remove(entry)
+                    health.budget.deposit()
+                    answer = await self._try(entry, progress)
+                    if answer is not None:
+                        return answer
+            if held:
+                await self._clock.sleep(0.02 + 0.08 * self._jitter())
+        return None
+
+    async def _again(self, progress: _Progress) -> Answer:
+        """Second tries, with backoff and within the budgets of the providers."""
+        for failures in range(1, _RETRIES + 1):
+            retry_after = progress.last.failure.retry_after if progress.last is not None else None
+            delay = self._backoff.delay(failures, self._jitter, retry_after)
+            queue = [e for e in progress.later if e.candidate.provider.name not in progress.done_with]
+            if delay is None or not queue:
                 break
-        last.attempts = tuple(attempts)
-        raise last
+            now = self._clock.monotonic()
+            entry = next((e for e in queue if self._may_retry(e, now)), None)
+            if entry is None:
+                break
+            progress.later.remove(entry)
+            await self._clock.sleep(delay)
+            if not self._health.providers[entry.candidate.provider.name].breaker.allow():
+                break
+            if (answer := await self._try(entry, progress)) is not None:
+                return answer
+        raise progress.last or self._all_open()
+
+    def _may_retry(self, entry: Ranked, now: float) -> bool:
+        health = self._health.providers[entry.candidate.provider.name]
+        return health.breaker.allow() and health.budget.withdraw(now)
+
+    def _all_open(self) -> NoAnswerError:
+        now = self._clock.monotonic()
+        waits = [h.breaker.retry_in(now) for h in self._health.providers.values()]
+        failure = Failure(
+            "unavailable",
+            "Every provider that could answer is down.",
+            code="all_providers_down",
+            retry_after=max(1.0, round(min(waits, default=1.0), 1)),
+        )
+        return NoAnswerError(failure, [])
+
+    async def _try(self, entry: Ranked, progress: _Progress) -> Answer | None:
+        """One attempt; None when it failed in a way that lets others be tried.
+
+        Raises:
+            NoAnswerError: the request itself was refused.
+        """
+        candidate = entry.candidate
+        name, model = candidate.provider.name, candidate.model.name
+        health = self._health.providers[name]
+        try:
+            call = progress.render(candidate, self._backends[name])
+        except UntranslatableError as error:
+            progress.attempts.append(Attempt(name, model, "untranslatable"))
+            progress.last = progress.last or NoAnswerError(failure_from_exception(error), progress.attempts)
+            return None
+        timeout = health.timeout(stream=progress.stream, chars=progress.chars)
+        generation = health.breaker.generation
+        clock = self._clock
+        started = clock.monotonic()
+        deadline = Deadline()
+        timer = asyncio.get_running_loop().call_later(timeout.seconds(started), _expire, deadline)
+        health.waiting.add(deadline)
+        incoming: Incoming | None = None
+        try:
+            incoming = await self._backends[name].open(call, deadline)
+            status = incoming.status
+            if status < 400:
+                first = await incoming.piece()
+                if not progress.stream and first:
+                    health.waiting.discard(deadline)  # it works: what is still to come is only slow
+                    first += await incoming.read()
+                progress.accept(candidate, first, incoming.headers)
+                seconds = clock.monotonic() - started
+                self._health.succeeded(candidate, seconds, timeout, generation=generation)
+                progress.attempts.append(Attempt(name, model, "ok", status, seconds))
+                return Answer(candidate, call, incoming, first, progress.attempts, seconds, generation)
+            body = await incoming.read()
+            incoming.close()
+        except TransportError as error:
+            if incoming is not None:
+                incoming.close()
+            seconds = clock.monotonic() - started
+            if error.fault == "timeout":
+                timeout.observe_timeout()
+                progress.done_with.add(name)
+            else:
+                progress.failing.add(name)
+                progress.later.append(entry)
+            self._health.failed(candidate, Outcome.FAILURE, generation=generation)
+            progress.attempts.append(Attempt(name, model, error.fault, 0, seconds))
+            kind: FailureKind = "timeout" if error.fault == "timeout" else "unavailable"
+            progress.last = NoAnswerError(Failure(kind, f"{name} did not answer: {error}."), progress.attempts)
+            return None
+        except RejectedError as error:
+            assert incoming is not None
+            incoming.close()
+            failure = error.failure
+            outcome = Outcome.FAILURE if failure.retryable or failure.kind == "truncated" else Outcome.NEUTRAL
+            self._health.failed(candidate, outcome, generation=generation)
+            progress.attempts.append(Attempt(name, model, failure.kind, incoming.status, clock.monotonic() - started))
+            progress.last = NoAnswerError(failure, progress.attempts, incoming.headers)
+            if failure.kind in _REQUEST_FAULTS:
+                raise progress.last from error
+            progress.done_with.add(name)
+            return None
+        except BaseException:
+            if incoming is not None:
+                incoming.close()
+            raise
+        finally:
+            timer.cancel()
+            health.waiting.discard(deadline)
+        self._refused(entry, status, body, incoming.headers, progress, generation, clock.monotonic() - started)
+        return None
+
+    def _refused(
+        self,
+        entry: Ranked,
+        status: int,
+        body: bytes,
+        headers: Mapping[str, str],
+        progress: _Progress,
+        generation: int,
+        seconds: float,
+    ) -> None:
+        """An answer with an error status."""
+        candidate = entry.candidate
+        name = candidate.provider.name
+        health = self._health.providers[name]
+        failure = parse_error(status, body, headers)
+        self._health.failed(candidate, classify_status(status), generation=generation)
+        progress.attempts.append(Attempt(name, candidate.model.name, failure.kind, status, seconds))
+        progress.last = NoAnswerError(failure, progress.attempts, headers)
+        now, wall = self._clock.monotonic(), self._clock.now()
+        if status == 429:
+            health.ramp.throttled(now, read_retry_after(headers, wall))
+        else:
+            health.ramp.observe(read_rate_limits(headers, wall), now)
+        if failure.kind in _REQUEST_FAULTS:
+            raise progress.last
+        if failure.kind in _LASTING:
+            if failure.kind in ("authentication", "billing", "quota"):
+                progress.done_with.add(name)  # the key is the provider's, not the model's
+        else:
+            progress.failing.add(name)
+            progress.later.append(entry)
+
+
+def _expire(deadline: Deadline) -> None:
+    deadline.fail(TransportError("timeout", "no answer in time"))

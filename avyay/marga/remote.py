@@ -6,12 +6,11 @@ import time
 from collections.abc import AsyncIterator, Mapping
 
 import httpx2
-import orjson
 
-from avyay.errors import AuthError, AvyayError, PolicyError, UnreachableError, UsageError
+from avyay.errors import UnreachableError
 from avyay.http import async_client
 from avyay.log import redact
-from avyay.marga.plain import PlainReader, ProviderFailedError
+from avyay.marga.plain import PlainReader, ProviderFailedError, encode_completion, error_of
 from avyay.money import Picodollars, parse_usd
 from avyay.ports import Completion, CompletionDelta, CompletionReply, Tier, Tokens
 
@@ -46,18 +45,18 @@ class RemoteCompleter:
         return self._run(request, stream=True)
 
     async def _run(self, request: Completion, *, stream: bool) -> AsyncIterator[CompletionDelta]:
-        reader = PlainReader("openai_chat", stream)
+        reader = PlainReader(stream)
         started = time.monotonic()
         texts: list[str] = []
         try:
             async with (
                 async_client(read=_FIRST_BYTE_TIMEOUT, headers={**self._headers, **_hint_headers(request)}) as http,
                 http.stream(
-                    "POST", f"{self._root}/v1/chat/completions", content=_body(request, stream=stream)
+                    "POST", f"{self._root}/v1/chat/completions", content=encode_completion(request, stream=stream)
                 ) as response,
             ):
                 if response.status_code >= 400:
-                    raise _refused(response.status_code, await response.aread())
+                    raise error_of(response.status_code, await response.aread())
                 headers = response.headers
                 async for chunk in response.aiter_bytes():
                     if text := reader.feed(chunk):
@@ -81,10 +80,10 @@ class RemoteCompleter:
             model=headers.get("x-avyay-model", ""),
             provider=headers.get("x-avyay-provider", ""),
             tier=_tier(headers),
-            tokens=Tokens(reader.input, reader.output, reader.cached, reader.cache_written, reader.reasoning),
+            tokens=reader.tokens or Tokens(estimated=True),
             cost=parse_usd(cost) if cost else Picodollars(0),
             decision_id=decision,
-            stop=reader.stop or "stop",
+            stop=reader.stop,
             seconds=time.monotonic() - started,
         )
         yield CompletionDelta("", reply)
@@ -105,24 +104,6 @@ def _tier(headers: Mapping[str, str]) -> Tier:
     return tier if tier in ("local", "medium", "premium") else "medium"  # type: ignore[return-value]
 
 
-def _body(request: Completion, *, stream: bool) -> bytes:
-    body: dict[str, object] = {
-        "model": request.model,
-        "messages": [{"role": message.role, "content": message.content} for message in request.messages],
-        "stream": stream,
-    }
-    if stream:
-        body["stream_options"] = {"include_usage": True}
-    if request.max_tokens is not None:
-        body["max_completion_tokens"] = request.max_tokens
-    if request.temperature is not None:
-        body["temperature"] = request.temperature
-    if request.json_schema is not None:
-        schema = {"name": "answer", "schema": dict(request.json_schema), "strict": True}
-        body["response_format"] = {"type": "json_schema", "json_schema": schema}
-    return orjson.dumps(body)
-
-
 def _hint_headers(request: Completion) -> dict[str, str]:
     hints = {
         "content-type": "application/json",
@@ -135,18 +116,3 @@ def _hint_headers(request: Completion) -> dict[str, str]:
         "x-avyay-session": request.session,
     }
     return {name: str(value) for name, value in hints.items() if value is not None}
-
-
-def _refused(status: int, body: bytes) -> AvyayError:
-    try:
-        error = orjson.loads(body)["error"]
-        message, code = redact(str(error["message"]))[:300], str(error.get("code") or "")
-    except (ValueError, KeyError, TypeError, AttributeError):
-        message, code = f"HTTP {status}", ""
-    if code == "no_provider" or status == 401:
-        return AuthError(f"The router says: {message}", code=code or None)
-    if status in (402, 403) or code in ("budget_exceeded", "refused"):
-        return PolicyError(f"The router says: {message}", code=code or None)
-    if status in (400, 404, 413, 422):
-        return UsageError(f"The router says: {message}", code=code or None)
-    return UnreachableError(f"The router says: {message}", code=code or None)

@@ -8,20 +8,23 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from avyay.clock import SYSTEM_CLOCK, Clock
-from avyay.config.schema import MargaSettings
+from avyay.config.schema import CircuitBreakerSettings, MargaSettings
 from avyay.errors import AuthError, AvyayError, UsageError
 from avyay.marga.backends import open_backend
 from avyay.marga.backends.base import Backend
 from avyay.marga.catalogue import Catalogue, bundled_catalogue, configured_model
 from avyay.marga.complexity import Complexity, score
 from avyay.marga.dispatch import Dispatcher
+from avyay.marga.health import Health
 from avyay.marga.providers import SETUP_HINT
 from avyay.marga.select import select
 from avyay.marga.store import CallStore
-from avyay.marga.tokens import estimate_tokens
+from avyay.marga.tokens import LearnedRatios, estimate_size
 from avyay.marga.transport import Transport
-from avyay.marga.types import Candidate, Condition, Decision, Hints, Kind, Model, Provider
+from avyay.marga.types import Candidate, Condition, Decision, Hints, Kind, Model, Provider, Ranked
 from avyay.marga.view import RequestView
+from avyay.resilience.breaker import BreakerPolicy
+from avyay.resilience.timeouts import TimeoutPolicy
 
 __all__ = ["Router", "new_decision_id", "no_provider"]
 
@@ -49,7 +52,6 @@ class Router:
     Args:
         providers: All of them, usable or not.
         store: Where calls are kept; made when the first call is.
-        count: Tokens of a text, exactly or nearly; by default an estimate by letters.
         score: The complexity of a request.
         new_id: Ids of decisions.
     """
@@ -63,22 +65,36 @@ class Router:
         catalogue: Catalogue | None = None,
         clock: Clock = SYSTEM_CLOCK,
         transport: Transport | None = None,
-        count: Callable[[str], int] = estimate_tokens,
         score: Callable[[RequestView], Complexity] = score,
         new_id: Callable[[], str] = new_decision_id,
     ) -> None:
         self.settings = settings
         self.clock = clock
-        self.transport = transport or Transport()
+        self.transport = transport or Transport(
+            connect_timeout=settings.timeouts.connect, idle_timeout=settings.timeouts.idle
+        )
         self.catalogue = catalogue or bundled_catalogue()
         self.providers: dict[str, Provider] = {provider.name: provider for provider in providers}
         self.backends: dict[str, Backend] = {p.name: open_backend(p, self.transport) for p in providers if p.usable}
-        self.dispatcher = Dispatcher(self.backends, clock)
+        configured = {setting.name: setting for setting in settings.providers}
+        timeouts = settings.timeouts
+        self.health = Health(
+            list(self.backends),
+            clock,
+            policies={name: breaker_policy(setting.circuit_breaker) for name, setting in configured.items()},
+            timeouts={
+                True: TimeoutPolicy(timeouts.stream_min, timeouts.stream_max, timeouts.stream_start),
+                False: TimeoutPolicy(timeouts.answer_min, timeouts.answer_max, timeouts.answer_start),
+            },
+            limits_declared=frozenset(name for name, s in configured.items() if s.requests_per_minute is not None),
+        )
+        self.dispatcher = Dispatcher(self.backends, self.health, clock)
+        self.ratios = LearnedRatios()
+        self._pool: list[Candidate] | None = None
         self._make_store = store
         self._store: CallStore | None = None
-        self._count = count
         self._score = score
-        self._new_id = new_id
+        self.new_id = new_id
         self._listed: set[str] = set()
         self._users = 0
 
@@ -93,6 +109,14 @@ class Router:
             self._store = self._make_store()
         return self._store
 
+    def open_store(self) -> None:
+        """Open the place where calls are kept.
+
+        Raises:
+            AvyayError: it cannot be opened.
+        """
+        _ = self.store
+
     def usable(self) -> list[Provider]:
         """The providers that can be called."""
         return [provider for provider in self.providers.values() if provider.usable]
@@ -100,26 +124,39 @@ class Router:
     async def learn_models(self) -> None:
         """Ask the providers that hold models of their own which these are; those that stay silent have none."""
         silent = [p for p in self.usable() if p.lists_models and p.name not in self._listed]
-        await asyncio.gather(*(self._learn(provider) for provider in silent))
+        await asyncio.gather(*(self._learn_quietly(provider.name) for provider in silent))
 
-    async def _learn(self, provider: Provider) -> None:
+    async def _learn_quietly(self, name: str) -> None:
         try:
             async with asyncio.timeout(_LIST_TIMEOUT):
-                models = await self.backends[provider.name].list_models()
+                await self.learn(name)
         except (AvyayError, TimeoutError):
             return  # the next request asks again; until then it has no models to offer
-        self._listed.add(provider.name)
-        if not provider.models or provider.kind == "ollama":
-            self.providers[provider.name] = replace(provider, models=models)
+
+    async def learn(self, name: str) -> None:
+        """Ask a provider which models it holds.
+
+        Raises:
+            UnreachableError: it does not say.
+            AuthError: it refuses the key.
+        """
+        models = await self.backends[name].list_models()
+        self._listed.add(name)
+        provider = self.providers[name]
+        if models != provider.models:
+            self.providers[name] = replace(provider, models=models)
+            self._pool = None
 
     def candidates(self) -> list[Candidate]:
         """Every chat model of every usable provider."""
-        return [
-            Candidate(provider, model)
-            for provider in self.usable()
-            for model in provider.models
-            if model.mode == "chat"
-        ]
+        if self._pool is None:
+            self._pool = [
+                Candidate(provider, model)
+                for provider in self.usable()
+                for model in provider.models
+                if model.mode != "embedding"
+            ]
+        return self._pool
 
     def pinned(self, name: str) -> list[Candidate]:
         """The candidates a concrete model name stands for: `model`, `provider/model` or an alias.
@@ -170,23 +207,27 @@ class Router:
         *,
         candidates: Sequence[Candidate] | None = None,
         conditions: Mapping[str, Condition] | None = None,
+        at: float | None = None,
     ) -> Decision:
         """Where a request goes.
 
         Args:
             candidates: Instead of the usable ones: to explain without a provider.
+            conditions: Instead of the present ones: to take a decision again.
+            at: When the decision began, on the monotonic clock, for its latency.
 
         Raises:
             UsageError: the model named is nobody's.
         """
-        started = self.clock.monotonic()
+        started = self.clock.monotonic() if at is None else at
         complexity = self._score(view)
         pool = self.candidates() if candidates is None else list(candidates)
         pinned: list[Candidate] = []
         if hints.model != "auto":
             pinned = self.pinned(hints.model)
-        tokens = sum(self._count(text) for _, text in view.texts) + 4 * view.turns
-        conditions = conditions or {}
+        tokens = estimate_size(view.chars, view.last_user) + 4 * view.messages
+        if conditions is None:
+            conditions = self.health.conditions(pool)
         routing = self.settings.routing
         selection = select(
             view,
@@ -200,7 +241,7 @@ class Router:
             pinned=pinned,
         )
         return Decision(
-            id=self._new_id(),
+            id=self.new_id(),
             at=self.clock.now(),
             tier=selection.tier,
             complexity=complexity.score,
@@ -208,9 +249,14 @@ class Router:
             ranked=selection.ranked,
             hints=hints,
             features={**view.features(), "input_tokens": tokens},
-            conditions=conditions,
+            conditions=_of_ranked(conditions, selection.ranked),
             seconds=self.clock.monotonic() - started,
+            displaced=selection.displaced,
         )
+
+    def estimate_input(self, decision: Decision, candidate: Candidate) -> int:
+        """Input tokens of a decided request as this candidate would count them, nearly."""
+        return self.ratios.apply(candidate.model.known_as, int(decision.features["input_tokens"]))
 
     async def __aenter__(self) -> Router:
         self._users += 1
@@ -220,3 +266,20 @@ class Router:
         self._users -= 1
         if self._users == 0:
             await self.transport.aclose()
+
+
+def _of_ranked(conditions: Mapping[str, Condition], ranked: Sequence[Ranked]) -> Mapping[str, Condition]:
+    """The conditions that could have mattered, for the record."""
+    names = (entry.candidate.name for entry in ranked)
+    return {name: conditions[name] for name in names if name in conditions}
+
+
+def breaker_policy(settings: CircuitBreakerSettings) -> BreakerPolicy:
+    """The breaker policy of a provider's configuration."""
+    return BreakerPolicy(
+        failure_threshold=settings.failure_threshold,
+        recovery_timeout=max(0.001, settings.recovery_timeout),
+        error_rate_threshold=settings.error_rate_threshold,
+        window_size=max(0.001, settings.window_size),
+        minimum_requests=settings.minimum_requests,
+    )

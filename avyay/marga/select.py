@@ -6,7 +6,7 @@ Pure: the same view, hints, candidates and conditions give the same answer, whic
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from avyay.marga.complexity import Complexity
 from avyay.marga.cost import estimate
@@ -32,6 +32,7 @@ class Selection:
     ranked: tuple[Ranked, ...]
     reasons: tuple[str, ...]
     excluded: tuple[tuple[str, str], ...] = ()  # (candidate, why not)
+    displaced: bool = False  # the first stands in for one that is down
 
 
 def tier_for(complexity: float, hints: Hints, *, local_below: float, premium_from: float) -> tuple[Tier, list[str]]:
@@ -90,7 +91,8 @@ def select(
         first = pinned[0]
         own = [c for c in able if c in pinned]
         others = [c for c in able if c not in pinned and same_class(first, c)]
-        own.sort(key=lambda c: _rank(c, view, hints, conditions, input_tokens))
+        if len(own) > 1:
+            own.sort(key=lambda c: _rank(c, view, hints, conditions, input_tokens))
         others.sort(
             key=lambda c: (
                 c.model.known_as != first.model.known_as,
@@ -98,7 +100,9 @@ def select(
             )
         )
         ranked = tuple(_ranked(c, view, input_tokens) for c in (*own, *others))
-        return Selection(first.model.tier, ranked, (f"the caller named {hints.model}",), tuple(excluded))
+        displaced = conditions.get(first.name, _CLOSED).state != "closed"
+        reason = f"the caller named {hints.model}"
+        return Selection(first.model.tier, ranked, (reason,), tuple(excluded), displaced)
 
     tier, reasons = tier_for(complexity.score, hints, local_below=local_below, premium_from=premium_from)
     by_tier = {t: [c for c in able if c.model.tier == t] for t in TIERS}
@@ -109,7 +113,18 @@ def select(
     for t in order:
         ordered += sorted(by_tier[t], key=lambda c: _rank(c, view, hints, conditions, input_tokens))
     # A candidate whose breaker is open stays a last resort of its chain, never the first choice.
-    ordered.sort(key=lambda c: conditions.get(c.name, _CLOSED).state == "open")
+    down = [c for c in ordered if conditions.get(c.name, _CLOSED).state != "closed"]
+    if down:
+        healthy = {name: replace(condition, state="closed") for name, condition in conditions.items()}
+        first_choice = min(
+            (c for t in order[:1] for c in by_tier[t]),
+            key=lambda c: _rank(c, view, hints, healthy, input_tokens),
+            default=None,
+        )
+        displaced = first_choice in down
+        ordered = [c for c in ordered if c not in down] + down
+    else:
+        displaced = False
     if ordered and ordered[0].model.tier != tier:
         chosen = ordered[0].model.tier
         why = "no provider of that tier can take it" if by_tier[tier] else "no provider of that tier is configured"
@@ -121,7 +136,7 @@ def select(
         reasons.append(f"{direction} from {tier} to {chosen}: {why}")
         tier = chosen
     ranked = tuple(_ranked(c, view, input_tokens) for c in ordered)
-    return Selection(tier, ranked, tuple(reasons), tuple(excluded))
+    return Selection(tier, ranked, tuple(reasons), tuple(excluded), displaced)
 
 
 _CLOSED = Condition()

@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import orjson
 
 from avyay.db import Database, Migration, Schema, open_database
+from avyay.db_writer import GroupCommitWriter, Insert, WriterState
 from avyay.errors import UsageError
 from avyay.marga.types import CallRecord
 
-__all__ = ["GROUPINGS", "MARGA_SCHEMA", "CallStore", "Grouping", "MemoryStore", "SqliteStore", "StatRow", "call_row"]
+__all__ = [
+    "GROUPINGS",
+    "MARGA_SCHEMA",
+    "CallStore",
+    "Grouping",
+    "MemoryStore",
+    "SqliteStore",
+    "StatRow",
+    "WriterStore",
+    "call_row",
+]
 
 Grouping = Literal["model", "provider", "tier", "key", "service", "customer", "session", "class", "status"]
 GROUPINGS: Mapping[str, str] = {
@@ -78,6 +90,8 @@ _COLUMNS = (
     *("priced", "cost", "key", "service", "customer", "session", "decide_seconds", "first_byte_seconds", "seconds"),
     *("state", "attempts", "error", "detail"),
 )
+_CANDIDATES_KEPT = 20
+_INSERT = Insert("calls", _COLUMNS)
 INSERT_CALL = f"INSERT INTO calls ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))})"  # noqa: S608
 
 
@@ -120,13 +134,12 @@ def call_row(call: CallRecord) -> tuple[Any, ...]:
     detail = {
         "reasons": decision.reasons,
         "candidates": [
-            {"provider": r.candidate.provider.name, "model": r.candidate.model.name, "cost": r.cost}
-            for r in decision.ranked
+            (r.candidate.provider.name, r.candidate.model.name, r.cost) for r in decision.ranked[:_CANDIDATES_KEPT]
         ],
-        "features": dict(decision.features),
-        "conditions": {name: asdict(condition) for name, condition in decision.conditions.items()},
-        "hints": asdict(decision.hints),
-        "attempts": [asdict(attempt) for attempt in call.attempts],
+        "features": decision.features,
+        "conditions": decision.conditions,
+        "hints": decision.hints,
+        "attempts": call.attempts,
         "notes": call.notes,
     }
     return (
@@ -162,6 +175,38 @@ def call_row(call: CallRecord) -> tuple[Any, ...]:
         call.error,
         orjson.dumps(detail),
     )
+
+
+class WriterStore:
+    """Calls handed to a writer thread that commits them in groups: for daemons. The newest can be read at once."""
+
+    def __init__(self, path: Path, *, recent: int = 1000) -> None:
+        self._writer = GroupCommitWriter(path, MARGA_SCHEMA, tolerant=True)
+        self._recent: OrderedDict[str, CallRecord] = OrderedDict()
+        self._most = recent
+
+    def record(self, call: CallRecord) -> None:
+        recent = self._recent
+        recent[call.decision.id] = call
+        if len(recent) > self._most:
+            recent.popitem(last=False)
+        self._writer.append(_INSERT, call_row(call))
+
+    def recent(self, decision_id: str) -> CallRecord | None:
+        """A call that was recorded a moment ago."""
+        return self._recent.get(decision_id)
+
+    def state(self) -> WriterState:
+        """How the ledger's disk does."""
+        return self._writer.state()
+
+    def close(self) -> None:
+        """Commit what is in memory.
+
+        Raises:
+            UnreachableError: it could not be.
+        """
+        self._writer.close()
 
 
 class SqliteStore:

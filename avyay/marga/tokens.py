@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     import tiktoken
 
-__all__ = ["TokenCount", "count_tokens", "encoding", "encoding_name", "estimate_tokens"]
+__all__ = [
+    "LearnedRatios",
+    "TokenCount",
+    "count_tokens",
+    "encoding",
+    "encoding_name",
+    "estimate_size",
+    "estimate_tokens",
+]
 
 _CL100K = re.compile(r"^(?:gpt-4(?:-|$)|gpt-3\.5|text-embedding-|gpt-35)")
 _O200K = re.compile(r"^(?:gpt-|chatgpt|o\d|codex|chat-latest)")
@@ -102,3 +110,31 @@ def estimate_tokens(text: str) -> int:
     others = (size - len(text)) / 2  # a rough count: two bytes beyond the first for the scripts this is about
     plain = max(0.0, len(text) - others)
     return int(plain / 4 + others * 0.9) + 1
+
+
+def estimate_size(chars: int, sample: str) -> int:
+    """Tokens of a text of `chars` characters that is written like `sample`, without reading all of it."""
+    if not sample:
+        return (chars + 3) // 4
+    piece = sample[:2000]
+    return int(chars * estimate_tokens(piece) / len(piece)) + 1
+
+
+class LearnedRatios:
+    """Corrects estimates by what providers report: a factor per model, smoothed, 1 until it was seen."""
+
+    def __init__(self, weight: float = 0.05) -> None:
+        self._weight = weight
+        self._factors: dict[str, float] = {}
+
+    def observe(self, model: str, estimated: int, reported: int) -> None:
+        """A request estimated at so many input tokens was billed for so many. Small ones say little."""
+        if estimated < 50 or reported <= 0:
+            return
+        seen = min(4.0, max(0.25, reported / estimated))
+        known = self._factors.get(model)
+        self._factors[model] = seen if known is None else known + self._weight * (seen - known)
+
+    def apply(self, model: str, estimated: int) -> int:
+        """The estimate as this model's tokenizer would count it."""
+        return int(estimated * self._factors.get(model, 1.0))

@@ -1,18 +1,28 @@
-"""The router's way out: HTTP on the data plane. Everything a network can do wrong becomes one `TransportError`."""
+"""The router's way out: HTTP/1.1 on the data plane, straight on asyncio and httptools.
+
+A client library costs more here than all the router's own work (figures in benchmarks/gateway.py), and none lets a
+waiting call be failed from outside, which is how calls leave a provider the moment its breaker opens. Everything a
+network can do wrong becomes one `TransportError`. Redirects are answers like any other, and nothing is retried but a
+request that met a kept-alive connection in the moment the other side closed it.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator, Mapping
-from typing import TYPE_CHECKING, Literal, Protocol
+import zlib
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, Protocol
+from urllib.parse import urlsplit
 
-if TYPE_CHECKING:
-    import aiohttp
+import httptools
 
-__all__ = ["Incoming", "Transport", "TransportError"]
+__all__ = ["Deadline", "Endpoint", "Incoming", "Transport", "TransportError"]
 
 TransportFault = Literal["connect", "timeout", "broken"]
+_HIGH_WATER = 256 * 1024  # bytes of an answer held before its connection is no longer read
+_HEAD_LIMIT = 64 * 1024
 
 
 class TransportError(Exception):
@@ -21,6 +31,28 @@ class TransportError(Exception):
     def __init__(self, fault: TransportFault, detail: str) -> None:
         super().__init__(detail)
         self.fault = fault
+
+
+class Deadline:
+    """A handle by which a waiting call can be failed from outside: by a timer, or because its provider is given up."""
+
+    __slots__ = ("_future", "error")
+
+    def __init__(self) -> None:
+        self.error: TransportError | None = None
+        self._future: asyncio.Future[Any] | None = None
+
+    def watch(self, future: asyncio.Future[Any]) -> None:
+        """The call now waits for `future`."""
+        if self.error is not None and not future.done():
+            future.set_exception(self.error)
+        self._future = future
+
+    def fail(self, error: TransportError) -> None:
+        """End the call's waiting with `error`."""
+        self.error = error
+        if self._future is not None and not self._future.done():
+            self._future.set_exception(error)
 
 
 class Incoming(Protocol):
@@ -40,8 +72,8 @@ class Incoming(Protocol):
         """
         ...
 
-    def chunks(self) -> AsyncIterator[bytes]:
-        """The rest of the body as it arrives; the same errors."""
+    async def piece(self) -> bytes:
+        """What has arrived of the body, at least one byte; empty at its end. The same errors."""
         ...
 
     def close(self) -> None:
@@ -49,99 +81,397 @@ class Incoming(Protocol):
         ...
 
 
+class Endpoint:
+    """Where requests of one kind go, with the part of their head that never changes."""
+
+    __slots__ = ("head", "host", "key", "port", "tls")
+
+    def __init__(self, method: str, url: str, headers: Mapping[str, str]) -> None:
+        parts = urlsplit(url)
+        self.tls = parts.scheme == "https"
+        self.host = parts.hostname or ""
+        self.port = parts.port or (443 if self.tls else 80)
+        self.key = (self.tls, self.host, self.port)
+        target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        lines = [f"{method} {target} HTTP/1.1", f"host: {parts.netloc.rpartition('@')[2]}"]
+        lines += [f"{name}: {value}" for name, value in headers.items()]
+        if any("\r" in line or "\n" in line for line in lines):
+            raise ValueError("a line break in a header")
+        self.head = ("\r\n".join(lines) + "\r\n").encode("latin-1")
+
+
 class Transport:
     """One pool of connections, made in the event loop that first uses it.
 
     Args:
         connect_timeout: Seconds to connect, TLS included.
-        idle_timeout: Seconds between two bytes of an answer.
-        limit: Connections at most, to all providers together; 0 is no limit.
+        idle_timeout: Seconds between two bytes of an answer that has begun.
+        keep_alive: Seconds an unused connection is kept.
+        idle_limit: Unused connections kept for one place.
     """
 
-    def __init__(self, *, connect_timeout: float = 5.0, idle_timeout: float = 300.0, limit: int = 0) -> None:
-        self._connect_timeout = connect_timeout
-        self._idle_timeout = idle_timeout
-        self._limit = limit
-        self._session: aiohttp.ClientSession | None = None
+    def __init__(
+        self,
+        *,
+        connect_timeout: float = 5.0,
+        idle_timeout: float = 300.0,
+        keep_alive: float = 30.0,
+        idle_limit: int = 256,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        self.connect_timeout = connect_timeout
+        self.idle_timeout = idle_timeout
+        self._keep_alive = keep_alive
+        self._idle_limit = idle_limit
+        self._tls = tls
+        self._idle: dict[tuple[bool, str, int], deque[_Connection]] = {}
+        self._all: set[_Connection] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
 
-    def _client(self) -> aiohttp.ClientSession:
-        loop = asyncio.get_running_loop()
-        if self._session is None or self._loop is not loop:
-            import aiohttp
+    @property
+    def connections(self) -> int:
+        """Open connections."""
+        return len(self._all)
 
-            self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(
-                    limit=self._limit, ttl_dns_cache=60, ssl=ssl.create_default_context(), keepalive_timeout=30
-                ),
-                timeout=aiohttp.ClientTimeout(
-                    total=None, sock_connect=self._connect_timeout, sock_read=self._idle_timeout
-                ),
-                auto_decompress=False,
-                trust_env=True,
-                skip_auto_headers=("user-agent", "accept", "accept-encoding", "content-type"),
-                cookie_jar=aiohttp.DummyCookieJar(),
-            )
-            self._loop = loop
-        return self._session
-
-    async def open(self, method: str, url: str, headers: Mapping[str, str], body: bytes | None = None) -> Incoming:
-        """Send a request and wait for the head of its answer. Redirects are answers like any other.
+    async def send(
+        self,
+        endpoint: Endpoint,
+        body: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+        deadline: Deadline | None = None,
+    ) -> _Reply:
+        """Send a request and wait for the head of its answer.
 
         Raises:
             TransportError: there is none.
         """
-        import aiohttp
+        head = endpoint.head
+        if headers:
+            for name, value in headers.items():
+                head += f"{name}: {value}\r\n".encode("latin-1", "replace")
+        data = head + b"\r\n" if body is None else b"%bcontent-length: %d\r\n\r\n%b" % (head, len(body), body)
+        while True:
+            connection = self._take(endpoint.key)
+            reused = connection is not None
+            if connection is None:
+                connection = await self._connect(endpoint)
+            try:
+                reply = connection.request(data, deadline)
+                await reply.head()
+                return reply
+            except TransportError:
+                fresh = connection.untouched
+                connection.abort()
+                if not (reused and fresh) or (deadline is not None and deadline.error is not None):
+                    raise
+            except BaseException:
+                connection.abort()
+                raise
 
+    def _take(self, key: tuple[bool, str, int]) -> _Connection | None:
+        loop = asyncio.get_running_loop()
+        if self._loop is not loop:
+            self._idle.clear()  # another loop's connections are of no use to this one
+            self._all.clear()
+            self._loop = loop
+        idle = self._idle.get(key)
+        while idle:
+            connection = idle.pop()
+            if connection.usable and loop.time() - connection.since < self._keep_alive:
+                return connection
+            connection.abort()
+        return None
+
+    async def _connect(self, endpoint: Endpoint) -> _Connection:
+        loop = asyncio.get_running_loop()
+        context = None
+        if endpoint.tls:
+            context = self._tls = self._tls or ssl.create_default_context()
         try:
-            response = await self._client().request(method, url, headers=headers, data=body, allow_redirects=False)
-        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
-            raise TransportError("connect", f"no connection ({_kind(error)})") from error
-        except (TimeoutError, aiohttp.ServerTimeoutError) as error:
-            raise TransportError("timeout", "no answer in time") from error
-        except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise TransportError("broken", f"the connection broke ({_kind(error)})") from error
-        return _HttpReply(response)
+            async with asyncio.timeout(self.connect_timeout):
+                _, connection = await loop.create_connection(
+                    lambda: _Connection(self, endpoint.key, loop),
+                    endpoint.host,
+                    endpoint.port,
+                    ssl=context,
+                    server_hostname=endpoint.host if context is not None else None,
+                )
+        except TimeoutError as error:
+            raise TransportError("connect", "no connection in time") from error
+        except (OSError, ssl.SSLError, UnicodeError) as error:
+            raise TransportError("connect", f"no connection ({type(error).__name__})") from error
+        self._all.add(connection)
+        return connection
+
+    def give_back(self, connection: _Connection) -> None:
+        """A connection is free again."""
+        idle = self._idle.setdefault(connection.key, deque())
+        if len(idle) >= self._idle_limit:
+            connection.abort()
+        else:
+            idle.append(connection)
+
+    def forget(self, connection: _Connection) -> None:
+        """A connection is gone."""
+        self._all.discard(connection)
+        if (idle := self._idle.get(connection.key)) and connection in idle:
+            idle.remove(connection)
 
     async def aclose(self) -> None:
         """Close every connection."""
-        session, self._session = self._session, None
-        if session is not None and self._loop is asyncio.get_running_loop():
-            await session.close()
+        if self._loop is asyncio.get_running_loop():
+            for connection in list(self._all):
+                connection.abort()
+            await asyncio.sleep(0)  # lets the transports say goodbye before the loop may close
+        self._all.clear()
+        self._idle.clear()
 
 
-def _kind(error: Exception) -> str:
-    inner = getattr(error, "os_error", None) or error
-    return type(inner).__name__
+class _Connection(asyncio.Protocol):
+    """One connection and the answer it is reading. Also the parser's callbacks."""
+
+    def __init__(self, pool: Transport, key: tuple[bool, str, int], loop: asyncio.AbstractEventLoop) -> None:
+        self.key = key
+        self.since = 0.0
+        self.untouched = True  # whether nothing has come in since the request was sent
+        self._pool = pool
+        self._loop = loop
+        self._transport: asyncio.Transport | None = None
+        self._parser = httptools.HttpResponseParser(self)
+        self._reply: _Reply | None = None
+        self._interim = False
+
+    @property
+    def usable(self) -> bool:
+        return self._transport is not None and not self._transport.is_closing()
+
+    def request(self, data: bytes, deadline: Deadline | None) -> _Reply:
+        if self._transport is None:
+            raise TransportError("broken", "the connection is closed")
+        self.untouched = True
+        reply = self._reply = _Reply(self, self._loop, deadline, self._pool.idle_timeout)
+        self._transport.write(data)
+        return reply
+
+    def abort(self) -> None:
+        """Close at once: the other side sees a reset and stops working."""
+        if self._transport is not None:
+            self._transport.abort()
+            self._transport = None
+        self._pool.forget(self)
+
+    def release(self) -> None:
+        """The answer is complete."""
+        self._reply = None
+        if self.usable and self._parser.should_keep_alive():
+            self.since = self._loop.time()
+            self._pool.give_back(self)
+        else:
+            self.abort()
+
+    def pause(self) -> None:
+        if self._transport is not None:
+            self._transport.pause_reading()
+
+    def resume(self) -> None:
+        if self._transport is not None:
+            self._transport.resume_reading()
+
+    # ------------------------------------------------------------ asyncio
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport  # type: ignore[assignment]
+
+    def data_received(self, data: bytes) -> None:
+        self.untouched = False
+        if self._reply is None:
+            self.abort()  # nobody asked
+            return
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            self._fail("the other side switches protocols")
+        except httptools.HttpParserError as error:
+            self._fail(f"the answer is no HTTP ({type(error).__name__})")
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._transport = None
+        self._pool.forget(self)
+        reply, self._reply = self._reply, None
+        if reply is not None:
+            if error is None and reply.until_close:
+                reply.complete()
+            else:
+                reply.fail(TransportError("broken", "the connection was closed in the middle of an answer"))
+
+    def _fail(self, detail: str) -> None:
+        reply, self._reply = self._reply, None
+        if reply is not None:
+            reply.fail(TransportError("broken", detail))
+        self.abort()
+
+    # ------------------------------------------------------------ httptools
+
+    def on_message_begin(self) -> None:
+        self._interim = False
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._reply is not None:
+            self._reply.header(name, value)
+
+    def on_headers_complete(self) -> None:
+        status = self._parser.get_status_code()
+        self._interim = status < 200
+        if self._reply is not None:
+            if self._interim:
+                self._reply.headers.clear()  # 100 or 103: the answer is still to come
+            else:
+                self._reply.begin(status)
+
+    def on_body(self, data: bytes) -> None:
+        if self._reply is not None:
+            self._reply.body(data)
+
+    def on_message_complete(self) -> None:
+        if self._interim:
+            return
+        if (reply := self._reply) is not None:
+            reply.complete()
+            if reply.settled:
+                self.release()
 
 
-class _HttpReply:
-    def __init__(self, response: aiohttp.ClientResponse) -> None:
-        self._response = response
-        self.status = response.status
-        self.headers = {name.lower(): value for name, value in response.headers.items()}
+class _Reply:
+    """An answer on a connection."""
+
+    def __init__(
+        self,
+        connection: _Connection,
+        loop: asyncio.AbstractEventLoop,
+        deadline: Deadline | None,
+        idle_timeout: float,
+    ) -> None:
+        self.status = 0
+        self.headers: dict[str, str] = {}
+        self.until_close = False
+        self._connection = connection
+        self._loop = loop
+        self._deadline = deadline
+        self._idle_timeout = idle_timeout
+        self._pieces: list[bytes] = []
+        self._held = 0
+        self._size = 0
+        self._done = False
+        self._paused = False
+        self._error: TransportError | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        self._inflate: Callable[[bytes], bytes] | None = None
+
+    @property
+    def settled(self) -> bool:
+        """Whether the connection may be used for another request."""
+        return self._done and self._error is None
+
+    # ------------------------------------------------------------ from the connection
+
+    def header(self, name: bytes, value: bytes) -> None:
+        self._size += len(name) + len(value)
+        if self._size > _HEAD_LIMIT:
+            raise ValueError("the head of the answer is too long")
+        key = name.decode("latin-1").lower()
+        text = value.decode("latin-1")
+        self.headers[key] = f"{self.headers[key]}, {text}" if key in self.headers else text
+
+    def begin(self, status: int) -> None:
+        self.status = status
+        headers = self.headers
+        self.until_close = "content-length" not in headers and "transfer-encoding" not in headers
+        # We ask for no compression; a server that compresses all the same is understood.
+        if (coding := headers.get("content-encoding")) is not None and coding.lower() in ("gzip", "deflate"):
+            self._inflate = zlib.decompressobj(wbits=47).decompress
+            del headers["content-encoding"]
+        self._wake()
+
+    def body(self, data: bytes) -> None:
+        if self._inflate is not None:
+            try:
+                data = self._inflate(data)
+            except zlib.error:
+                self.fail(TransportError("broken", "the answer is badly compressed"))
+                return
+        if not data:
+            return
+        self._pieces.append(data)
+        self._held += len(data)
+        if self._held > _HIGH_WATER and not self._paused:
+            self._paused = True
+            self._connection.pause()
+        self._wake()
+
+    def complete(self) -> None:
+        self._done = True
+        if self._paused:
+            self._paused = False
+            self._connection.resume()
+        self._wake()
+
+    def fail(self, error: TransportError) -> None:
+        if not self._done:
+            self._error = error
+            self._wake()
+
+    def _wake(self) -> None:
+        if (waiter := self._waiter) is not None and not waiter.done():
+            waiter.set_result(None)
+
+    # ------------------------------------------------------------ for the reader
+
+    async def _wait(self) -> None:
+        waiter = self._waiter = self._loop.create_future()
+        timer = None
+        if self._deadline is not None:
+            self._deadline.watch(waiter)
+        else:
+            timer = self._loop.call_later(self._idle_timeout, _expire, waiter)
+        try:
+            await waiter
+        finally:
+            self._waiter = None
+            if timer is not None:
+                timer.cancel()
+
+    async def head(self) -> None:
+        while self.status == 0:
+            if self._error is not None:
+                raise self._error
+            await self._wait()
+
+    async def piece(self) -> bytes:
+        while not self._pieces:
+            if self._error is not None:
+                raise self._error
+            if self._done:
+                return b""
+            await self._wait()
+        self._deadline = None  # the first byte is here: from now on only silence counts
+        pieces, self._pieces, self._held = self._pieces, [], 0
+        if self._paused:
+            self._paused = False
+            self._connection.resume()
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     async def read(self) -> bytes:
-        import aiohttp
-
-        try:
-            return await self._response.read()
-        except (TimeoutError, aiohttp.ServerTimeoutError) as error:
-            raise TransportError("timeout", "the answer stopped in the middle") from error
-        except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise TransportError("broken", f"the answer broke off ({_kind(error)})") from error
-
-    async def chunks(self) -> AsyncIterator[bytes]:
-        import aiohttp
-
-        try:
-            async for chunk in self._response.content.iter_any():
-                yield chunk
-        except (TimeoutError, aiohttp.ServerTimeoutError) as error:
-            raise TransportError("timeout", "the answer stopped in the middle") from error
-        except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise TransportError("broken", f"the answer broke off ({_kind(error)})") from error
+        parts = []
+        while part := await self.piece():
+            parts.append(part)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def close(self) -> None:
-        # At its end aiohttp has handed the connection back already; before it, close() cuts it.
-        self._response.close()
+        if not self._done:
+            self._error = self._error or TransportError("broken", "closed")
+            self._connection.abort()
+
+
+def _expire(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_exception(TransportError("timeout", "the answer stopped in the middle"))

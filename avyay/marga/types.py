@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
+from avyay.marga.wire import Dialect
 from avyay.money import ZERO, Picodollars
 from avyay.ports import Tier
 
@@ -27,7 +28,6 @@ __all__ = [
 ]
 
 TIERS: tuple[Tier, ...] = ("local", "medium", "premium")
-Dialect: TypeAlias = Literal["openai_chat", "openai_responses", "anthropic_messages", "ollama_chat", "ollama_generate"]
 Kind: TypeAlias = Literal["openai", "anthropic", "ollama", "azure", "openai-compatible", "fake"]
 CallStatus: TypeAlias = Literal["ok", "error", "aborted", "truncated", "refused"]
 
@@ -151,6 +151,7 @@ class Decision:
     features: Mapping[str, Any] = field(default_factory=dict)
     conditions: Mapping[str, Condition] = field(default_factory=dict)
     seconds: float = 0.0
+    displaced: bool = False
 
     @property
     def chosen(self) -> Candidate | None:

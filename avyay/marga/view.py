@@ -1,13 +1,14 @@
-"""What the judgement sees of a request, whatever dialect it came in: texts by role and a few facts about its shape."""
+"""What the judgement sees of a request, whatever dialect it came in: the newest user text and facts about its shape."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
 
+from avyay.marga.wire import RequestFeatures
 from avyay.ports import Completion
 
-__all__ = ["RequestView", "view_completion"]
+__all__ = ["RequestView", "view_completion", "view_features"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,15 +16,18 @@ class RequestView:
     """A request as the scorer and the selection read it.
 
     Attributes:
-        texts: (role, text) in order; roles are system, user, assistant and tool.
-        turns: Messages of the conversation, system messages included.
+        last_user: The newest user message; read here and never stored.
+        chars: Characters of all text sent, tools included.
+        messages: Messages of the conversation, system messages included.
         tools: How many tools are offered.
         tool_loop: The last turn answers a tool call: the model must not change under it.
         signed_thinking: Earlier turns carry reasoning only its issuer can read back.
     """
 
-    texts: tuple[tuple[str, str], ...]
-    turns: int = 1
+    last_user: str
+    chars: int = 0
+    system_chars: int = 0
+    messages: int = 1
     tools: int = 0
     images: int = 0
     structured: bool = False
@@ -34,23 +38,10 @@ class RequestView:
     tool_loop: bool = False
     signed_thinking: bool = False
 
-    @property
-    def system_chars(self) -> int:
-        return sum(len(text) for role, text in self.texts if role == "system")
-
-    @property
-    def chars(self) -> int:
-        return sum(len(text) for _, text in self.texts)
-
-    @property
-    def last_user(self) -> str:
-        """The newest thing the user said."""
-        return next((text for role, text in reversed(self.texts) if role == "user"), "")
-
     def features(self) -> dict[str, Any]:
-        """Facts without any text of the request, kept with the decision."""
+        """The facts, without any text of the request; kept with the decision."""
         return {
-            "turns": self.turns,
+            "messages": self.messages,
             "chars": self.chars,
             "system_chars": self.system_chars,
             "last_user_chars": len(self.last_user),
@@ -68,11 +59,33 @@ class RequestView:
 
 def view_completion(request: Completion, *, stream: bool) -> RequestView:
     """The view of a call made through the port."""
+    users = [message.content for message in request.messages if message.role == "user"]
     return RequestView(
-        texts=tuple((message.role, message.content) for message in request.messages),
-        turns=len(request.messages),
+        last_user=users[-1] if users else "",
+        chars=sum(len(message.content) for message in request.messages),
+        system_chars=sum(len(message.content) for message in request.messages if message.role == "system"),
+        messages=len(request.messages),
         structured=request.json_schema is not None,
         temperature=request.temperature,
         max_tokens=request.max_tokens,
         stream=stream,
+    )
+
+
+def view_features(features: RequestFeatures) -> RequestView:
+    """The view of a request that came over the wire."""
+    return RequestView(
+        last_user=features.last_user_text,
+        chars=features.prompt_chars,
+        system_chars=features.system_chars,
+        messages=max(1, features.messages),
+        tools=features.tools,
+        images=features.images,
+        structured=features.json_mode != "none",
+        temperature=features.temperature,
+        max_tokens=features.max_tokens,
+        stream=features.stream,
+        reasoning=features.reasoning,
+        tool_loop=features.tool_loop,
+        signed_thinking=features.signed_thinking,
     )

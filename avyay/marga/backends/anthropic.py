@@ -27,7 +27,8 @@ class AnthropicBackend(HttpBackend):
         return {"anthropic-version": API_VERSION, **key}
 
     def path(self, call: Outgoing) -> str:
-        return "/messages/count_tokens" if call.operation == "count_tokens" else "/messages"
+        path = "/messages/count_tokens" if call.operation == "count_tokens" else "/messages"
+        return f"{path}?{call.query}" if call.query else path
 
     def parse_models(self, data: Any) -> tuple[Model, ...]:
         catalogue = bundled_catalogue()

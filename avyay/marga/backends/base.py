@@ -11,10 +11,12 @@ import orjson
 
 from avyay import __version__
 from avyay.errors import AuthError, UnreachableError
-from avyay.marga.transport import Incoming, Transport, TransportError
+from avyay.marga.transport import Deadline, Endpoint, Incoming, Transport, TransportError
 from avyay.marga.types import Dialect, Model, Provider
 
 __all__ = ["Backend", "HttpBackend", "Outgoing"]
+
+_MOST_PATHS = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +29,7 @@ class Outgoing:
     stream: bool = False
     headers: Mapping[str, str] = field(default_factory=dict)
     operation: str = "chat"
+    query: str = ""
 
 
 class Backend(Protocol):
@@ -35,7 +38,7 @@ class Backend(Protocol):
     provider: Provider
     dialects: tuple[Dialect, ...]
 
-    async def open(self, call: Outgoing) -> Incoming:
+    async def open(self, call: Outgoing, deadline: Deadline | None = None) -> Incoming:
         """Send a request and wait for the head of the answer, whatever its status.
 
         Raises:
@@ -66,6 +69,7 @@ class HttpBackend(ABC):
         self.provider = provider
         self._transport = transport
         self._base = self.base_url(provider.endpoint)
+        self._endpoints: dict[str, Endpoint] = {}
         self._headers = {
             "content-type": "application/json",
             "user-agent": f"avyay/{__version__}",
@@ -93,9 +97,14 @@ class HttpBackend(ABC):
             KeyError, TypeError, ValueError, AttributeError: it is no listing.
         """
 
-    async def open(self, call: Outgoing) -> Incoming:
-        headers = {**self._headers, **call.headers} if call.headers else self._headers
-        return await self._transport.open("POST", self._base + self.path(call), headers, call.body)
+    async def open(self, call: Outgoing, deadline: Deadline | None = None) -> Incoming:
+        path = self.path(call)
+        endpoint = self._endpoints.get(path)
+        if endpoint is None:
+            if len(self._endpoints) >= _MOST_PATHS:
+                self._endpoints.clear()  # a path may hold a caller's model name
+            endpoint = self._endpoints[path] = Endpoint("POST", self._base + path, self._headers)
+        return await self._transport.send(endpoint, call.body, call.headers, deadline)
 
     async def list_models(self) -> tuple[Model, ...]:
         body = await self._get(self.models_path)
@@ -113,7 +122,7 @@ class HttpBackend(ABC):
     async def _get(self, path: str) -> bytes:
         name = self.provider.name
         try:
-            reply = await self._transport.open("GET", self._base + path, self._headers)
+            reply = await self._transport.send(Endpoint("GET", self._base + path, self._headers))
             try:
                 body = await reply.read()
             finally:

@@ -12,7 +12,7 @@ import orjson
 
 from avyay.marga.backends.base import Outgoing
 from avyay.marga.tokens import estimate_tokens
-from avyay.marga.transport import Transport, TransportError
+from avyay.marga.transport import Deadline, Transport, TransportError
 from avyay.marga.types import Dialect, Model, Provider
 
 __all__ = ["FakeAnswer", "FakeBackend"]
@@ -50,12 +50,20 @@ class FakeBackend:
         self.script: deque[FakeAnswer] = deque()
         self.calls: list[dict[str, Any]] = []
 
-    async def open(self, call: Outgoing) -> _FakeIncoming:
+    async def open(self, call: Outgoing, deadline: Deadline | None = None) -> _FakeIncoming:
         request = orjson.loads(call.body)
         self.calls.append(request)
         answer = self.script.popleft() if self.script else FakeAnswer(_echo(request))
         if answer.delay:
-            await asyncio.sleep(answer.delay)
+            loop = asyncio.get_running_loop()
+            waiter = loop.create_future()
+            timer = loop.call_later(answer.delay, _wake, waiter)
+            if deadline is not None:
+                deadline.watch(waiter)
+            try:
+                await waiter
+            finally:
+                timer.cancel()
         if answer.fault is not None:
             raise TransportError(answer.fault, "scripted fault")  # type: ignore[arg-type]
         return _FakeIncoming(answer, request)
@@ -79,11 +87,15 @@ class _FakeIncoming:
         self.closed = False
         self._answer = answer
         self._request = request
+        self._chunks = self._produce()
 
     async def read(self) -> bytes:
-        return b"".join([chunk async for chunk in self.chunks()])
+        return b"".join([chunk async for chunk in self._chunks])
 
-    async def chunks(self) -> AsyncIterator[bytes]:
+    async def piece(self) -> bytes:
+        return await anext(self._chunks, b"")
+
+    async def _produce(self) -> AsyncIterator[bytes]:
         answer, model = self._answer, self._request.get("model")
         if answer.status != 200:
             yield orjson.dumps({"error": {"message": answer.text, "type": "fake", "code": None, "param": None}})
@@ -119,3 +131,8 @@ class _FakeIncoming:
 
 def _event(data: dict[str, Any]) -> bytes:
     return b"data: " + orjson.dumps(data) + b"\n\n"
+
+
+def _wake(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_result(None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from avyay.marga.backends.base import HttpBackend, Outgoing
@@ -22,12 +23,13 @@ class OllamaBackend(HttpBackend):
 
     def path(self, call: Outgoing) -> str:
         if call.operation == "embeddings":
-            return "/api/embed"
+            return "/v1/embeddings"
         return "/api/generate" if call.dialect == "ollama_generate" else "/api/chat"
 
     def parse_models(self, data: Any) -> tuple[Model, ...]:
-        return tuple(
-            local_model(str(entry.get("model") or entry["name"]))
-            for entry in data["models"]
-            if "embed" not in str(entry.get("name", ""))
-        )
+        return tuple(_model(str(entry.get("model") or entry["name"])) for entry in data["models"])
+
+
+def _model(name: str) -> Model:
+    model = local_model(name)
+    return replace(model, mode="embedding") if "embed" in name.lower() else model

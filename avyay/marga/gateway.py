@@ -1,0 +1,497 @@
+"""The gateway's service: one request in any dialect, from its bytes to its answer and its row in the ledger.
+
+Knows no server: `asgi.py` gives it what came in over HTTP, `completer.py` what came in through the port.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+from avyay.errors import AvyayError, UnreachableError, UsageError
+from avyay.log import get_logger, redact
+from avyay.marga.backends.base import Backend, Outgoing
+from avyay.marga.cost import cost_of, estimate
+from avyay.marga.dispatch import Answer, NoAnswerError, RejectedError
+from avyay.marga.providers import SETUP_HINT
+from avyay.marga.router import Router
+from avyay.marga.tokens import estimate_size
+from avyay.marga.transport import TransportError
+from avyay.marga.types import Attempt, CallRecord, CallStatus, Candidate, Decision, Dialect, Hints, Kind
+from avyay.marga.view import view_features
+from avyay.marga.wire import (
+    Exchange,
+    Failure,
+    RequestFeatures,
+    StreamPipe,
+    Target,
+    Usage,
+    begin,
+    default_target,
+    failure_from_exception,
+    forwarded_headers,
+    inspect,
+    load_body,
+    notes_header,
+    render_error,
+    stream_content_type,
+    truncated,
+)
+from avyay.money import Picodollars, usd_string
+from avyay.resilience.breaker import Outcome
+
+__all__ = ["Call", "Gateway", "Inbound", "Outbound", "error_reply"]
+
+_FIRST_BYTES = {True: b"{", False: b"dei:r\r\n"}  # how an NDJSON and an SSE stream may begin
+_RESPONSE_ID = re.compile(rb'"id"\s*:\s*"(resp_[^"]{1,200})"')
+_SERVICE_TIERS = {"priority": "priority", "flex": "flex"}
+
+
+@dataclass(frozen=True, slots=True)
+class Inbound:
+    """A request as it came in. `forward` are the caller's headers that a provider of the same dialect shall see."""
+
+    dialect: Dialect
+    raw: bytes
+    tier: Any = None
+    request_class: str | None = None
+    quality_min: float | None = None
+    latency_budget_ms: int | None = None
+    residency: str | None = None
+    key: str | None = None
+    service: str | None = None
+    customer: str | None = None
+    session: str | None = None
+    forward: Mapping[str, str] = field(default_factory=dict)
+    query: str = ""
+    operation: str = "chat"
+
+
+@dataclass(slots=True)
+class Outbound:
+    """What goes back: a whole `body`, or `chunks` when it is None. `call` is None when nothing was decided."""
+
+    status: int
+    headers: list[tuple[str, str]]
+    body: bytes | None
+    call: Call | None = None
+
+    def chunks(self) -> AsyncIterator[bytes]:
+        """The stream. Closing it early cancels the upstream at once."""
+        assert self.call is not None
+        return self.call.chunks()
+
+
+def error_reply(dialect: Dialect, failure: Failure, headers: list[tuple[str, str]] | None = None) -> Outbound:
+    """An error in the caller's dialect."""
+    found = [("content-type", "application/json"), *(headers or ())]
+    if failure.retry_after is not None and not any(name == "retry-after" for name, _ in found):
+        found.append(("retry-after", str(max(1, round(failure.retry_after)))))
+    return Outbound(failure.status, found, render_error(dialect, failure))
+
+
+@lru_cache(maxsize=4096)
+def _target(dialect: Dialect, kind: Kind, model: str, max_output: int | None) -> Target:
+    return default_target(dialect, model, compatible=kind == "openai-compatible", max_output_tokens=max_output)
+
+
+class Gateway:
+    """Answers requests with a router's providers, and keeps what became of them."""
+
+    def __init__(self, router: Router) -> None:
+        self.router = router
+        self.active = 0
+        self.finished: dict[str, int] = {}
+        self._log = get_logger("marga")
+        self._homes: dict[str, str] = {}  # stored responses: whose they are
+
+    async def open(self, inbound: Inbound) -> Outbound:
+        """Answer a request. Never raises for what a caller or a provider did wrong: that is an answer too."""
+        router = self.router
+        began = router.clock.monotonic()
+        try:
+            body = load_body(inbound.raw)
+            features = inspect(inbound.dialect, body)
+        except UsageError as error:
+            return self._refuse(inbound, failure_from_exception(error))
+        hints = Hints(
+            features.model,
+            inbound.tier,
+            inbound.request_class,
+            inbound.quality_min,
+            inbound.latency_budget_ms,
+            inbound.residency,
+        )
+        try:
+            decision = router.decide(view_features(features), hints, at=began)
+        except UsageError as error:
+            if not router.usable():
+                return self._refuse(inbound, _no_provider())
+            return self._refuse(inbound, Failure("not_found", f"{error.message} {error.hint}", code=error.code))
+        if not decision.ranked:
+            return self._refuse(inbound, _no_provider() if not router.usable() else _nobody_able(features))
+        call = Call(self, inbound, body, features, decision, began)
+        return await call.open()
+
+    def _refuse(self, inbound: Inbound, failure: Failure) -> Outbound:
+        self.finished["refused"] = self.finished.get("refused", 0) + 1
+        return error_reply(inbound.dialect, failure)
+
+    def keep(self, record: CallRecord) -> None:
+        """Put a call into the ledger; a disk that fails does not fail the call."""
+        self.finished[record.status] = self.finished.get(record.status, 0) + 1
+        try:
+            self.router.store.record(record)
+        except AvyayError as error:
+            self._log.error("call_not_recorded", decision=record.decision.id, error=str(error))
+
+    def home_of(self, response_id: str) -> str | None:
+        """The provider that stores a response."""
+        return self._homes.get(response_id)
+
+    def remember_home(self, response_id: str, provider: str) -> None:
+        """A provider stored a response: what continues it must go there."""
+        if len(self._homes) > 100_000:
+            self._homes.clear()
+        self._homes[response_id] = provider
+
+
+def _no_provider() -> Failure:
+    return Failure("unavailable", f"No provider is configured. {SETUP_HINT}", code="no_provider")
+
+
+def _nobody_able(features: RequestFeatures) -> Failure:
+    needs = [
+        name
+        for name, wanted in (("tools", features.tools), ("vision", features.images), ("its length", True))
+        if wanted
+    ]
+    return Failure(
+        "invalid_request",
+        f"No configured model can take this request (it needs {', '.join(needs)})."
+        " See `avyay marga providers` and name a model that can.",
+        code="no_capable_provider",
+    )
+
+
+class Call:
+    """One decided request, from its first attempt to its row in the ledger."""
+
+    __slots__ = (
+        "_answer",
+        "_attempts",
+        "_began",
+        "_body",
+        "_candidate",
+        "_ended",
+        "_error",
+        "_exchange",
+        "_exchanges",
+        "_features",
+        "_first",
+        "_gateway",
+        "_inbound",
+        "_out",
+        "_pipe",
+        "_status",
+        "cost",
+        "decision",
+        "estimated",
+        "usage",
+    )
+
+    def __init__(
+        self,
+        gateway: Gateway,
+        inbound: Inbound,
+        body: dict[str, Any],
+        features: RequestFeatures,
+        decision: Decision,
+        began: float,
+    ) -> None:
+        self.decision = decision
+        self.usage: Usage | None = None
+        self.cost: Picodollars | None = None
+        self.estimated = False
+        self._gateway = gateway
+        self._inbound = inbound
+        self._body = body
+        self._features = features
+        self._began = began
+        self._exchanges: dict[str, Exchange] = {}
+        self._exchange: Exchange | None = None
+        self._candidate: Candidate | None = None
+        self._answer: Answer | None = None
+        self._attempts: tuple[Attempt, ...] = ()
+        self._pipe: StreamPipe | None = None
+        self._first = b""
+        self._out: Any = None
+        self._status: CallStatus = "aborted"  # until it is known better: the caller may go at any time
+        self._error: str | None = None
+        self._ended = False
+
+    # ------------------------------------------------------------ towards the provider
+
+    def _render(self, candidate: Candidate, backend: Backend) -> Outgoing:
+        inbound, model = self._inbound, candidate.model
+        dialects = backend.dialects
+        dialect = inbound.dialect if inbound.dialect in dialects else dialects[0]
+        if model.mode == "responses" and "openai_responses" in dialects:
+            dialect = "openai_responses"
+        target = _target(dialect, candidate.provider.kind, model.name, model.max_output)
+        exchange = begin(
+            inbound.dialect,
+            inbound.raw,
+            self._body,
+            target,
+            exchange_id=self.decision.id,
+            created=int(self.decision.at),
+            foreign_thinking=self._features.foreign_thinking,
+        )
+        self._exchanges[candidate.name] = exchange
+        same = exchange.passthrough
+        return Outgoing(
+            dialect,
+            model.name,
+            exchange.body,
+            exchange.streaming,
+            inbound.forward if same else {},
+            query=inbound.query if same else "",
+        )
+
+    def _accept(self, candidate: Candidate, first: bytes, headers: Mapping[str, str]) -> None:
+        exchange = self._exchanges[candidate.name]
+        if not exchange.streaming:
+            try:
+                self._out = exchange.reply(first)
+            except UnreachableError as error:
+                raise RejectedError(Failure("server", error.message, code=error.code)) from error
+            if self._out.failure is not None and self._out.failure.retryable:
+                raise RejectedError(self._out.failure)
+            return
+        lines = exchange.target.dialect.startswith("ollama")
+        start = first.lstrip()[:1]
+        if not start or start not in _FIRST_BYTES[lines]:
+            raise RejectedError(
+                Failure("server", f"{candidate.provider.name} answered something that is no stream.", code="bad_reply")
+            )
+        pipe = exchange.stream()
+        out = pipe.feed(first)
+        if pipe.failure is not None:
+            raise RejectedError(pipe.failure)  # an error as the first word: nothing has been shown yet
+        self._pipe, self._first = pipe, out
+
+    async def open(self) -> Outbound:
+        """Find a candidate that answers; of a whole answer, all of it."""
+        gateway, features, decision = self._gateway, self._features, self.decision
+        gateway.active += 1
+        ranked = decision.ranked
+        if features.previous_response_id is not None:
+            home = gateway.home_of(features.previous_response_id)
+            if home is not None:
+                ranked = tuple(entry for entry in ranked if entry.candidate.provider.name == home) or ranked
+        budget = decision.hints.latency_budget_ms
+        try:
+            answer = await gateway.router.dispatcher.open(
+                ranked,
+                self._render,
+                accept=self._accept,
+                stream=features.stream,
+                chars=features.prompt_chars,
+                budget=budget / 1000 if budget is not None else None,
+                displaced=decision.displaced,
+            )
+        except NoAnswerError as error:
+            self._attempts = error.attempts
+            self._finish("error", redact(str(error))[:300])
+            headers = [("x-avyay-decision-id", decision.id)]
+            if error.headers:
+                headers += forwarded_headers(error.headers)
+            return error_reply(self._inbound.dialect, error.failure, headers)
+        except BaseException:
+            self._finish("aborted")
+            raise
+        self._answer = answer
+        self._attempts = tuple(answer.attempts)
+        self._candidate = answer.candidate
+        self._exchange = self._exchanges[answer.candidate.name]
+        if self._exchange.streaming:
+            kind = answer.incoming.headers.get("content-type") if self._exchange.passthrough else None
+            kind = kind or stream_content_type(self._inbound.dialect)
+            return Outbound(200, self._headers(kind), None, self)
+        return self._whole()
+
+    def _whole(self) -> Outbound:
+        out, answer, exchange = self._out, self._answer, self._exchange
+        assert answer is not None
+        assert exchange is not None
+        self.usage = out.usage
+        self._account(out.output_chars)
+        self._remember(answer.first)
+        self._finish("ok" if out.failure is None else "error")
+        cost = [("x-avyay-cost", usd_string(self.cost))] if self.cost is not None else []
+        if self.estimated:
+            cost.append(("x-avyay-cost-estimated", "true"))
+        status = 200 if out.failure is None or exchange.passthrough else out.failure.status
+        return Outbound(status, self._headers("application/json") + cost, out.body, self)
+
+    def _headers(self, content_type: str) -> list[tuple[str, str]]:
+        answer, exchange = self._answer, self._exchange
+        assert answer is not None
+        assert exchange is not None
+        model = answer.candidate.model
+        headers = [
+            ("content-type", content_type),
+            ("x-avyay-decision-id", self.decision.id),
+            ("x-avyay-provider", answer.candidate.provider.name),
+            ("x-avyay-model", model.name),
+            ("x-avyay-tier", model.tier),
+        ]
+        headers += forwarded_headers(answer.incoming.headers)
+        if exchange.notes:
+            headers.append(("x-avyay-notes", notes_header(exchange.notes)))
+        if exchange.streaming:
+            tokens = self._gateway.router.estimate_input(self.decision, answer.candidate)
+            expected = estimate(model, input_tokens=tokens, max_tokens=self._features.max_tokens)
+            if expected is not None:
+                headers.append(("x-avyay-cost-estimated", usd_string(expected)))
+        return headers
+
+    # ------------------------------------------------------------ towards the caller
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """The stream for the caller; ends in the dialect's error event when the provider breaks off."""
+        answer, pipe = self._answer, self._pipe
+        assert answer is not None
+        assert pipe is not None
+        incoming = answer.incoming
+        try:
+            first, self._first = self._first, b""
+            self._remember(answer.first)
+            if first:
+                yield first
+            try:
+                while piece := await incoming.piece():
+                    if out := pipe.feed(piece):
+                        yield out
+                rest = pipe.close()
+            except TransportError as error:
+                rest = pipe.fail(truncated(str(error)))
+            if pipe.failure is None:
+                self._settle("ok")
+            else:
+                if pipe.failure.kind == "truncated":
+                    self._gateway.router.health.failed(answer.candidate, Outcome.FAILURE, generation=answer.generation)
+                status: CallStatus = "truncated" if pipe.failure.kind == "truncated" else "error"
+                self._settle(status, redact(pipe.failure.message)[:300])
+            if rest:
+                yield rest
+        finally:
+            incoming.close()
+            self._settle("aborted")
+
+    def _settle(self, status: CallStatus, error: str | None = None) -> None:
+        pipe = self._pipe
+        if self._ended or pipe is None:
+            return
+        self.usage = pipe.usage
+        if status == "ok" and pipe.usage is not None:
+            self._account(0)
+        else:
+            # Cut short: events seen are near the tokens written, and what was reported so far is a floor.
+            self._account(pipe.frames * 4, complete=False)
+        self._finish(status, error)
+
+    def _remember(self, data: bytes) -> None:
+        """Note whose a stored response is."""
+        exchange, answer = self._exchange, self._answer
+        if exchange is None or answer is None or not exchange.passthrough:
+            return
+        if self._inbound.dialect == "openai_responses" and self._features.stores:
+            found = _RESPONSE_ID.search(data)
+            if found is not None:
+                self._gateway.remember_home(found[1].decode(), answer.candidate.provider.name)
+
+    # ------------------------------------------------------------ the bill
+
+    def _account(self, output_chars: int, *, complete: bool = True) -> None:
+        """Tokens and cost: as reported, else estimated and labelled so."""
+        candidate, router = self._candidate, self._gateway.router
+        assert candidate is not None
+        usage = self.usage
+        sized = int(self.decision.features["input_tokens"])
+        if usage is not None and complete:
+            router.ratios.observe(candidate.model.known_as, sized, usage.input)
+        else:
+            self.estimated = True
+            seen = usage or Usage()
+            guess = router.estimate_input(self.decision, candidate)
+            written = estimate_size(output_chars, "")
+            usage = self.usage = Usage(
+                input=seen.input or guess,
+                output=max(seen.output, written),
+                cache_read=seen.cache_read,
+                cache_write=seen.cache_write,
+                cache_write_1h=seen.cache_write_1h,
+                reasoning=seen.reasoning,
+            )
+        tier = self._body.get("service_tier")
+        self.cost = cost_of(
+            candidate.model,
+            input_tokens=usage.input,
+            output_tokens=usage.output,
+            cache_read=usage.cache_read,
+            cache_write=usage.cache_write,
+            cache_write_1h=usage.cache_write_1h,
+            service_tier=_SERVICE_TIERS.get(tier) if isinstance(tier, str) else None,
+        )
+
+    def _finish(self, status: CallStatus, error: str | None = None) -> None:
+        if self._ended:
+            return
+        self._ended = True
+        gateway, inbound, candidate, answer = self._gateway, self._inbound, self._candidate, self._answer
+        gateway.active -= 1
+        self._status, self._error = status, error
+        usage = self.usage or Usage()
+        provider, model, tier = "", "", ""
+        if candidate is not None:
+            provider, model, tier = candidate.provider.name, candidate.model.name, candidate.model.tier
+        gateway.keep(
+            CallRecord(
+                self.decision,
+                inbound.dialect,
+                status,
+                provider,
+                model,
+                tier,
+                self._features.stream,
+                usage.input,
+                usage.output,
+                usage.cache_read,
+                usage.cache_write,
+                usage.reasoning,
+                self.estimated,
+                self.cost is not None or candidate is None,
+                self.cost or Picodollars(0),
+                inbound.key,
+                inbound.service,
+                inbound.customer,
+                inbound.session or self._features.session,
+                answer.first_byte if answer is not None else None,
+                gateway.router.clock.monotonic() - self._began,
+                "closed" if not gateway.router.health.disturbed else self._state(provider),
+                self._attempts,
+                error,
+                tuple(f"{note.field} {note.action}: {note.reason}" for note in self._exchange.notes)
+                if self._exchange is not None
+                else (),
+            )
+        )
+
+    def _state(self, provider: str) -> str:
+        health = self._gateway.router.health
+        return health.state(provider).value if provider in health.providers else "closed"

@@ -1,0 +1,210 @@
+"""The router as a daemon: joins the gateway with the pages every daemon has."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from avyay.errors import PolicyError, UsageError
+from avyay.marga.asgi import MargaApp
+from avyay.marga.gateway import Gateway
+from avyay.marga.router import Router
+from avyay.marga.store import SqliteStore, WriterStore
+from avyay.marga.watch import Watch
+from avyay.money import usd_string
+from avyay.resilience.breaker import BreakerState
+from avyay.serve.house import Metric, house_app
+from avyay.serve.run import App, bind, is_loopback, serve
+from avyay.wiring import Services
+
+__all__ = ["DEFAULT_PORT", "build_app", "serve_marga"]
+
+DEFAULT_PORT = 8081
+
+
+def serve_marga(services: Services, *, host: str | None = None, port: int | None = None) -> None:
+    """Run the daemon until it is told to end.
+
+    Raises:
+        UsageError: the port is taken.
+        PolicyError: others could reach it, and it has no key.
+    """
+    settings = services.settings
+    host = host or settings.serve.host
+    port = DEFAULT_PORT if (found := port if port is not None else settings.serve.port) is None else found
+    key = _key(services)
+    if key is None and not is_loopback(host):
+        raise PolicyError(
+            f"The router would answer anyone who reaches {host}, at your cost.",
+            hint="Set marga.api_key_env to a variable that holds a key, or bind to 127.0.0.1.",
+            code="no_authentication",
+        )
+    listener = bind(host, port, name="marga")
+    serve(build_app(services, key=key), listener)
+
+
+def _key(services: Services) -> str | None:
+    variable = services.settings.marga.api_key_env
+    if variable is None:
+        return None
+    key = services.loaded.environment.value(variable)
+    if key is None:
+        raise UsageError(f"marga.api_key_env names {variable}, which is not set.", hint=f"export {variable}=…")
+    return key
+
+
+def build_app(services: Services, *, key: str | None = None) -> App:
+    """The ASGI application."""
+    path = services.paths.component("marga") / "marga.db"
+    store = WriterStore(path)
+    router = services.router_with(store)
+    gateway = Gateway(router)
+    watch = Watch(router)
+    report = _Report(services, gateway, store)
+
+    async def started() -> None:
+        await router.__aenter__()
+        watch.start()
+
+    async def stopped() -> None:
+        await watch.stop()
+        await router.__aexit__()
+        await asyncio.to_thread(store.close)
+        services.close()
+
+    house = house_app(
+        health=report.health,
+        ready=report.ready,
+        metrics=report.metrics,
+        pages={
+            "/marga/decisions": report.decisions,
+            "/marga/providers": report.providers,
+            "/marga/stats": report.stats,
+        },
+        key=key,
+    )
+    settings = services.settings.marga
+    return MargaApp(gateway, house, key=key, max_body=settings.max_body, started=started, stopped=stopped)
+
+
+class _Report:
+    """What a router says of itself."""
+
+    def __init__(self, services: Services, gateway: Gateway, store: WriterStore) -> None:
+        self._services = services
+        self._gateway = gateway
+        self._store = store
+
+    @property
+    def _router(self) -> Router:
+        return self._gateway.router
+
+    def health(self) -> Mapping[str, Any]:
+        """The state of the router, its providers and its ledger."""
+        providers = {row["name"]: row["state"] for row in self.providers("", {})["providers"]}
+        ledger = self._store.state()
+        fine = ledger.healthy and not self._router.health.disturbed and bool(self._router.usable())
+        return {
+            "status": "ok" if fine else "degraded",
+            "providers": providers,
+            "ledger": {
+                "healthy": ledger.healthy,
+                "error": ledger.error.message if ledger.error else None,
+                "backlog": ledger.backlog,
+            },
+            "active": self._gateway.active,
+        }
+
+    def ready(self) -> bool:
+        """Whether it can serve: some provider is not given up."""
+        return any(h.breaker.allow() for h in self._router.health.providers.values())
+
+    def metrics(self) -> Iterable[Metric]:
+        """For Prometheus."""
+        finished = self._gateway.finished.items()
+        yield (
+            "marga_requests_total",
+            "counter",
+            "Requests by how they ended.",
+            [({"status": s}, n) for s, n in finished],
+        )
+        yield "marga_active", "gauge", "Requests under way.", [({}, self._gateway.active)]
+        states = {BreakerState.CLOSED: 0.0, BreakerState.HALF_OPEN: 1.0, BreakerState.OPEN: 2.0}
+        health = self._router.health
+        yield (
+            "marga_breaker_state",
+            "gauge",
+            "0 closed, 1 half open, 2 open.",
+            [({"provider": name}, states[health.state(name)]) for name in health.providers],
+        )
+        ledger = self._store.state()
+        yield "marga_ledger_backlog", "gauge", "Rows not yet on disk.", [({}, ledger.backlog)]
+        yield "marga_ledger_rows_total", "counter", "Rows on disk.", [({}, ledger.committed)]
+
+    def providers(self, rest: str, query: Mapping[str, str]) -> dict[str, Any]:
+        """The live state of the providers."""
+        router = self._router
+        now = router.clock.monotonic()
+        rows = []
+        for provider in router.providers.values():
+            row: dict[str, Any] = {
+                "name": provider.name,
+                "kind": provider.kind,
+                "endpoint": provider.endpoint,
+                "region": provider.region,
+                "priority": provider.priority,
+                "state": provider.problem or "closed",
+                "models": [{"name": model.name, "tier": model.tier} for model in provider.models],
+            }
+            if (health := router.health.providers.get(provider.name)) is not None:
+                failed, calls = health.breaker.error_rate(now)
+                row |= {
+                    "state": health.breaker.state(now).value,
+                    "reason": health.breaker.reason or None,
+                    "retry_in": round(health.breaker.retry_in(now), 1),
+                    "failed": failed,
+                    "calls": calls,
+                    "ramp": health.ramp.share(now) if health.ramp.active else None,
+                    "checked_at": health.checked_at,
+                    "check_problem": health.check_problem,
+                }
+            rows.append(row)
+        return {"providers": rows}
+
+    def decisions(self, rest: str, query: Mapping[str, str]) -> Any:
+        """One decision by id, or the newest ones."""
+        if rest:
+            if (call := self._store.recent(rest)) is not None:
+                call = replace(call)
+                return {
+                    "id": rest,
+                    "status": call.status,
+                    "provider": call.provider,
+                    "model": call.model,
+                    "tier": call.tier,
+                    "reasons": call.decision.reasons,
+                    "attempts": call.attempts,
+                    "input": call.input,
+                    "output": call.output,
+                    "cached": call.cached,
+                    "cache_written": call.cache_written,
+                    "reasoning": call.reasoning,
+                    "estimated": call.estimated,
+                    "cost_usd": usd_string(call.cost) if call.priced else None,
+                    "seconds": call.seconds,
+                }
+            from avyay.money import Picodollars
+
+            row = self._read().call(rest)
+            return {**row, "cost_usd": usd_string(Picodollars(row["cost"])) if row["priced"] else None}
+        limit = min(1000, int(query.get("limit", "20"))) if query.get("limit", "20").isdigit() else 20
+        return {"decisions": list(self._read().calls(limit=limit))}
+
+    def stats(self, rest: str, query: Mapping[str, str]) -> Any:
+        """Totals by group."""
+        return {"groups": self._read().stats(query.get("by", "model"))}
+
+    def _read(self) -> SqliteStore:
+        return self._services.calls

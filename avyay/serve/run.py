@@ -1,0 +1,90 @@
+"""Running an ASGI application as a daemon: one port, a clear word when it is taken, a drain before it ends."""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import signal
+import socket
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any, TypeAlias
+
+from avyay.errors import UsageError
+
+__all__ = ["App", "bind", "is_loopback", "serve"]
+
+App: TypeAlias = Callable[
+    [MutableMapping[str, Any], Callable[[], Awaitable[Any]], Callable[[Any], Awaitable[None]]], Awaitable[None]
+]
+_BACKLOG = 2048
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach an address."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def bind(host: str, port: int, *, name: str) -> socket.socket:
+    """A listening socket.
+
+    Raises:
+        UsageError: the port is taken, or the address is not one of this machine's.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+        listener.listen(_BACKLOG)
+    except OSError as error:
+        listener.close()
+        if error.errno == errno.EADDRINUSE:
+            raise UsageError(
+                f"Port {port} on {host} is taken.",
+                hint=f"Stop what listens there (ss -ltnp), or choose another: avyay serve {name} --port {port + 10}",
+                code="port_taken",
+            ) from error
+        raise UsageError(
+            f"Cannot listen on {host}:{port}: {error.strerror}.", hint="Choose another --host or --port."
+        ) from error
+    return listener
+
+
+def serve(app: App, listener: socket.socket, *, drain: float = 30.0) -> None:
+    """Serve until SIGTERM or SIGINT; requests under way get `drain` seconds to end."""
+    import uvicorn
+
+    config = uvicorn.Config(
+        app,
+        loop=_loop(),
+        http="httptools",
+        ws="none",
+        lifespan="on",
+        interface="asgi3",
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        proxy_headers=False,
+        timeout_graceful_shutdown=int(drain),
+        timeout_keep_alive=75,
+        backlog=_BACKLOG,
+    )
+    # uvicorn raises the signal anew once it has drained; by then the daemon has done all it was asked to.
+    signal.signal(signal.SIGTERM, _already_done)
+    signal.signal(signal.SIGINT, _already_done)
+    uvicorn.Server(config).run(sockets=[listener])
+
+
+def _already_done(number: int, frame: object) -> None:
+    return None
+
+
+def _loop() -> str:
+    try:
+        import uvloop  # noqa: F401
+    except ImportError:
+        return "asyncio"  # Windows
+    return "uvloop"

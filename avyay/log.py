@@ -46,7 +46,14 @@ def configure_logging(level: Level = "warning", *, json: bool | None = None, str
     """
     out = stream or sys.stderr
     as_json = not out.isatty() if json is None else json
-    renderer: Any = structlog.processors.JSONRenderer() if as_json else structlog.dev.ConsoleRenderer(colors=False)
+    renderer: Any = (
+        structlog.processors.JSONRenderer()
+        if as_json
+        else structlog.dev.ConsoleRenderer(
+            colors=False,
+            exception_formatter=structlog.dev.plain_traceback,  # the rich one prints variables: prompts, keys
+        )
+    )
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,

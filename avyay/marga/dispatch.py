@@ -18,7 +18,14 @@ from avyay.marga.backends.base import Backend, Outgoing
 from avyay.marga.health import Health, ProviderHealth
 from avyay.marga.transport import Deadline, Incoming, TransportError
 from avyay.marga.types import Attempt, Candidate, Ranked
-from avyay.marga.wire import Failure, FailureKind, UntranslatableError, failure_from_exception, parse_error
+from avyay.marga.wire import (
+    Failure,
+    FailureKind,
+    MalformedError,
+    UntranslatableError,
+    failure_from_exception,
+    parse_error,
+)
 from avyay.resilience.backoff import Backoff
 from avyay.resilience.breaker import Outcome, classify_status
 from avyay.resilience.rate_headers import read_rate_limits, read_retry_after
@@ -235,6 +242,8 @@ class Dispatcher:
             progress.attempts.append(Attempt(name, model, "untranslatable"))
             progress.last = progress.last or NoAnswerError(failure_from_exception(error), progress.attempts)
             return None
+        except MalformedError as error:
+            raise NoAnswerError(failure_from_exception(error), progress.attempts) from error
         timeout = health.timeout(stream=progress.stream, chars=progress.chars)
         generation = health.breaker.generation
         clock = self._clock

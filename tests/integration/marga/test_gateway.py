@@ -110,6 +110,8 @@ def test_anthropic_sdk(daemon: Daemon, upstream: Upstream, kind: str) -> None:
         assert client.messages.count_tokens(model=model, messages=turn["messages"]).input_tokens > 0
         assert client.beta.messages.create(**turn, betas=["some-beta"]).content
     if kind == "anthropic":
+        assert upstream.requests[-1].headers["anthropic-beta"] == "some-beta"
+        daemon.post("/v1/messages?beta=true", turn, anthropic_beta="some-beta")
         beta = upstream.requests[-1]
         assert (beta.path, beta.headers["anthropic-beta"]) == ("/v1/messages?beta=true", "some-beta")
 

@@ -43,7 +43,7 @@ bench: $(VENV)/.development ## Measure; prints ratios against a peer or a floor 
 	@for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
 
 soak: $(VENV)/.development ## The long runs: crashes, races, endurance
-	$(RUN) pytest -rs -m soak
+	$(RUN) pytest -rs -m soak --no-header
 
 docs: $(VENV)/.development ## Generate docs/reference from the code
 	$(BIN)/python scripts/generate_reference.py

@@ -103,14 +103,17 @@ def _finding(item: dict[str, Any], file: SourceFile) -> Finding | None:
         return None
     line = int(item["line"])
     last = int(item["last_line"])
+    column = max(1, int(item["column"]) + 1)
     end_column = int(item["end_column"]) + 1 if last == line else None
+    if end_column is not None and end_column <= column:
+        end_column = None  # some tests of bandit's report a start and no end
     return Finding(
         rule=rule.id,
         severity=rule.severity,
         message=str(item["text"]).split("\n")[0].strip() if rule.id != "bandit-b105" else rule.title,
         path=file.name,
         line=line,
-        column=max(1, int(item["column"]) + 1),
+        column=column,
         end_line=last,
         end_column=end_column,
         origins=("bandit",),

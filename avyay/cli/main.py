@@ -11,6 +11,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "route": ("avyay.cli.route", "Send a prompt to the cheapest model that can do it."),
     "ask": ("avyay.cli.ask", "Ask your runbooks; answers cite file, lines and commit."),
     "scan": ("avyay.cli.scan", "Scan code for the faults people and coding agents make."),
+    "siddhi": ("avyay.cli.siddhi", "Find what people would sign up for, under a hard budget."),
     "serve": ("avyay.cli.serve", "Run a component as a daemon."),
 }
 HOUSE: dict[str, tuple[str, str]] = {

@@ -7,18 +7,22 @@ In: start, offer, result, end. Out, for each offer and result: {"id", "action": 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from avyay.errors import UsageError
 from avyay.siddhi.decide import Buy, Mode, Policy, Rules, Test
+from avyay.siddhi.power import expensive
 from avyay.siddhi.prior import BetaPrior
 
 __all__ = ["converse"]
 
 
-def converse(lines: Iterable[str], mode: Mode = "value") -> Iterator[str]:
+def converse(lines: Iterable[str], mode: Mode = "value", warn: Callable[[str], None] | None = None) -> Iterator[str]:
     """Answer a conversation line by line.
+
+    Args:
+        warn: Told once when clicks are so dear that the money can hardly decide anything.
 
     Raises:
         UsageError: a line is not JSON, lacks a field, or comes out of order; names the line and the field.
@@ -40,6 +44,9 @@ def converse(lines: Iterable[str], mode: Mode = "value") -> Iterator[str]:
                 raise UsageError(f"Line {number}: {kind!r} before 'start'.", hint="Begin with a start message.")
             name = str(message["id"])
             if kind == "offer":
+                if warn is not None and (words := expensive(policy.rules, float(message["cpc_usd"]))):
+                    warn(words)
+                    warn = None
                 tests[name] = policy.open(str(message["segment"]), float(message["cpc_usd"]))
             elif kind == "result":
                 if name not in tests:

@@ -19,13 +19,15 @@ Nothing here does I/O, reads a clock or draws a random number. A gateway needs f
 `exchange.notes` lists every deviation from what the caller asked (`notes_header` makes a header of it). What would
 change the meaning raises `UntranslatableError`; `failure_from_exception` turns any of our errors into a `Failure`, and
 `render_error(dialect, failure)` writes it where no exchange exists yet. `forwarded_headers` picks the serving
-provider's retry and rate-limit headers. `map_text` masks texts; pass its result on with `edited=True`.
+provider's retry and rate-limit headers. `map_text` masks texts; pass its result on with `edited=True`. `prompt_texts`
+is what to count tokens of. Embeddings have `begin_embeddings`, model lists `render_models`.
 
 Same dialect in and out: the bytes pass as they are but for the model name, `stream_options.include_usage` (asked for
 always, its chunk withheld from a caller who did not ask), masked text, and reasoning that the provider would refuse.
 """
 
 from avyay.marga.wire.context import ReplyContext
+from avyay.marga.wire.embeddings import EmbeddingExchange, begin_embeddings
 from avyay.marga.wire.exchange import (
     Exchange,
     ReplyOut,
@@ -50,7 +52,8 @@ from avyay.marga.wire.failure import (
     truncated,
 )
 from avyay.marga.wire.fields import load_body
-from avyay.marga.wire.inspect import RequestFeatures, inspect, map_text
+from avyay.marga.wire.inspect import RequestFeatures, inspect, map_text, prompt_texts
+from avyay.marga.wire.listing import ListedModel, render_model, render_models
 from avyay.marga.wire.model import DIALECTS, Dialect, Reply, ReplyBlock, Request, StopReason, Usage
 from avyay.marga.wire.notes import MalformedError, Note, Notes, UntranslatableError, notes_header
 from avyay.marga.wire.passthrough import Tap, edit_body, open_tap
@@ -61,9 +64,11 @@ from avyay.marga.wire.tools import ToolNames
 __all__ = [
     "DIALECTS",
     "Dialect",
+    "EmbeddingExchange",
     "Exchange",
     "Failure",
     "FailureKind",
+    "ListedModel",
     "MalformedError",
     "Note",
     "Notes",
@@ -81,6 +86,7 @@ __all__ = [
     "UntranslatableError",
     "Usage",
     "begin",
+    "begin_embeddings",
     "default_target",
     "edit_body",
     "failure_from_exception",
@@ -95,7 +101,10 @@ __all__ = [
     "parse_error_object",
     "parse_reply",
     "parse_request",
+    "prompt_texts",
     "render_error",
+    "render_model",
+    "render_models",
     "render_reply",
     "render_request",
     "stream_content_type",

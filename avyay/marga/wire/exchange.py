@@ -23,13 +23,14 @@ from avyay.marga.wire import (
 )
 from avyay.marga.wire.context import ReplyContext
 from avyay.marga.wire.failure import Failure, render_error, truncated
-from avyay.marga.wire.framing import FrameTooLargeError
+from avyay.marga.wire.framing import MISSHAPEN, FrameTooLargeError
 from avyay.marga.wire.model import (
     BlockDelta,
     Dialect,
     Event,
     JsonObject,
     Reply,
+    ReplyBlock,
     Request,
     Stop,
     StopReason,
@@ -151,6 +152,13 @@ def stream_content_type(dialect: Dialect) -> str:
     if dialect in ("ollama_chat", "ollama_generate"):
         return "application/x-ndjson"
     return "text/event-stream; charset=utf-8"
+
+
+def _written(block: ReplyBlock) -> int:
+    """The characters of a block whose fields are what they should be."""
+    if not (isinstance(block.text, str) and isinstance(block.name, str) and isinstance(block.id, str)):
+        raise TypeError("a block's text, name or id is no text")
+    return len(block.text)
 
 
 def _translated_stop(reply: Reply) -> StopReason:
@@ -290,10 +298,18 @@ class _Translating:
             events = self._parser.feed(data)
         except FrameTooLargeError as error:
             return self.fail(truncated(str(error)))
+        except MISSHAPEN:
+            return self.fail(truncated("the provider sent an event of no known shape"))
         return self._through(events)
 
     def close(self) -> bytes:
-        return self._through(self._parser.close()) if self.failure is None else b""
+        if self.failure is not None:
+            return b""
+        try:
+            events = self._parser.close()
+        except MISSHAPEN:
+            return self.fail(truncated("the provider sent an event of no known shape"))
+        return self._through(events)
 
     def fail(self, failure: Failure) -> bytes:
         if self.failure is not None or self.finished:
@@ -378,11 +394,18 @@ class Exchange:
             UnreachableError: It is no answer in the upstream's dialect.
         """
         body = _load_reply(raw)
-        reply = parse_reply(self.target.dialect, body, self.exchange_id)
+        try:
+            reply = parse_reply(self.target.dialect, body, self.exchange_id)
+            chars = sum(map(_written, reply.blocks))
+        except MISSHAPEN as error:
+            raise UnreachableError(
+                "The provider's answer does not have the shape of its dialect.",
+                hint="Check the provider's dialect and base URL.",
+                code="bad_reply",
+            ) from error
         failure = None
         if self.target.dialect == "openai_responses":
             failure = responses_reply.reply_failure(body)
-        chars = sum(len(b.text) for b in reply.blocks)
         tools = any(b.kind == "tool_use" for b in reply.blocks)
         out = raw
         if self._context is not None:

@@ -9,8 +9,11 @@ from typing import Any
 
 import orjson
 
-__all__ = ["LineDecoder", "SseDecoder", "sse_data", "sse_event"]
+__all__ = ["MISSHAPEN", "FrameTooLargeError", "LineDecoder", "SseDecoder", "sse_data", "sse_event"]
 
+# What reading a provider's JSON raises when a value is not of the type its dialect prescribes. Answers are read without
+# checking every field, which would double the cost of a stream; whoever starts the reading turns these into one error.
+MISSHAPEN = (AttributeError, TypeError, KeyError, IndexError, ValueError)
 _LIMIT = 64 * 1024 * 1024  # one event larger than this is no event
 
 

@@ -16,7 +16,7 @@ from avyay.marga.wire.fields import required_str
 from avyay.marga.wire.model import Dialect, Effort, JsonObject
 from avyay.marga.wire.thinking import has_foreign_thinking
 
-__all__ = ["RequestFeatures", "inspect", "map_text"]
+__all__ = ["RequestFeatures", "inspect", "map_text", "prompt_texts"]
 
 JsonMode: TypeAlias = Literal["none", "json", "schema"]
 
@@ -420,3 +420,39 @@ def _with(obj: JsonObject, key: str, value: Any) -> JsonObject:
     if value is old or (isinstance(value, str) and value == old):
         return obj
     return {**obj, key: value}
+
+
+# Values of these keys are data of another kind: base64, names, marks and proofs.
+_NO_TEXT = frozenset(
+    {"type", "role", "id", "call_id", "tool_use_id", "tool_call_id", "data", "url", "image_url", "images", "signature"}
+    | {"encrypted_content", "media_type", "cache_control", "file_data", "file_id", "detail", "status"}
+)
+
+
+def prompt_texts(body: JsonObject) -> list[str]:
+    """Every text the model will read, tool definitions included; for counting tokens with the target's own count."""
+    out: list[str] = []
+
+    def walk(value: Any) -> None:
+        if isinstance(value, str):
+            if value:
+                out.append(value)
+        elif isinstance(value, list):
+            for inner in value:
+                walk(inner)
+        elif isinstance(value, dict):
+            for key, inner in value.items():
+                if key == "source" and isinstance(inner, dict) and inner.get("type") == "text":
+                    walk(inner.get("data"))
+                elif key in ("input", "arguments") and isinstance(inner, dict):
+                    out.append(orjson.dumps(inner).decode())
+                elif key not in _NO_TEXT:
+                    walk(inner)
+
+    for key in ("system", "instructions", "messages", "input", "prompt", "suffix"):
+        walk(body.get(key))
+    for key in ("tools", "functions"):
+        tools = body.get(key)
+        if isinstance(tools, list):
+            out.extend(orjson.dumps(tool).decode() for tool in tools)
+    return out

@@ -14,6 +14,7 @@ import orjson
 
 from avyay.marga.wire import anthropic_reply, chat_reply, ollama_reply, responses_reply
 from avyay.marga.wire.failure import Failure, parse_error_object, truncated
+from avyay.marga.wire.framing import MISSHAPEN
 from avyay.marga.wire.model import Dialect, JsonObject, StopReason, Usage
 
 __all__ = ["Tap", "edit_body", "open_tap"]
@@ -130,6 +131,14 @@ class Tap(Protocol):
         """The dialect's own event for a stream that ends in an error."""
 
 
+def _is_json(raw: bytes) -> bool:
+    try:
+        orjson.loads(raw)
+    except orjson.JSONDecodeError:
+        return False
+    return True
+
+
 _FRAME_END = re.compile(rb"\r\n\r\n|\n\n|\r\r")
 _MODEL = re.compile(rb'"model"\s*:\s*("(?:[^"\\]|\\.)*")')
 
@@ -203,7 +212,7 @@ class _SseTap:
 
     def _learn_model(self, whole: bytes) -> None:
         found = _MODEL.search(whole)
-        if found is not None:
+        if found is not None and _is_json(found[1]):
             self.model = orjson.loads(found[1])
 
     def _frame(self, frame: bytes) -> bool:
@@ -213,9 +222,9 @@ class _SseTap:
             return self._done()
         try:
             body = orjson.loads(payload)
-        except orjson.JSONDecodeError:
-            return True
-        return self._body(body) if isinstance(body, dict) else True
+            return self._body(body) if isinstance(body, dict) else True
+        except MISSHAPEN:
+            return True  # not ours to judge: the caller gets what the provider sent
 
     def _done(self) -> bool:
         return True
@@ -394,25 +403,27 @@ class _OllamaTap:
         self.frames += len(lines)
         if not self.model and lines:
             found = _MODEL.search(lines[0])
-            self.model = orjson.loads(found[1]) if found else ""
+            self.model = orjson.loads(found[1]) if found and _is_json(found[1]) else ""
         if self._marker.search(whole) is None:
             return
         for line in lines:
             if self._marker.search(line) is None:
                 continue
             try:
-                body = orjson.loads(line)
-            except orjson.JSONDecodeError:
-                continue
-            if "error" in body and "done" not in body:
-                self.failure = parse_error_object(body["error"])
-                continue
-            if (body.get("message") or {}).get("tool_calls"):
-                self._tools = True
-            if body.get("done"):
-                self.finished = True
-                self.usage = ollama_reply.parse_usage(body)
-                self.stop = ollama_reply.parse_stop(body.get("done_reason"), self._tools)
+                self._line(orjson.loads(line))
+            except MISSHAPEN:
+                continue  # not ours to judge: the caller gets what the provider sent
+
+    def _line(self, body: JsonObject) -> None:
+        if "error" in body and "done" not in body:
+            self.failure = parse_error_object(body["error"])
+            return
+        if (body.get("message") or {}).get("tool_calls"):
+            self._tools = True
+        if body.get("done"):
+            self.finished = True
+            self.usage = ollama_reply.parse_usage(body)
+            self.stop = ollama_reply.parse_stop(body.get("done_reason"), self._tools)
 
 
 def open_tap(dialect: Dialect, *, hide_usage: bool = False) -> Tap:

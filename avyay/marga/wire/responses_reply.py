@@ -542,6 +542,5 @@ def _error_code(failure: Failure) -> str:
         return "insufficient_quota" if failure.kind == "quota" else "rate_limit_exceeded"
     if failure.kind == "context_length":
         return "context_length_exceeded"
-    if failure.kind == "overloaded":
-        return "server_is_overloaded"
+    # Not `server_is_overloaded`: clients give up on that, where they would try again after a server error.
     return "invalid_prompt" if failure.kind in ("invalid_request", "content_filter") else "server_error"

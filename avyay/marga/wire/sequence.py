@@ -84,6 +84,8 @@ class Sequencer:
         """Some text, thinking or refusal. Continues the open block of its kind or starts the next."""
         if not text:
             return
+        if not isinstance(text, str):
+            raise TypeError("a piece of an answer is no text")
         block = self._open
         if block is not None and block.kind == kind and not self._waiting:
             self._events.append(BlockDelta(self._index, text))
@@ -98,6 +100,8 @@ class Sequencer:
 
     def tool(self, key: str, call_id: str, name: str, text: str, *, free_text: bool = False) -> None:
         """A piece of the tool call known upstream as `key`; id and name may come late or again."""
+        if not (isinstance(call_id, str) and isinstance(name, str) and isinstance(text, str)):
+            raise TypeError("a tool call's id, name or arguments are no text")
         block = self._find(key)
         if block is None:
             if key in self._closed:
@@ -153,6 +157,8 @@ class Sequencer:
 
     def open(self, kind: BlockKind, call_id: str = "", name: str = "", key: str = "") -> None:
         """Starts a block at once, for providers that announce their blocks."""
+        if not (isinstance(call_id, str) and isinstance(name, str)):
+            raise TypeError("a tool call's id or name is no text")
         self.close()
         self._start(_Block(kind, key, call_id, name))
 

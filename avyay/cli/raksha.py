@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Annotated
 
 import typer
@@ -10,7 +11,17 @@ from avyay.cli.app import command_group
 from avyay.cli.command import Run, command
 from avyay.errors import UsageError
 
-app = command_group("The scanner's rules.")
+app = command_group("The scanner's rules and its advisory database.")
+db = command_group("The local copy of known vulnerabilities.")
+app.add_typer(db, name="db")
+
+
+class Ecosystem(StrEnum):
+    """Package registries with advisories."""
+
+    PYPI = "PyPI"
+    NPM = "npm"
+    GO = "Go"
 
 
 @command(app, results=True)
@@ -60,3 +71,44 @@ def explain(
             code="unknown_rule",
         )
     run.out.result({"rule": asdict(rule)}, explain_rule(rule))
+
+
+@command(db, results=True)
+def update(
+    run: Run,
+    ecosystem: Annotated[
+        list[Ecosystem] | None, typer.Option("--ecosystem", help="Only these; repeat it. By default all.")
+    ] = None,
+) -> None:
+    """Fetch the advisories of OSV; scans use them offline."""
+    from avyay.raksha.build import advisories_file
+    from avyay.raksha.sca.database import ECOSYSTEMS, update_database
+
+    names = [name for name in ECOSYSTEMS if not ecosystem or Ecosystem(name) in ecosystem]
+    file = advisories_file(run.loaded.paths)
+    with run.out.progress("Fetching advisories") as progress:
+        counts = update_database(
+            file, ecosystems=names, source=run.loaded.settings.raksha.advisories_url, progress=progress
+        )
+    run.out.result(
+        {"file": str(file), "advisories": counts},
+        "\n".join(f"{name}: {count:,} advisories" for name, count in counts.items()),
+    )
+
+
+@command(db, results=True)
+def show(run: Run) -> None:
+    """Say how old the advisories are."""
+    from avyay.raksha.build import advisories_file
+    from avyay.raksha.sca.database import AdvisoryDatabase
+
+    file = advisories_file(run.loaded.paths)
+    database = AdvisoryDatabase(file)
+    try:
+        fetched = database.fetched()
+    finally:
+        database.close()
+    run.out.result(
+        {"file": str(file), "fetched": {name: at.isoformat() for name, at in fetched.items()}},
+        "\n".join(f"{name}: fetched {at:%Y-%m-%d %H:%M} UTC" for name, at in sorted(fetched.items())),
+    )

@@ -213,6 +213,12 @@ class RakshaSettings(Section):
     paths: tuple[PathRuleSettings, ...] = Field((), description="Exceptions for parts of the tree.")
     baseline: Path | None = Field(None, description="Findings accepted for now; see `avyay scan --write-baseline`.")
     allow: AllowSettings = AllowSettings()
+    dependencies: Literal["auto", "required", "off"] = Field(
+        "auto", description="Lock files against known vulnerabilities: auto, when `avyay raksha db update` was run."
+    )
+    advisories_url: str = Field(
+        "https://osv-vulnerabilities.storage.googleapis.com", description="Where `avyay raksha db update` fetches."
+    )
     cache: bool = project_safe(True, "Remember results of unchanged files.")
     jobs: int = Field(0, ge=0, description="Processor cores to use; 0: all.")
 

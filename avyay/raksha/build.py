@@ -11,13 +11,15 @@ from avyay.config.environment import Environment
 from avyay.config.schema import RakshaSettings
 from avyay.paths import Paths
 from avyay.raksha.engines.bandit import BanditEngine
+from avyay.raksha.engines.base import Engine
 from avyay.raksha.engines.checks import ChecksEngine
+from avyay.raksha.engines.sca import ScaEngine
 from avyay.raksha.engines.semgrep import SemgrepEngine
 from avyay.raksha.project import Allowed
 from avyay.raksha.registry import RULES_FOLDER, PatternRules, load_checks
 from avyay.raksha.scan import CodeScanner, PathRule
 
-__all__ = ["build_scanner"]
+__all__ = ["advisories_file", "build_scanner"]
 
 
 def build_scanner(
@@ -44,11 +46,14 @@ def build_scanner(
     """
     jobs = settings.jobs or os.cpu_count() or 1
     folders = (RULES_FOLDER, *(base / path for path in settings.rules), *rules)
-    engines = (
+    engines: tuple[Engine, ...] = (
         ChecksEngine(load_checks()),
         SemgrepEngine(PatternRules(folders), jobs=jobs),
         BanditEngine(),
+        ScaEngine(advisories_file(paths), required=settings.dependencies == "required", clock=clock),
     )
+    if settings.dependencies == "off":
+        engines = engines[:-1]
     allow = settings.allow
     return CodeScanner(
         engines,
@@ -61,6 +66,11 @@ def build_scanner(
         cache=paths.cache / "raksha" / "results.db" if cache and settings.cache else None,
         clock=clock,
     )
+
+
+def advisories_file(paths: Paths) -> Path:
+    """Where the local advisory database lies."""
+    return paths.data / "raksha" / "advisories.db"
 
 
 def _lower(names: Sequence[str]) -> frozenset[str]:

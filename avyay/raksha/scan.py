@@ -17,7 +17,7 @@ from avyay.raksha import suppress
 from avyay.raksha.baseline import Baseline
 from avyay.raksha.cache import ResultCache, cache_key, decode, encode
 from avyay.raksha.diff import changes_since, files_before
-from avyay.raksha.engines.base import Confirming, Engine, FileResult, Outcome
+from avyay.raksha.engines.base import Confirming, Engine, FileResult, Noting, Outcome
 from avyay.raksha.files import Tree, collect, matches
 from avyay.raksha.languages import STRUCTURED
 from avyay.raksha.merge import finish, join
@@ -146,6 +146,7 @@ class CodeScanner:
             kept, there_before = known.split(kept)
             suppressed += [replace(item, by="diff", reason=f"already at {changes.base[:12]}") for item in there_before]
         kept.sort(key=_order)
+        notes = [note for engine in self._engines if isinstance(engine, Noting) for note in engine.notes(tree.files)]
         used = {finding.rule for finding in kept} | {item.finding.rule for item in suppressed}
         return Report(
             root=tree.root,
@@ -154,7 +155,7 @@ class CodeScanner:
             files=len(tree.files),
             seconds=self._clock.monotonic() - started,
             engines={run.engine.name: run.engine.version for run in runs},
-            ignored=tuple(tree.ignored),
+            ignored=(*tree.ignored, *notes),
             suppressed=tuple(suppressed),
             rules=tuple(rule for rule in rules.values() if rule.id in used),
             lines=sum(file.data.count(b"\n") + 1 for file in tree.files),

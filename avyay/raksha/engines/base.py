@@ -11,7 +11,7 @@ from avyay.raksha.project import Project
 from avyay.raksha.source import SourceFile
 from avyay.raksha.types import Finding, Rule, Skipped
 
-__all__ = ["Confirming", "Engine", "FileResult", "Outcome", "Step"]
+__all__ = ["Confirming", "Engine", "FileResult", "Noting", "Outcome", "Step"]
 
 Step = Callable[[int], None]  # called with the number of files just finished
 
@@ -83,4 +83,13 @@ class Confirming(Protocol):
 
     def confirm(self, files: Sequence[SourceFile], *, cancel: threading.Event) -> dict[str, str]:
         """The files (by name) that it cannot read, and why."""
+        ...
+
+
+@runtime_checkable
+class Noting(Protocol):
+    """An engine that has to say something about a scan that does not make it incomplete."""
+
+    def notes(self, files: Sequence[SourceFile]) -> list[Skipped]:
+        """What was not looked at on purpose, and how to have it looked at."""
         ...

@@ -77,6 +77,8 @@ def _print_table(findings: Sequence[Finding], console: Console) -> None:
 
 
 def _print_skipped(report: Report, console: Console) -> None:
+    for reason, paths in _notes(report).items():
+        console.print(visible(f"{', '.join(paths)}: {reason}"), markup=False, soft_wrap=True, style="yellow")
     if not report.skipped:
         return
     console.print(f"Could not check {len(report.skipped)}:", style="yellow")
@@ -86,6 +88,15 @@ def _print_skipped(report: Report, console: Console) -> None:
         console.print(visible(f"  {where}{item.reason}{engine}"), markup=False, soft_wrap=True)
     if len(report.skipped) > LISTED:
         console.print(f"  and {len(report.skipped) - LISTED} more; all of them are in --json")
+
+
+def _notes(report: Report) -> dict[str, list[str]]:
+    """What engines left out, as opposed to files that are no source code: by reason."""
+    notes: dict[str, list[str]] = {}
+    for item in report.ignored:
+        if item.engine:
+            notes.setdefault(item.reason, []).append(item.path)
+    return notes
 
 
 def _conclusion(report: Report, shown: Sequence[Finding], fail_on: Severity) -> str:

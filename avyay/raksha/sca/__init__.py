@@ -1,0 +1,1 @@
+"""Known vulnerabilities of dependencies: lock files against a local copy of the OSV database."""

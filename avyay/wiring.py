@@ -20,8 +20,10 @@ from avyay.clock import SYSTEM_CLOCK, Clock
 from avyay.config import Environment, Loaded, load_settings
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import TracebackType
 
+    from avyay.marga.budgets import Budgets
     from avyay.marga.router import Router
     from avyay.marga.store import CallStore, SqliteStore
     from avyay.ports import Completer, Embedder
@@ -93,19 +95,29 @@ class Services:
     @cached_property
     def router(self) -> Router:
         """The router of this process; looks for a local Ollama when it is made, and calls nobody until asked."""
+        return self.router_with(lambda: self.calls)
+
+    def router_with(self, store: Callable[[], CallStore]) -> Router:
+        """A router that keeps its calls elsewhere: a daemon writes them in groups."""
         from avyay.marga.providers import resolve_providers
         from avyay.marga.router import Router
 
-        providers = resolve_providers(self.settings.marga, self.loaded.environment)
-        return Router(providers, self.settings.marga, store=lambda: self.calls, clock=self.clock)
+        settings = self.settings.marga
+        providers = resolve_providers(settings, self.loaded.environment)
+        return Router(providers, settings, store=store, budgets=self.budgets, clock=self.clock)
 
-    def router_with(self, store: CallStore) -> Router:
-        """A router that keeps its calls in `store`: a daemon writes them in groups."""
-        from avyay.marga.providers import resolve_providers
-        from avyay.marga.router import Router
+    @cached_property
+    def budgets(self) -> Budgets | None:
+        """What callers of the router may spend; None when the configuration names no cap."""
+        if not self.settings.marga.budgets:
+            return None
+        from avyay.marga.budgets import Budgets
+        from avyay.money import DOLLAR
 
-        providers = resolve_providers(self.settings.marga, self.loaded.environment)
-        return Router(providers, self.settings.marga, store=lambda: store, clock=self.clock)
+        path = self.paths.component("marga") / "budgets.db"
+        budgets = Budgets(self.settings.marga.budgets, path, self.clock, block=DOLLAR)
+        self._open.callback(budgets.close)
+        return budgets
 
     @cached_property
     def calls(self) -> SqliteStore:

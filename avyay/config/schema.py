@@ -9,9 +9,12 @@ from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from avyay.config.types import Fraction, Name, Port, Seconds, Section, project_safe
+from avyay.errors import UsageError
+from avyay.money import parse_usd
 
 __all__ = [
     "AllowSettings",
+    "BudgetSettings",
     "CircuitBreakerSettings",
     "EmbedderSettings",
     "HealthCheckSettings",
@@ -141,6 +144,35 @@ class RoutingSettings(Section):
     premium_from: Fraction = Field(0.7, description="This complex or more goes to the premium tier.")
 
 
+class BudgetSettings(Section):
+    """A cap on what may be spent. Calls that could pass it are refused before they are made."""
+
+    per: Literal["all", "key", "service", "customer"] = Field("all", description="Whose spending is added up.")
+    name: str = Field("*", description="Which key, service or customer; * means each one by itself.")
+    daily: str | None = Field(None, description="USD a day (UTC).")
+    monthly: str | None = Field(None, description="USD a month (UTC).")
+
+    @field_validator("daily", "monthly", mode="before")
+    @classmethod
+    def _amount(cls, value: Any) -> Any:
+        if value is None:
+            return None
+        text = repr(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+        try:
+            amount = parse_usd(text)
+        except UsageError as error:
+            raise ValueError(f"{error.message}; {error.hint}") from error
+        if amount < 0:
+            raise ValueError("a cap cannot be negative")
+        return text
+
+    @model_validator(mode="after")
+    def _some_cap(self) -> BudgetSettings:
+        if self.daily is None and self.monthly is None:
+            raise ValueError("name a daily or a monthly amount")
+        return self
+
+
 class MargaSettings(Section):
     """MĀRGA, the router."""
 
@@ -149,6 +181,7 @@ class MargaSettings(Section):
     health_check: HealthCheckSettings = HealthCheckSettings()
     routing: RoutingSettings = RoutingSettings()
     timeouts: TimeoutSettings = TimeoutSettings()
+    budgets: tuple[BudgetSettings, ...] = Field((), description="Caps on spending; every one that applies must hold.")
     max_body: int = Field(32_000_000, ge=1000, description="Largest request the daemon reads, in bytes.")
     api_key_env: str | None = Field(None, description="Environment variable with the key the daemon asks callers for.")
     aliases: dict[str, str] = Field({}, description="Model names of your own: alias to model.")

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from avyay.clock import Clock
+from avyay.errors import PolicyError
 from avyay.marga.backends.base import Backend, Outgoing
 from avyay.marga.health import Health, ProviderHealth
 from avyay.marga.transport import Deadline, Incoming, TransportError
@@ -146,9 +147,13 @@ class Dispatcher:
         """
         progress = _Progress(render, accept, stream, chars)
         held: list[Ranked] = []
+        given_up: list[Ranked] = []
         for entry in ranked:
             health = self._health.providers[entry.candidate.provider.name]
-            if health.name in progress.done_with or not health.breaker.allow():
+            if not health.breaker.allow():
+                given_up.append(entry)
+                continue
+            if health.name in progress.done_with:
                 continue
             if health.name in progress.failing:
                 progress.later.append(entry)  # it has just failed: others first
@@ -162,7 +167,22 @@ class Dispatcher:
             displaced = True  # whoever comes now takes over another's request
         if held and (answer := await self._when_admitted(held, progress, budget)) is not None:
             return answer
+        if given_up and (answer := await self._revive(given_up, progress, budget)) is not None:
+            return answer
         return await self._again(progress)
+
+    async def _revive(self, given_up: list[Ranked], progress: _Progress, budget: float | None) -> Answer | None:
+        """Everybody else has failed: ask those that were given up whether they are back, before the caller hears no."""
+        names = {entry.candidate.provider.name for entry in given_up}
+        if not await self._health.revive(names, _PATIENCE if budget is None else budget):
+            return None
+        for entry in given_up:
+            health = self._health.providers[entry.candidate.provider.name]
+            if health.breaker.allow() and health.name not in progress.done_with:
+                health.budget.deposit()
+                if (answer := await self._try(entry, progress)) is not None:
+                    return answer
+        return None
 
     def _admits(self, health: ProviderHealth) -> bool:
         now = self._clock.monotonic()
@@ -238,8 +258,8 @@ class Dispatcher:
         health = self._health.providers[name]
         try:
             call = progress.render(candidate, self._backends[name])
-        except UntranslatableError as error:
-            progress.attempts.append(Attempt(name, model, "untranslatable"))
+        except (UntranslatableError, PolicyError) as error:
+            progress.attempts.append(Attempt(name, model, error.code))
             progress.last = progress.last or NoAnswerError(failure_from_exception(error), progress.attempts)
             return None
         except MalformedError as error:

@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
-from avyay.errors import AvyayError, UnreachableError, UsageError
+from avyay.errors import AvyayError, PolicyError, UnreachableError, UsageError
 from avyay.log import get_logger, redact
 from avyay.marga.backends.base import Backend, Outgoing
+from avyay.marga.budgets import Spending, worst_case
 from avyay.marga.cost import cost_of, estimate
 from avyay.marga.dispatch import Answer, NoAnswerError, RejectedError
 from avyay.marga.providers import SETUP_HINT
@@ -50,7 +51,7 @@ _RESPONSE_ID = re.compile(rb'"id"\s*:\s*"(resp_[^"]{1,200})"')
 _SERVICE_TIERS = {"priority": "priority", "flex": "flex"}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Inbound:
     """A request as it came in. `forward` are the caller's headers that a provider of the same dialect shall see."""
 
@@ -134,6 +135,10 @@ class Gateway:
         if not decision.ranked:
             return self._refuse(inbound, _no_provider() if not router.usable() else _nobody_able(features))
         call = Call(self, inbound, body, features, decision, began)
+        if router.budgets is not None:
+            scopes = router.budgets.scopes(inbound.key, inbound.service, inbound.customer)
+            if scopes:
+                call.spending = router.budgets.spending(scopes)
         return await call.open()
 
     def _refuse(self, inbound: Inbound, failure: Failure) -> Outbound:
@@ -200,6 +205,7 @@ class Call:
         "cost",
         "decision",
         "estimated",
+        "spending",
         "usage",
     )
 
@@ -216,6 +222,7 @@ class Call:
         self.usage: Usage | None = None
         self.cost: Picodollars | None = None
         self.estimated = False
+        self.spending: Spending | None = None
         self._gateway = gateway
         self._inbound = inbound
         self._body = body
@@ -237,6 +244,12 @@ class Call:
 
     def _render(self, candidate: Candidate, backend: Backend) -> Outgoing:
         inbound, model = self._inbound, candidate.model
+        if (
+            self.spending is not None
+            and candidate is not self.decision.ranked[0].candidate  # that one is drawn already
+            and not self.spending.covers(self._worst_case(candidate))
+        ):
+            raise PolicyError(f"The budget does not cover {candidate.name}.", code="budget_exceeded")
         dialects = backend.dialects
         dialect = inbound.dialect if inbound.dialect in dialects else dialects[0]
         if model.mode == "responses" and "openai_responses" in dialects:
@@ -261,6 +274,10 @@ class Call:
             inbound.forward if same else {},
             query=inbound.query if same else "",
         )
+
+    def _worst_case(self, candidate: Candidate) -> Picodollars | None:
+        tokens = self._gateway.router.estimate_input(self.decision, candidate)
+        return worst_case(candidate.model, input_tokens=tokens, max_tokens=self._features.max_tokens)
 
     def _accept(self, candidate: Candidate, first: bytes, headers: Mapping[str, str]) -> None:
         exchange = self._exchanges[candidate.name]
@@ -294,6 +311,13 @@ class Call:
             if home is not None:
                 ranked = tuple(entry for entry in ranked if entry.candidate.provider.name == home) or ranked
         budget = decision.hints.latency_budget_ms
+        if self.spending is not None:
+            try:
+                await self.spending.draw(self._worst_case(decision.ranked[0].candidate))
+            except AvyayError as error:  # over the cap, or the ledger cannot be asked: nobody spends unseen
+                self._finish("refused", error.message)
+                headers = [("x-avyay-decision-id", decision.id)]
+                return error_reply(self._inbound.dialect, failure_from_exception(error), headers)
         try:
             answer = await gateway.router.dispatcher.open(
                 ranked,
@@ -456,6 +480,8 @@ class Call:
         gateway, inbound, candidate, answer = self._gateway, self._inbound, self._candidate, self._answer
         gateway.active -= 1
         self._status, self._error = status, error
+        if self.spending is not None:
+            self.spending.settle(self.cost or Picodollars(0))
         usage = self.usage or Usage()
         provider, model, tier = "", "", ""
         if candidate is not None:

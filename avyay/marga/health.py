@@ -6,7 +6,7 @@ became.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from avyay.clock import Clock
@@ -73,9 +73,11 @@ class Health:
     ) -> None:
         self.clock = clock
         self.on_transition = on_transition
+        self.on_revive: Callable[[Iterable[str], float], Awaitable[bool]] | None = None
         self._averages: dict[str, _Average] = {}
         self._conditions: dict[str, Condition] = {}
         self._disturbed: set[str] = set()
+        self.version = 0  # changes whenever conditions do
         timeouts = timeouts or {True: TimeoutPolicy(), False: TimeoutPolicy()}
         self.providers: dict[str, ProviderHealth] = {
             name: ProviderHealth(
@@ -87,6 +89,14 @@ class Health:
             )
             for name in providers
         }
+
+    async def revive(self, names: Iterable[str], patience: float) -> bool:
+        """Ask providers that were given up whether they are back, without waiting until a probe is due.
+
+        Returns:
+            Whether one of them is. Always False where nobody watches the providers.
+        """
+        return await self.on_revive(names, patience) if self.on_revive is not None else False
 
     @property
     def disturbed(self) -> frozenset[str]:
@@ -128,6 +138,11 @@ class Health:
         health = self.providers[name]
         self._note(health, health.breaker.record_probe(ticket, outcome, self.clock.monotonic(), retry_after))
 
+    def revived(self, name: str) -> None:
+        """A provider answered a probe that was sent before its time."""
+        health = self.providers[name]
+        self._note(health, health.breaker.reset(self.clock.monotonic(), "it answered when all others were down"))
+
     def checked(self, name: str, problem: str | None) -> None:
         """A health check ended; a provider that does not even answer one is not given callers' requests."""
         health = self.providers[name]
@@ -151,16 +166,18 @@ class Health:
             known is None
             or known.first_byte is None
             or average.first_byte is None
-            or abs(average.first_byte - known.first_byte) > 0.1 * known.first_byte
+            or abs(average.first_byte - known.first_byte) > max(0.02, 0.2 * known.first_byte)
             or abs(average.error_rate - known.error_rate) > 0.02
         ):
             latency = None if average.first_byte is None else round(average.first_byte, 4)
+            self.version += 1
             self._conditions[name] = Condition("closed", latency, round(average.error_rate, 3))
 
     def _note(self, health: ProviderHealth, transition: Transition | None) -> None:
         if transition is None or transition.before is transition.after:
             return
         name = health.name
+        self.version += 1
         if transition.after is BreakerState.CLOSED:
             self._disturbed.discard(name)
             for other in self.providers.values():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -12,12 +13,13 @@ from avyay.config.schema import CircuitBreakerSettings, MargaSettings
 from avyay.errors import AuthError, AvyayError, UsageError
 from avyay.marga.backends import open_backend
 from avyay.marga.backends.base import Backend
+from avyay.marga.budgets import Budgets
 from avyay.marga.catalogue import Catalogue, bundled_catalogue, configured_model
 from avyay.marga.complexity import Complexity, score
 from avyay.marga.dispatch import Dispatcher
 from avyay.marga.health import Health
 from avyay.marga.providers import SETUP_HINT
-from avyay.marga.select import select
+from avyay.marga.select import Selection, select, tier_for
 from avyay.marga.store import CallStore
 from avyay.marga.tokens import LearnedRatios, estimate_size
 from avyay.marga.transport import Transport
@@ -26,8 +28,12 @@ from avyay.marga.view import RequestView
 from avyay.resilience.breaker import BreakerPolicy
 from avyay.resilience.timeouts import TimeoutPolicy
 
+_random = random.Random(secrets.randbits(128))  # noqa: S311 - ids must differ, not be secret
+
 __all__ = ["Router", "new_decision_id", "no_provider"]
 
+_MOST_NAMES = 10_000
+_UNSCORED = Complexity(0.0, ())  # a concrete model was named: how hard the request is changes nothing
 _LIST_TIMEOUT = 2.0  # seconds a provider has to say which models it holds
 # Whose models a name is, where neither the configuration nor the catalogue knows it.
 _FAMILIES: tuple[tuple[tuple[str, ...], tuple[Kind, ...]], ...] = (
@@ -38,7 +44,7 @@ _FAMILIES: tuple[tuple[tuple[str, ...], tuple[Kind, ...]], ...] = (
 
 def new_decision_id() -> str:
     """A new id: 96 random bits behind a prefix that says what it is."""
-    return f"dec_{secrets.token_hex(12)}"
+    return f"dec_{_random.getrandbits(96):024x}"
 
 
 def no_provider() -> AuthError:
@@ -52,6 +58,7 @@ class Router:
     Args:
         providers: All of them, usable or not.
         store: Where calls are kept; made when the first call is.
+        budgets: What callers may spend; None limits nobody.
         score: The complexity of a request.
         new_id: Ids of decisions.
     """
@@ -62,6 +69,7 @@ class Router:
         settings: MargaSettings,
         *,
         store: Callable[[], CallStore],
+        budgets: Budgets | None = None,
         catalogue: Catalogue | None = None,
         clock: Clock = SYSTEM_CLOCK,
         transport: Transport | None = None,
@@ -69,6 +77,7 @@ class Router:
         new_id: Callable[[], str] = new_decision_id,
     ) -> None:
         self.settings = settings
+        self.budgets = budgets
         self.clock = clock
         self.transport = transport or Transport(
             connect_timeout=settings.timeouts.connect, idle_timeout=settings.timeouts.idle
@@ -91,6 +100,10 @@ class Router:
         self.dispatcher = Dispatcher(self.backends, self.health, clock)
         self.ratios = LearnedRatios()
         self._pool: list[Candidate] | None = None
+        self._pinned: dict[str, list[Candidate]] = {}
+        self._smallest_context = 0
+        self._selected: dict[tuple[object, ...], tuple[Selection, Mapping[str, Condition]]] = {}
+        self._selected_at = -1
         self._make_store = store
         self._store: CallStore | None = None
         self._score = score
@@ -156,6 +169,10 @@ class Router:
                 for model in provider.models
                 if model.mode != "embedding"
             ]
+            self._pinned.clear()
+            self._selected.clear()
+            contexts = [c.model.context for c in self._pool if c.model.context is not None]
+            self._smallest_context = min(contexts, default=1 << 20)
         return self._pool
 
     def pinned(self, name: str) -> list[Candidate]:
@@ -164,7 +181,15 @@ class Router:
         Raises:
             UsageError: nobody has it.
         """
-        name = self.settings.aliases.get(name, name)
+        self.candidates()  # forgets what was looked up when the models change
+        if (known := self._pinned.get(name)) is not None:
+            return known
+        found = self._look_up(self.settings.aliases.get(name, name))
+        if len(self._pinned) < _MOST_NAMES:  # names come from callers
+            self._pinned[name] = found
+        return found
+
+    def _look_up(self, name: str) -> list[Candidate]:
         provider_name, slash, rest = name.partition("/")
         providers = self.usable()
         if slash and provider_name in self.providers:
@@ -220,26 +245,19 @@ class Router:
             UsageError: the model named is nobody's.
         """
         started = self.clock.monotonic() if at is None else at
-        complexity = self._score(view)
-        pool = self.candidates() if candidates is None else list(candidates)
-        pinned: list[Candidate] = []
-        if hints.model != "auto":
-            pinned = self.pinned(hints.model)
         tokens = estimate_size(view.chars, view.last_user) + 4 * view.messages
-        if conditions is None:
-            conditions = self.health.conditions(pool)
-        routing = self.settings.routing
-        selection = select(
-            view,
-            hints,
-            complexity,
-            pool,
-            conditions,
-            input_tokens=tokens,
-            local_below=routing.local_below,
-            premium_from=routing.premium_from,
-            pinned=pinned,
-        )
+        pinned: tuple[Candidate, ...] = ()
+        complexity = _UNSCORED
+        if hints.model != "auto":
+            pinned = tuple(self.pinned(hints.model))
+        else:
+            complexity = self._score(view)
+        if candidates is None and conditions is None:
+            selection, conditions = self._select(view, hints, complexity, pinned, tokens)
+        else:
+            pool = self.candidates() if candidates is None else candidates
+            conditions = self.health.conditions(pool) if conditions is None else conditions
+            selection = self._select_now(view, hints, complexity, pinned, tokens, pool, conditions)
         return Decision(
             id=self.new_id(),
             at=self.clock.now(),
@@ -249,9 +267,63 @@ class Router:
             ranked=selection.ranked,
             hints=hints,
             features={**view.features(), "input_tokens": tokens},
-            conditions=_of_ranked(conditions, selection.ranked),
+            conditions=conditions,
             seconds=self.clock.monotonic() - started,
             displaced=selection.displaced,
+        )
+
+    def _select(
+        self, view: RequestView, hints: Hints, complexity: Complexity, pinned: tuple[Candidate, ...], tokens: int
+    ) -> tuple[Selection, Mapping[str, Condition]]:
+        """The selection among the present candidates; remembered for small requests of a kind, since most are alike."""
+        pool = self.candidates()
+        version = self.health.version
+        if version != self._selected_at or len(self._selected) > 1000:
+            self._selected.clear()
+            self._selected_at = version
+        # Requests of a size class are costed alike: at its upper end, so that a context limit is kept.
+        size = 1 << max(6, tokens.bit_length())
+        small = 2 * size <= self._smallest_context
+        key: tuple[object, ...] | None = None
+        if small:
+            tier = tier_for(
+                complexity.score, hints, self.settings.routing.local_below, self.settings.routing.premium_from
+            )
+            output = None if view.max_tokens is None else view.max_tokens.bit_length()
+            key = (hints, tier[0] if not pinned else None, size, output, view.tools > 0, view.images > 0)
+            if (found := self._selected.get(key)) is not None:
+                selection, conditions = found
+                if not pinned:
+                    selection = replace(selection, reasons=(*tier[1], *selection.reasons[len(tier[1]) :]))
+                return selection, conditions
+        conditions = self.health.conditions(pool)
+        selection = self._select_now(view, hints, complexity, pinned, size if small else tokens, pool, conditions)
+        kept = _of_ranked(conditions, selection.ranked)
+        if key is not None:
+            self._selected[key] = (selection, kept)
+        return selection, kept
+
+    def _select_now(
+        self,
+        view: RequestView,
+        hints: Hints,
+        complexity: Complexity,
+        pinned: Sequence[Candidate],
+        tokens: int,
+        pool: Sequence[Candidate],
+        conditions: Mapping[str, Condition],
+    ) -> Selection:
+        routing = self.settings.routing
+        return select(
+            view,
+            hints,
+            complexity,
+            pool,
+            conditions,
+            input_tokens=tokens,
+            local_below=routing.local_below,
+            premium_from=routing.premium_from,
+            pinned=pinned,
         )
 
     def estimate_input(self, decision: Decision, candidate: Candidate) -> int:

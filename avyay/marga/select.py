@@ -35,7 +35,7 @@ class Selection:
     displaced: bool = False  # the first stands in for one that is down
 
 
-def tier_for(complexity: float, hints: Hints, *, local_below: float, premium_from: float) -> tuple[Tier, list[str]]:
+def tier_for(complexity: float, hints: Hints, local_below: float, premium_from: float) -> tuple[Tier, list[str]]:
     """The tier a request deserves, before it is known who can serve it."""
     tier: Tier
     if complexity < local_below:
@@ -81,7 +81,8 @@ def select(
     """
     able: list[Candidate] = []
     excluded: list[tuple[str, str]] = []
-    for candidate in (*pinned, *(c for c in candidates if c not in pinned)):
+    own_names = {candidate.name for candidate in pinned}
+    for candidate in (*pinned, *(c for c in candidates if c.name not in own_names)):
         reason = _unable(candidate, view, hints, input_tokens)
         if reason is None:
             able.append(candidate)
@@ -89,8 +90,8 @@ def select(
             excluded.append((candidate.name, reason))
     if pinned:
         first = pinned[0]
-        own = [c for c in able if c in pinned]
-        others = [c for c in able if c not in pinned and same_class(first, c)]
+        own = [c for c in able if c.name in own_names]
+        others = [c for c in able if c.name not in own_names and same_class(first, c)]
         if len(own) > 1:
             own.sort(key=lambda c: _rank(c, view, hints, conditions, input_tokens))
         others.sort(
@@ -104,7 +105,7 @@ def select(
         reason = f"the caller named {hints.model}"
         return Selection(first.model.tier, ranked, (reason,), tuple(excluded), displaced)
 
-    tier, reasons = tier_for(complexity.score, hints, local_below=local_below, premium_from=premium_from)
+    tier, reasons = tier_for(complexity.score, hints, local_below, premium_from)
     by_tier = {t: [c for c in able if c.model.tier == t] for t in TIERS}
     wanted = TIERS.index(tier)
     # Upward first: a better model than needed costs money, a worse one costs the answer.

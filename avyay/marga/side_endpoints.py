@@ -7,8 +7,9 @@ from typing import Any
 
 import orjson
 
-from avyay.errors import UsageError
+from avyay.errors import AvyayError, UsageError
 from avyay.marga.backends.base import Backend, Outgoing
+from avyay.marga.budgets import worst_case
 from avyay.marga.cost import cost_of
 from avyay.marga.dispatch import NoAnswerError, RejectedError
 from avyay.marga.gateway import Gateway, Inbound, Outbound, error_reply
@@ -16,7 +17,7 @@ from avyay.marga.router import Router
 from avyay.marga.tokens import count_tokens as count_text
 from avyay.marga.tokens import estimate_size
 from avyay.marga.types import CallRecord, Candidate, Decision, Dialect, Hints, Ranked
-from avyay.marga.view import RequestView
+from avyay.marga.view import RequestView, view_features
 from avyay.marga.wire import (
     Failure,
     FailureKind,
@@ -78,17 +79,31 @@ async def embeddings(gateway: Gateway, inbound: Inbound) -> Outbound:
             raise RejectedError(Failure("server", "The answer is not JSON.", code="bad_reply")) from error
 
     headers = [("x-avyay-decision-id", decision.id)]
+    spending = None
+    if router.budgets is not None:
+        scopes = router.budgets.scopes(inbound.key, inbound.service, inbound.customer)
+        spending = router.budgets.spending(scopes) if scopes else None
+    try:
+        if spending is not None:
+            await spending.draw(worst_case(candidates[0].model, input_tokens=sized, max_tokens=None))
+    except AvyayError as error:
+        gateway.keep(CallRecord(decision, "openai_embeddings", "refused", error=error.message))
+        return error_reply("openai_chat", failure_from_exception(error), headers)
+    cost: Picodollars | None = None
     try:
         answer = await router.dispatcher.open(decision.ranked, render, accept=accept, stream=False, chars=chars)
+        counted = reported.get("prompt_tokens")
+        estimated = not isinstance(counted, int)
+        tokens = counted if isinstance(counted, int) else sized
+        cost = cost_of(answer.candidate.model, input_tokens=tokens, output_tokens=0)
     except NoAnswerError as error:
         gateway.keep(
             CallRecord(decision, "openai_embeddings", "error", attempts=error.attempts, error=str(error)[:300])
         )
         return error_reply("openai_chat", error.failure, headers + forwarded_headers(error.headers))
-    tokens = reported.get("prompt_tokens")
-    estimated = not isinstance(tokens, int)
-    tokens = sized if estimated else int(tokens)  # type: ignore[arg-type]
-    cost = cost_of(answer.candidate.model, input_tokens=tokens, output_tokens=0)
+    finally:
+        if spending is not None:
+            spending.settle(cost or Picodollars(0))
     candidate = answer.candidate
     gateway.keep(
         CallRecord(
@@ -128,8 +143,6 @@ async def count_tokens(gateway: Gateway, inbound: Inbound) -> Outbound:
     try:
         body = load_body(inbound.raw)
         features = inspect("anthropic_messages", body)
-        from avyay.marga.view import view_features
-
         decision = router.decide(view_features(features), Hints(features.model))
     except UsageError as error:
         if error.code == "model_not_found":

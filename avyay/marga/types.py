@@ -91,16 +91,22 @@ class Provider:
         return self.problem is None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Candidate:
     """A model at a provider: what a request can be sent to."""
 
     provider: Provider
     model: Model
+    name: str = ""  # provider/model
 
-    @property
-    def name(self) -> str:
-        return f"{self.provider.name}/{self.model.name}"
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "name", f"{self.provider.name}/{self.model.name}")
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Candidate) and self.name == other.name
+
+    def __hash__(self) -> int:
+        return hash(self.name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +164,7 @@ class Decision:
         return self.ranked[0].candidate if self.ranked else None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Attempt:
     """One try at one candidate. `outcome` is ok or a failure kind; `seconds` to its first byte or its failure."""
 
@@ -170,7 +176,7 @@ class Attempt:
     state: str = "closed"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class CallRecord:
     """What a request became: a row of the ledger. Times in seconds, money in picodollars."""
 

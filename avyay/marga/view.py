@@ -11,7 +11,7 @@ from avyay.ports import Completion
 __all__ = ["RequestView", "view_completion", "view_features"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class RequestView:
     """A request as the scorer and the selection read it.
 

@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import orjson
 
-from avyay.errors import AuthError, AvyayError
+from avyay.errors import AuthError, AvyayError, UnreachableError
 from avyay.log import get_logger
 from avyay.marga.backends.base import Outgoing
+from avyay.marga.budgets import Budgets
 from avyay.marga.router import Router
 from avyay.marga.transport import Deadline, TransportError
 from avyay.marga.types import Model, Provider
 from avyay.marga.wire import begin, default_target
-from avyay.resilience.breaker import BreakerState, Outcome, Transition, classify_status
+from avyay.resilience.breaker import Outcome, Transition, classify_status
 from avyay.resilience.rate_headers import read_retry_after
 
 __all__ = ["Watch"]
 
 _TICK = 0.25  # seconds between two looks at the breakers
+_SYNC = 5.0  # seconds between two times that budgets are written down
 _PROBE_TIMEOUT = 10.0
+_REVIVE_EVERY = 1.0
 _PROBE = {"messages": [{"role": "user", "content": "Say hi"}], "max_completion_tokens": 16}
 
 
@@ -37,19 +40,25 @@ class Watch:
         self._jitter = jitter
         self._log = get_logger("marga")
         self._tasks: set[asyncio.Task[None]] = set()
+        self._revivals: dict[str, asyncio.Task[bool]] = {}
+        self._asked_at: dict[str, float] = {}
         router.health.on_transition = self._changed
+        router.health.on_revive = self.revive
 
     def start(self) -> None:
         """Begin; needs a running loop."""
         self._spawn(self._probe_loop())
         for name in self._router.backends:
             self._spawn(self._check_loop(name))
+        if self._router.budgets is not None:
+            self._spawn(self._sync_loop(self._router.budgets))
 
     async def stop(self) -> None:
         """End, and give back what was begun."""
-        for task in self._tasks:
+        tasks = [*self._tasks, *self._revivals.values()]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         self._tasks.clear()
 
     def _spawn(self, work: object) -> None:
@@ -65,6 +74,15 @@ class Watch:
             after=change.after.value,
             reason=change.reason,
         )
+
+    async def _sync_loop(self, budgets: Budgets) -> None:
+        """Writes down what was spent, so that a crash leaves little to reconcile."""
+        while True:
+            await self._router.clock.sleep(_SYNC)
+            try:
+                await asyncio.to_thread(budgets.sync)
+            except AvyayError as error:
+                self._log.error("budgets_not_written", error=error.message)
 
     # ------------------------------------------------------------ checks
 
@@ -106,14 +124,55 @@ class Watch:
                     self._spawn(self.probe(name, ticket))
 
     async def probe(self, name: str, ticket: int) -> None:
-        """Send one known-good minimal request to a provider that was down."""
+        """Send the one known-good minimal request that a provider gets when it may be back."""
+        try:
+            outcome, retry_after = await self._say_hi(name)
+        except asyncio.CancelledError:
+            self._router.health.providers[name].breaker.abandon_probe(ticket)
+            raise
+        self._router.health.probed(name, ticket, outcome, retry_after)
+
+    async def revive(self, names: Iterable[str], patience: float) -> bool:
+        """Probe providers before their time, because nobody else is left; each at most once a second.
+
+        Returns:
+            As soon as one of them answers, True; False when none does within `patience` seconds.
+        """
+        now = self._router.clock.monotonic()
+        for name in names:
+            if name not in self._revivals:
+                at = max(now, self._asked_at.get(name, float("-inf")) + _REVIVE_EVERY)
+                self._asked_at[name] = at
+                task = self._revivals[name] = asyncio.ensure_future(self._revive(name, at - now))
+                task.add_done_callback(lambda _, name=name: self._revivals.pop(name, None))  # type: ignore[misc]
+        pending = {self._revivals[name] for name in names if name in self._revivals}
+        end = asyncio.get_running_loop().time() + patience
+        while pending:
+            left = end - asyncio.get_running_loop().time()
+            done, pending = await asyncio.wait(pending, timeout=max(0.0, left), return_when=asyncio.FIRST_COMPLETED)
+            if any(not task.cancelled() and task.result() for task in done):
+                return True
+            if not done:
+                break
+        return False
+
+    async def _revive(self, name: str, delay: float) -> bool:
+        if delay > 0:
+            await self._router.clock.sleep(delay)
+        outcome, _ = await self._say_hi(name)
+        if outcome is Outcome.FAILURE:
+            return False
+        self._router.health.revived(name)
+        return True
+
+    async def _say_hi(self, name: str) -> tuple[Outcome, float | None]:
+        """A minimal request to the cheapest model; where none is known, the free check must do."""
         router = self._router
         provider = router.providers[name]
-        model = _cheapest(provider)
-        if model is None:  # nothing to ask for: the free check must do
-            await self._probe_by_check(name, ticket)
-            return
         backend = router.backends[name]
+        model = _cheapest(provider)
+        if model is None:
+            return await self._check_outcome(name), None
         dialect = backend.dialects[0]
         raw = orjson.dumps({"model": model.name, **_PROBE})
         target = default_target(dialect, model.name, compatible=provider.kind == "openai-compatible")
@@ -122,36 +181,32 @@ class Watch:
         timer = asyncio.get_running_loop().call_later(
             _PROBE_TIMEOUT, deadline.fail, TransportError("timeout", "no answer in time")
         )
-        outcome, retry_after = Outcome.FAILURE, None
         try:
             incoming = await backend.open(Outgoing(dialect, model.name, exchange.body), deadline)
             try:
-                await incoming.read()
-                outcome = classify_status(incoming.status)
+                body = await incoming.read()
                 retry_after = read_retry_after(incoming.headers, router.clock.now())
+                outcome = classify_status(incoming.status)
+                if outcome is Outcome.SUCCESS:
+                    exchange.reply(body)
+                return outcome, retry_after
             finally:
                 incoming.close()
-        except TransportError as error:
+        except (TransportError, UnreachableError) as error:  # silence, or something that is no answer
             self._log.info("probe_failed", provider=name, error=str(error))
-        except asyncio.CancelledError:
-            router.health.providers[name].breaker.abandon_probe(ticket)
-            raise
+            return Outcome.FAILURE, None
         finally:
             timer.cancel()
-        router.health.probed(name, ticket, outcome, retry_after)
 
-    async def _probe_by_check(self, name: str, ticket: int) -> None:
-        outcome = Outcome.FAILURE
+    async def _check_outcome(self, name: str) -> Outcome:
         try:
             async with asyncio.timeout(self._router.settings.health_check.timeout):
                 await self._router.backends[name].check()
-            outcome = Outcome.SUCCESS
         except AuthError:
-            outcome = Outcome.NEUTRAL
+            return Outcome.NEUTRAL
         except (AvyayError, TimeoutError):
-            pass
-        if self._router.health.state(name) is not BreakerState.CLOSED:
-            self._router.health.probed(name, ticket, outcome)
+            return Outcome.FAILURE
+        return Outcome.SUCCESS
 
 
 def _cheapest(provider: Provider) -> Model | None:

@@ -59,7 +59,7 @@ def build_app(services: Services, *, key: str | None = None) -> App:
     """The ASGI application."""
     path = services.paths.component("marga") / "marga.db"
     store = WriterStore(path)
-    router = services.router_with(store)
+    router = services.router_with(lambda: store)
     gateway = Gateway(router)
     watch = Watch(router)
     report = _Report(services, gateway, store)
@@ -82,6 +82,7 @@ def build_app(services: Services, *, key: str | None = None) -> App:
             "/marga/decisions": report.decisions,
             "/marga/providers": report.providers,
             "/marga/stats": report.stats,
+            "/marga/budgets": report.budgets,
         },
         key=key,
     )
@@ -205,6 +206,11 @@ class _Report:
     def stats(self, rest: str, query: Mapping[str, str]) -> Any:
         """Totals by group."""
         return {"groups": self._read().stats(query.get("by", "model"))}
+
+    def budgets(self, rest: str, query: Mapping[str, str]) -> Any:
+        """What is spent and reserved of every cap."""
+        budgets = self._router.budgets
+        return {"budgets": [] if budgets is None else budgets.rows(rest)}
 
     def _read(self) -> SqliteStore:
         return self._services.calls

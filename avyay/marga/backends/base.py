@@ -19,7 +19,7 @@ __all__ = ["Backend", "HttpBackend", "Outgoing"]
 _MOST_PATHS = 1000
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Outgoing:
     """A request in a dialect the backend speaks. `path` overrides the dialect's own (embeddings, count_tokens)."""
 
@@ -107,34 +107,36 @@ class HttpBackend(ABC):
         return await self._transport.send(endpoint, call.body, call.headers, deadline)
 
     async def list_models(self) -> tuple[Model, ...]:
-        body = await self._get(self.models_path)
+        status, body = await self._get(self.models_path)
+        name = self.provider.name
+        if status in (401, 403):
+            raise AuthError(f"{name} refused the key (HTTP {status}).", hint="Check the key.")
         try:
+            if status >= 400:
+                raise ValueError(f"HTTP {status}")
             return self.parse_models(orjson.loads(body))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise UnreachableError(
-                f"{self.provider.name} answered something that is no list of models.",
+                f"{name} answered something that is no list of models (HTTP {status}).",
                 hint=f"Is {self.provider.endpoint} the right address?",
             ) from error
 
     async def check(self) -> None:
-        await self._get(self.models_path)
+        status, _ = await self._get(self.models_path)
+        if status in (401, 403):
+            raise AuthError(f"{self.provider.name} refused the key (HTTP {status}).", hint="Check the key.")
+        if status >= 500:  # any other answer, be it 404, shows that somebody is there
+            raise UnreachableError(f"{self.provider.name} answered HTTP {status}.", hint="Try again later.")
 
-    async def _get(self, path: str) -> bytes:
-        name = self.provider.name
+    async def _get(self, path: str) -> tuple[int, bytes]:
         try:
             reply = await self._transport.send(Endpoint("GET", self._base + path, self._headers))
             try:
-                body = await reply.read()
+                return reply.status, await reply.read()
             finally:
                 reply.close()
         except TransportError as error:
             raise UnreachableError(
-                f"{name} does not answer: {error}.", hint=f"Check that {self.provider.endpoint} is reachable from here."
+                f"{self.provider.name} does not answer: {error}.",
+                hint=f"Check that {self.provider.endpoint} is reachable from here.",
             ) from error
-        if reply.status in (401, 403):
-            raise AuthError(f"{name} refused the key (HTTP {reply.status}).", hint="Check the key.")
-        if reply.status >= 400:
-            raise UnreachableError(
-                f"{name} answered HTTP {reply.status}.", hint=f"Is {self.provider.endpoint} the right address?"
-            )
-        return body

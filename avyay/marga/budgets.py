@@ -1,0 +1,164 @@
+"""What callers may spend: a worst case is drawn before a call and settled with its cost afterwards.
+
+Draws come from blocks that are reserved durably (`avyay.ledger`), so no call waits for a disk, and after a `kill -9` an
+open block counts as spent until it is reconciled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from avyay.clock import Clock
+from avyay.config.schema import BudgetSettings
+from avyay.errors import PolicyError
+from avyay.ledger import BlockLedger, BudgetExceededError, Draw, Ledger, Scope, daily, monthly
+from avyay.marga.cost import cost_of
+from avyay.marga.types import Model
+from avyay.money import ZERO, Picodollars, parse_usd, usd_string
+
+__all__ = ["Budgets", "Spending", "worst_case"]
+
+_DAY = 86_400
+# How much more an input may turn out to be than it was estimated at, for what is never to be overspent.
+_MARGIN_PERCENT = 150
+_UNBOUNDED_OUTPUT = 32_768  # tokens, where neither the caller nor the catalogue names a limit
+
+
+def worst_case(model: Model, *, input_tokens: int, max_tokens: int | None) -> Picodollars | None:
+    """The most a call can cost, None when the model has no known price."""
+    output = 0 if model.mode == "embedding" else model.max_output or _UNBOUNDED_OUTPUT
+    if max_tokens is not None and max_tokens > 0:
+        output = min(output, max_tokens)
+    bound = input_tokens * _MARGIN_PERCENT // 100 + 64
+    plain = cost_of(model, input_tokens=bound, output_tokens=output)
+    written = cost_of(model, input_tokens=bound, output_tokens=output, cache_write=bound, cache_write_1h=bound)
+    return None if plain is None or written is None else max(plain, written)
+
+
+class Budgets:
+    """The caps of a configuration.
+
+    Args:
+        path: The ledger's file.
+        block: What is reserved at a time per cap.
+    """
+
+    def __init__(self, rules: Sequence[BudgetSettings], path: Path, clock: Clock, *, block: Picodollars) -> None:
+        # Rules for everybody first: one that names somebody replaces them.
+        self._rules = sorted(rules, key=lambda rule: rule.name != "*")
+        self._clock = clock
+        self.ledger = Ledger(path, clock=clock)
+        self._blocks = BlockLedger(self.ledger, block=block)
+        self._known: dict[tuple[str | None, str | None, str | None], tuple[Scope, ...]] = {}
+        self._known_until = 0.0
+
+    def scopes(self, key: str | None, service: str | None, customer: str | None) -> tuple[Scope, ...]:
+        """The caps that hold for a caller now."""
+        now = self._clock.now()
+        if now >= self._known_until or len(self._known) > 10_000:
+            self._known.clear()
+            self._known_until = (now // _DAY + 1) * _DAY
+        who = (key, service, customer)
+        found = self._known.get(who)
+        if found is None:
+            found = self._known[who] = tuple(self._find(who, now))
+        return found
+
+    def _find(self, who: tuple[str | None, str | None, str | None], now: float) -> list[Scope]:
+        names = {"key": who[0], "service": who[1], "customer": who[2], "all": None}
+        found: dict[str, Scope] = {}
+        for rule in self._rules:
+            name = names[rule.per]
+            if rule.per != "all" and rule.name not in ("*", name):
+                continue
+            key = "all" if rule.per == "all" else f"{rule.per}:{name or '(none)'}"
+            if rule.daily is not None:
+                found[f"{key}/day"] = daily(key, parse_usd(rule.daily), now)
+            if rule.monthly is not None:
+                found[f"{key}/month"] = monthly(key, parse_usd(rule.monthly), now)
+        return list(found.values())
+
+    def spending(self, scopes: tuple[Scope, ...]) -> Spending:
+        """The account of one call."""
+        return Spending(self._blocks, scopes)
+
+    def rows(self, prefix: str = "") -> list[dict[str, str | None]]:
+        """What is spent and reserved of every cap, in USD."""
+        return [
+            {
+                "budget": balance.key,
+                "cap_usd": None if balance.cap is None else usd_string(balance.cap),
+                "spent_usd": usd_string(balance.spent),
+                "reserved_usd": usd_string(balance.reserved),
+            }
+            for balance in self.ledger.balances(prefix)
+        ]
+
+    def sync(self) -> None:
+        """Write down what was spent; blocks, so not on an event loop.
+
+        Raises:
+            AvyayError: the disk does not let us; the next call does it.
+        """
+        self._blocks.sync()
+
+    def close(self) -> None:
+        """Give back what is reserved and not drawn."""
+        self._blocks.close()
+        self.ledger.close()
+
+
+class Spending:
+    """One call's draws."""
+
+    __slots__ = ("_blocks", "_draws", "_held", "_scopes")
+
+    def __init__(self, blocks: BlockLedger, scopes: tuple[Scope, ...]) -> None:
+        self._blocks = blocks
+        self._scopes = scopes
+        self._draws: list[Draw] = []
+        self._held = ZERO
+
+    async def draw(self, amount: Picodollars | None) -> None:
+        """Draw the worst case of the first candidate.
+
+        Raises:
+            BudgetExceededError: a cap does not allow it.
+            PolicyError: the price is not known, so that no cap could hold.
+        """
+        if amount is None:
+            raise _unpriced()
+        self._draws.append(await self._blocks.draw(self._scopes, amount))
+        self._held = amount
+
+    def covers(self, amount: Picodollars | None) -> bool:
+        """Whether a candidate's worst case is drawn; draws what is missing when memory allows it."""
+        if amount is None:
+            return False
+        if amount <= self._held:
+            return True
+        try:
+            extra = self._blocks.try_draw(self._scopes, Picodollars(amount - self._held))
+        except BudgetExceededError:
+            return False
+        if extra is None:
+            return False
+        self._draws.append(extra)
+        self._held = amount
+        return True
+
+    def settle(self, cost: Picodollars) -> None:
+        """The call cost so much."""
+        draws, self._draws = self._draws, []
+        for draw in draws:
+            self._blocks.settle(draw, cost)
+            cost = ZERO
+
+
+def _unpriced() -> PolicyError:
+    return PolicyError(
+        "A budget holds for this call, and the model has no known price.",
+        hint="Name its prices in avyay.yaml (input_price, output_price), or choose another model.",
+        code="price_unknown",
+    )

@@ -92,6 +92,8 @@ def _events(raw: bytes, out: Observed, *, named: bool) -> list[Any]:
                 data.append(line[6:])
             elif not line.startswith(":"):
                 out.violations.append(f"a line that is neither event nor data: {line[:40]}")
+        if not data and not name:
+            continue  # a comment, which keeps connections alive
         payload = "\n".join(data)
         if payload == "[DONE]":
             events.append("[DONE]")

@@ -27,12 +27,7 @@ always, its chunk withheld from a caller who did not ask), masked text, and reas
 """
 
 from avyay.marga.wire.context import ReplyContext
-from avyay.marga.wire.embeddings import EmbeddingExchange, begin_embeddings
-from avyay.marga.wire.exchange import (
-    Exchange,
-    ReplyOut,
-    StreamPipe,
-    begin,
+from avyay.marga.wire.dialects import (
     parse_reply,
     parse_request,
     render_reply,
@@ -41,6 +36,8 @@ from avyay.marga.wire.exchange import (
     stream_parser,
     stream_renderer,
 )
+from avyay.marga.wire.embeddings import EmbeddingExchange, begin_embeddings
+from avyay.marga.wire.exchange import Exchange, ReplyOut, StreamPipe, begin
 from avyay.marga.wire.failure import (
     Failure,
     FailureKind,

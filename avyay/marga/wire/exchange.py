@@ -11,17 +11,16 @@ from typing import Protocol, cast
 import orjson
 
 from avyay.errors import UnreachableError
-from avyay.marga.wire import (
-    anthropic_reply,
-    anthropic_request,
-    chat_reply,
-    chat_request,
-    ollama_reply,
-    ollama_request,
-    responses_reply,
-    responses_request,
-)
+from avyay.marga.wire import responses_reply
 from avyay.marga.wire.context import ReplyContext
+from avyay.marga.wire.dialects import (
+    parse_reply,
+    parse_request,
+    render_reply,
+    render_request,
+    stream_parser,
+    stream_renderer,
+)
 from avyay.marga.wire.failure import Failure, render_error, truncated
 from avyay.marga.wire.framing import MISSHAPEN, FrameTooLargeError
 from avyay.marga.wire.model import (
@@ -31,7 +30,6 @@ from avyay.marga.wire.model import (
     JsonObject,
     Reply,
     ReplyBlock,
-    Request,
     Stop,
     StopReason,
     StreamEnd,
@@ -43,115 +41,10 @@ from avyay.marga.wire.model import (
 from avyay.marga.wire.notes import Notes
 from avyay.marga.wire.passthrough import Tap, edit_body, open_tap
 from avyay.marga.wire.target import Target
-from avyay.marga.wire.thinking import strip_thinking
+from avyay.marga.wire.thinking import keep_own_thinking, strip_thinking
 from avyay.marga.wire.tools import ToolNames
 
-__all__ = [
-    "Exchange",
-    "ReplyOut",
-    "StreamPipe",
-    "begin",
-    "parse_reply",
-    "parse_request",
-    "render_reply",
-    "render_request",
-    "stream_content_type",
-    "stream_parser",
-    "stream_renderer",
-]
-
-
-class StreamParser(Protocol):
-    """Upstream bytes to neutral events."""
-
-    def feed(self, data: bytes) -> list[Event]: ...
-
-    def close(self) -> list[Event]: ...
-
-
-class StreamRenderer(Protocol):
-    """Neutral events to the caller's bytes."""
-
-    def render(self, events: list[Event]) -> bytes: ...
-
-    def failure(self, failure: Failure) -> bytes: ...
-
-
-def parse_request(dialect: Dialect, body: JsonObject, notes: Notes) -> Request:
-    """A caller's body as a neutral request; raises `MalformedError` or `UntranslatableError`."""
-    if dialect == "openai_chat":
-        return chat_request.parse_request(body, notes)
-    if dialect == "anthropic_messages":
-        return anthropic_request.parse_request(body, notes)
-    if dialect == "openai_responses":
-        return responses_request.parse_request(body, notes)
-    if dialect == "ollama_chat":
-        return ollama_request.parse_chat(body, notes)
-    return ollama_request.parse_generate(body, notes)
-
-
-def render_request(request: Request, target: Target, names: ToolNames, notes: Notes) -> JsonObject:
-    """A neutral request as the target's body; raises `UntranslatableError`."""
-    if target.dialect == "openai_chat":
-        return chat_request.render_request(request, target, names, notes)
-    if target.dialect == "anthropic_messages":
-        return anthropic_request.render_request(request, target, names, notes)
-    if target.dialect == "openai_responses":
-        return responses_request.render_request(request, target, names, notes)
-    if target.dialect == "ollama_chat":
-        return ollama_request.render_chat(request, target, names, notes)
-    return ollama_request.render_generate(request, target, notes)
-
-
-def parse_reply(dialect: Dialect, body: JsonObject, exchange_id: str) -> Reply:
-    """An upstream's whole answer as a neutral reply."""
-    if dialect == "openai_chat":
-        return chat_reply.parse_reply(body, exchange_id)
-    if dialect == "anthropic_messages":
-        return anthropic_reply.parse_reply(body, exchange_id)
-    if dialect == "openai_responses":
-        return responses_reply.parse_reply(body, exchange_id)
-    return ollama_reply.parse_reply(body, exchange_id)
-
-
-def render_reply(dialect: Dialect, reply: Reply, context: ReplyContext) -> JsonObject:
-    """A neutral reply as the caller's body."""
-    if dialect == "openai_chat":
-        return chat_reply.render_reply(reply, context)
-    if dialect == "anthropic_messages":
-        return anthropic_reply.render_reply(reply, context)
-    if dialect == "openai_responses":
-        return responses_reply.render_reply(reply, context)
-    return ollama_reply.render_reply(reply, context, generate=dialect == "ollama_generate")
-
-
-def stream_parser(dialect: Dialect, exchange_id: str) -> StreamParser:
-    """A fresh parser for one upstream stream."""
-    if dialect == "openai_chat":
-        return chat_reply.StreamParser(exchange_id)
-    if dialect == "anthropic_messages":
-        return anthropic_reply.StreamParser(exchange_id)
-    if dialect == "openai_responses":
-        return responses_reply.StreamParser(exchange_id)
-    return ollama_reply.StreamParser(exchange_id)
-
-
-def stream_renderer(dialect: Dialect, context: ReplyContext) -> StreamRenderer:
-    """A fresh renderer for one caller's stream."""
-    if dialect == "openai_chat":
-        return chat_reply.StreamRenderer(context)
-    if dialect == "anthropic_messages":
-        return anthropic_reply.StreamRenderer(context)
-    if dialect == "openai_responses":
-        return responses_reply.StreamRenderer(context)
-    return ollama_reply.StreamRenderer(context, generate=dialect == "ollama_generate")
-
-
-def stream_content_type(dialect: Dialect) -> str:
-    """The media type of the dialect's streams."""
-    if dialect in ("ollama_chat", "ollama_generate"):
-        return "application/x-ndjson"
-    return "text/event-stream; charset=utf-8"
+__all__ = ["Exchange", "ReplyOut", "StreamPipe", "begin"]
 
 
 def _written(block: ReplyBlock) -> int:
@@ -488,6 +381,7 @@ def begin(
         sent = orjson.dumps({**body, **changes}) if edited else edit_body(raw, body, changes)
         return Exchange(dialect, target, exchange_id, sent, notes, streaming=streaming, hides_usage=hides_usage)
     request = parse_request(dialect, body, notes)
+    request = keep_own_thinking(request, target.dialect, notes, everything=model_switched)
     names = ToolNames(request, target.dialect)
     sent_body = render_request(request, target, names, notes)
     context = ReplyContext(exchange_id, created, model_shown, names, request, body)

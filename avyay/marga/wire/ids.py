@@ -14,7 +14,7 @@ import orjson
 
 from avyay.marga.wire.model import DIALECTS, Carry, Dialect
 
-__all__ = ["fit_tool_id", "fit_tool_name", "open_carry", "reply_id", "seal_carry", "tool_id"]
+__all__ = ["fit_tool_id", "fit_tool_name", "fit_user", "is_sealed", "open_carry", "reply_id", "seal_carry", "tool_id"]
 
 _SAFE = re.compile(r"[A-Za-z0-9_-]+")
 _UNSAFE = re.compile(r"[^A-Za-z0-9_-]+")
@@ -72,6 +72,11 @@ def seal_carry(caller: Dialect, carry: Carry | None) -> str:
         return carry.token
     packed = orjson.dumps([carry.dialect, carry.token, carry.item_id])
     return _SEAL + base64.urlsafe_b64encode(packed).decode("ascii")
+
+
+def fit_user(user: str) -> str:
+    """An end-user id within OpenAI's 64 characters, the same one each time."""
+    return user if len(user) <= 64 else fit_tool_id("openai_chat", user)
 
 
 def open_carry(caller: Dialect, token: str | None, item_id: str | None = None) -> Carry | None:

@@ -11,7 +11,7 @@ Conventions:
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, get_args
 
 __all__ = [
@@ -260,7 +260,6 @@ class Request:
     cache_key: str | None = None
     include_usage: bool = True  # Chat: whether the caller asked for the usage chunk of a stream
     legacy_functions: bool = False  # Chat: the caller speaks `functions`/`function_call`
-    thinking_carry: bool = True  # whether the caller can hold a signed reasoning token for us
     extra: tuple[tuple[str, Any], ...] = ()  # Ollama: keep_alive and runner options, for another Ollama
 
 
@@ -383,15 +382,3 @@ class StreamFailure:
 Event: TypeAlias = (
     StreamStart | BlockStart | BlockDelta | BlockSignature | BlockStop | UsageUpdate | Stop | StreamEnd | StreamFailure
 )
-
-
-def merge_usage(before: Usage | None, after: Usage) -> Usage:
-    """The later report wins field by field, but a field it leaves at zero keeps what was known."""
-    if before is None:
-        return after
-    changes = {
-        name: getattr(before, name)
-        for name in ("input", "output", "cache_read", "cache_write", "cache_write_1h", "reasoning")
-        if not getattr(after, name) and getattr(before, name)
-    }
-    return replace(after, **changes) if changes else after

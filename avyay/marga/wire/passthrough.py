@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import orjson
 
-from avyay.marga.wire import anthropic_reply, chat_reply, ollama_reply, responses_reply
+from avyay.marga.wire import anthropic_reply, chat_reply, ollama_reply, responses_answer, responses_reply
 from avyay.marga.wire.failure import Failure, parse_error_object, truncated
 from avyay.marga.wire.framing import MISSHAPEN
 from avyay.marga.wire.model import Dialect, JsonObject, StopReason, Usage
@@ -338,7 +338,7 @@ class _ResponsesTap(_SseTap):
         """The event that ends this stream, numbered on from the last one and about the response it began."""
         numbers = self._sequence.findall(self._last)
         number = int(numbers[-1]) + 1 if numbers else 0
-        return responses_reply.failed_event(failure, number, self._opening)
+        return responses_answer.failed_event(failure, number, self._opening)
 
     def _body(self, body: JsonObject) -> bool:
         kind = body.get("type")

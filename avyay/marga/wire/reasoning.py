@@ -6,7 +6,7 @@ noted.
 
 from __future__ import annotations
 
-from avyay.marga.wire.model import Effort, JsonObject, Reasoning, Request, Role, Text, ToolResult
+from avyay.marga.wire.model import Effort, JsonObject, Reasoning, Request, Role, ToolResult
 from avyay.marga.wire.notes import Notes
 from avyay.marga.wire.target import Target
 
@@ -144,8 +144,3 @@ def ollama_think(reasoning: Reasoning, target: Target, notes: Notes) -> bool | s
     if level != wanted:
         notes.add("reasoning", "mapped", f"asked as level {level}")
     return level
-
-
-def leading_text(parts: tuple[object, ...]) -> str:
-    """All text of a message, blocks apart by an empty line."""
-    return "\n\n".join(p.text for p in parts if isinstance(p, Text))

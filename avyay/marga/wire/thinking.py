@@ -6,13 +6,14 @@ turn's reasoning is worse than none, so stripping always takes a turn at a time.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from avyay.marga.wire.ids import is_sealed
-from avyay.marga.wire.model import Dialect, JsonObject
+from avyay.marga.wire.model import Dialect, JsonObject, Message, Request, Thinking, ToolResult
 from avyay.marga.wire.notes import Notes
 
-__all__ = ["has_foreign_thinking", "strip_thinking"]
+__all__ = ["has_foreign_thinking", "keep_own_thinking", "strip_thinking"]
 
 
 def _is_thinking(block: Any) -> bool:
@@ -127,3 +128,39 @@ def _without_thinking(message: Any) -> Any:
         return message
     kept = [b for b in blocks if not _is_thinking(b)]
     return {**message, "content": kept} if kept else None
+
+
+def keep_own_thinking(request: Request, dialect: Dialect, notes: Notes, *, everything: bool) -> Request:
+    """A translated request with only such reasoning as its target signed, by whole turns.
+
+    Args:
+        request: The neutral request.
+        dialect: The target's dialect.
+        notes: Receives what was stripped.
+        everything: Take out all signed reasoning, since another model signed it.
+    """
+    if not any(isinstance(p, Thinking) for m in request.messages for p in m.parts):
+        return request
+    messages: list[Message] = []
+    turn: list[Message] = []
+
+    def settle() -> None:
+        thoughts = [p for m in turn for p in m.parts if isinstance(p, Thinking)]
+        signed = [p.carry for p in thoughts if p.carry is not None]
+        foreign = any(c.dialect != dialect for c in signed) or (bool(signed) and len(signed) < len(thoughts))
+        if (signed and everything) or foreign:
+            notes.add("messages.thinking", "stripped", "reasoning signed by another model, taken out by whole turns")
+            for message in turn:
+                kept = tuple(p for p in message.parts if not isinstance(p, Thinking))
+                if kept:
+                    messages.append(Message(message.role, kept))
+        else:
+            messages.extend(turn)
+        turn.clear()
+
+    for message in request.messages:
+        if message.role == "user" and not any(isinstance(p, ToolResult) for p in message.parts):
+            settle()
+        turn.append(message)
+    settle()
+    return replace(request, messages=tuple(messages))

@@ -8,6 +8,8 @@ from avyay.errors import UnreachableError
 from avyay.marga.conformance.observed import read_stream, read_whole
 from avyay.marga.conformance.scripted import Call, Script, Tokens, stream, whole
 from avyay.marga.wire import Usage, begin, default_target, load_body
+from avyay.marga.wire.ids import seal_carry
+from avyay.marga.wire.model import Carry
 
 MODELS = {"anthropic_messages": "claude-opus-4-8", "ollama_chat": "qwen3", "ollama_generate": "qwen3"}
 PROMPTS = {
@@ -413,6 +415,44 @@ def test_encrypted_reasoning_returns_unchanged_through_a_messages_caller():
     # The same history for a Messages provider: it signed none of this, so the turn goes without.
     sent = exchange("anthropic_messages", "openai_chat", messages=turns)
     assert "gAAAA" not in sent.body.decode()
+
+
+def responses_history(*tokens):
+    """Two turns of reasoning, call and result, as a Responses caller keeps them."""
+    items = []
+    for number, token in enumerate(tokens):
+        if not number % 2:
+            items.append({"type": "message", "role": "user", "content": "go"})
+        items += [
+            {"type": "reasoning", "id": f"rs_avyay_{number}", "summary": [], "encrypted_content": token},
+            {"type": "function_call", "call_id": f"c{number}", "name": "f", "arguments": "{}"},
+            {"type": "function_call_output", "call_id": f"c{number}", "output": "r"},
+        ]
+    return items
+
+
+def signatures(exchange):
+    turns = json.loads(exchange.body)["messages"]
+    return [b["signature"] for m in turns for b in m["content"] if b["type"] == "thinking"]
+
+
+def test_half_a_turns_thinking_is_never_sent():
+    ours = seal_carry("openai_responses", Carry("anthropic_messages", "SIG"))
+    theirs = "gAAAA"
+    whole_turns = exchange("openai_responses", "anthropic_messages", input=responses_history(ours, ours, ours, ours))
+    assert signatures(whole_turns) == ["SIG"] * 4
+    mixed = exchange("openai_responses", "anthropic_messages", input=responses_history(ours, ours, ours, theirs))
+    assert signatures(mixed) == ["SIG"] * 2
+    assert [n.field for n in mixed.notes if n.action == "stripped"] == ["messages.thinking"]
+
+
+def test_a_model_switch_strips_all_signed_thinking_across_dialects_too():
+    ours = seal_carry("openai_responses", Carry("anthropic_messages", "SIG"))
+    raw = json.dumps({"model": "auto", "store": False, "input": responses_history(ours, ours)}).encode()
+    target = default_target("anthropic_messages", "claude-opus-4-8")
+    switched = begin("openai_responses", raw, load_body(raw), target, exchange_id="e", created=1, model_switched=True)
+    assert signatures(switched) == []
+    assert "stripped" in [n.action for n in switched.notes]
 
 
 def test_redacted_thinking_streams_and_returns():

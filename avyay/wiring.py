@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
 
+    from avyay.engine.queue import Queue
     from avyay.marga.budgets import Budgets
     from avyay.marga.router import Router
     from avyay.marga.store import CallStore, SqliteStore
@@ -165,6 +166,15 @@ class Services:
         )
         self._open.callback(service.close)
         return service
+
+    @cached_property
+    def engine(self) -> Queue:
+        """The build engine's queue."""
+        from avyay.engine.queue import Queue
+
+        queue = Queue(self.paths.component("engine") / "engine.db", clock=self.clock)
+        self._open.callback(queue.close)
+        return queue
 
     def close(self) -> None:
         """Close what was opened, last first."""

@@ -1,0 +1,187 @@
+"""`avyay engine`: the task queue of the build engine."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from avyay.cli.app import command_group
+from avyay.cli.command import Run, command
+from avyay.errors import UsageError
+
+if TYPE_CHECKING:
+    from avyay.engine.types import Task
+
+app = command_group("The build engine's queue: tasks, dependencies, history.")
+
+Name = Annotated[str, typer.Argument(metavar="TASK", help="The task's id.", show_default=False)]
+Texts = list[str] | None
+
+
+@command(app, results=True)
+def add(
+    run: Run,
+    title: Annotated[str, typer.Argument(help="What is to be done, in one line.", show_default=False)],
+    description: Annotated[str, typer.Option("--description", "-d", help="For the agent; - reads stdin.")] = "",
+    accept: Annotated[str, typer.Option("--accept", help="The command that decides whether it is done.")] = "",
+    needs: Annotated[Texts, typer.Option("--needs", help="A task that must be done before; repeat it.")] = None,
+    files: Annotated[Texts, typer.Option("--files", help="A glob of files it will touch; repeat it.")] = None,
+    requires: Annotated[Texts, typer.Option("--requires", help="What a node must offer; repeat it.")] = None,
+    evidence: Annotated[Texts, typer.Option("--evidence", help="Where the need was seen: path:line.")] = None,
+    priority: Annotated[int, typer.Option("--priority", "-p", help="Higher goes first.")] = 0,
+    attempts: Annotated[int, typer.Option("--attempts", min=1, help="Tries before it is given up.")] = 3,
+    fingerprint: Annotated[str | None, typer.Option("--fingerprint", help="Add it only once.")] = None,
+    approval: Annotated[bool, typer.Option("--approval", help="A person must approve it first.")] = False,
+    name: Annotated[str | None, typer.Option("--id", help="Its id; by default made up.")] = None,
+) -> None:
+    """Add a task; prints its id."""
+    from avyay.engine.types import NewTask
+
+    if description == "-":
+        description = sys.stdin.read()
+    task = NewTask(
+        title=title, description=description, accept=accept, needs=tuple(needs or ()), files=tuple(files or ()),
+        requires=frozenset(requires or ()), evidence=tuple(evidence or ()), priority=priority, attempts=attempts,
+        fingerprint=fingerprint, approval=approval, id=name,
+    )  # fmt: skip
+    with run.services as services:
+        (added,) = services.engine.add([task])
+        run.out.result(_data(services.engine.get(added)), added)
+
+
+@command(app, "list", results=True)
+def list_(
+    run: Run,
+    state: Annotated[Texts, typer.Option("--state", "-s", help="Only these states; repeat it.")] = None,
+) -> None:
+    """List tasks, oldest first."""
+    from avyay.engine.types import STATES
+
+    if unknown := [name for name in state or () if name not in STATES]:
+        raise UsageError(f"There is no state {unknown[0]!r}.", hint=f"States: {', '.join(STATES)}.")
+    with run.services as services:
+        tasks = list(services.engine.tasks(*(state or ())))
+        counts = services.engine.counts()
+    run.out.result({"tasks": [_data(task) for task in tasks], "counts": counts}, lambda: _table(run, tasks, counts))
+
+
+@command(app, results=True)
+def show(run: Run, task: Name) -> None:
+    """Tell a task's whole story."""
+    from avyay.engine.narrate import narrate
+
+    with run.services as services:
+        found = services.engine.get(task)
+        history = services.engine.history(task)
+    data = {**_data(found), "history": [asdict(entry) for entry in history]}
+    run.out.result(data, lambda: run.out.line("\n".join(narrate(found, history))))
+
+
+@command(app, results=True)
+def log(
+    run: Run,
+    after: Annotated[int, typer.Option("--after", help="Only entries after this number.")] = 0,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="At most so many.")] = 100,
+) -> None:
+    """Print what happened to all tasks, oldest first."""
+    with run.services as services:
+        history = services.engine.history(after=after, limit=limit)
+
+    def text() -> None:
+        for entry in history:
+            step = f"{entry.before or '-'} -> {entry.after}" if entry.after else ""
+            run.out.line(f"{entry.number:>6}  {entry.task}  {entry.kind:<11}{step:<22}{entry.detail}".rstrip())
+
+    run.out.result({"history": [asdict(entry) for entry in history]}, text)
+
+
+@command(app)
+def cancel(run: Run, task: Name, reason: Annotated[str, typer.Option("--reason")] = "cancelled by hand") -> None:
+    """End a task; an agent at work on it loses its lease."""
+    with run.services as services:
+        services.engine.cancel(task, reason)
+    run.out.note(f"Cancelled {task}.")
+
+
+@command(app)
+def retry(run: Run, task: Name) -> None:
+    """Give a failed, dead or cancelled task all its attempts again."""
+    with run.services as services:
+        services.engine.retry(task)
+        run.out.note(f"{task} is {services.engine.get(task).state}.")
+
+
+@command(app)
+def approve(run: Run, task: Name) -> None:
+    """Let a task that asked for approval go on."""
+    import getpass
+
+    with run.services as services:
+        services.engine.approve(task, by=getpass.getuser())
+        run.out.note(f"{task} is {services.engine.get(task).state}.")
+
+
+@command(app, results=True)
+def why(run: Run, task: Name) -> None:
+    """Say why a task is not running, down to the root."""
+    from avyay.engine.narrate import why as explain
+
+    with run.services as services:
+        lines = explain(services.engine.get(task), services.engine.get, services.clock.now())
+    run.out.result({"task": task, "reasons": lines}, "\n".join(lines))
+
+
+@command(app)
+def graph(
+    run: Run,
+    mermaid: Annotated[bool, typer.Option("--mermaid", help="As a Mermaid flowchart.")] = False,
+) -> None:
+    """Draw the tasks and what waits for what."""
+    from avyay.engine.graph import mermaid as draw
+    from avyay.engine.graph import tree_lines
+
+    with run.services as services:
+        tasks = list(services.engine.tasks())
+    rows = [(task.id, task.title, task.state) for task in tasks]
+    needs = {task.id: task.needs for task in tasks}
+    run.out.line(draw(rows, needs) if mermaid else "\n".join(tree_lines(rows, needs)))
+
+
+@command(app, "import", results=True)
+def import_(run: Run, file: Annotated[Path, typer.Argument(help="A JSON list, or JSON lines; - reads stdin.")]) -> None:
+    """Add the unfinished tasks of a JSON queue, all or none."""
+    from avyay.engine.exchange import read_tasks
+
+    try:
+        text = sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"Cannot read {file}: {error}.", hint="Name a JSON file.") from error
+    with run.services as services:
+        ids = services.engine.add(read_tasks(text))
+    run.out.result({"added": ids}, f"{len(ids)} tasks added")
+
+
+@command(app)
+def export(run: Run) -> None:
+    """Print all tasks as JSON; `avyay engine import` takes it back."""
+    import json
+
+    from avyay.engine.exchange import export_tasks
+
+    with run.services as services:
+        run.out.line(json.dumps({"tasks": export_tasks(services.engine.tasks())}, indent=2, ensure_ascii=False))
+
+
+def _data(task: Task) -> dict[str, Any]:
+    return {**asdict(task), "requires": sorted(task.requires)}
+
+
+def _table(run: Run, tasks: list[Task], counts: dict[str, int]) -> None:
+    if tasks:
+        rows = [(task.id, task.state, task.priority, task.title, task.reason) for task in tasks]
+        run.out.table(("Id", "State", "Prio", "Title", "Reason"), rows)
+    run.out.line(", ".join(f"{number} {state}" for state, number in sorted(counts.items())) or "The queue is empty.")

@@ -1,0 +1,1 @@
+"""The build engine: a task queue that never lies, a dependency graph, agents that cannot run away."""

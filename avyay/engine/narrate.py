@@ -1,0 +1,76 @@
+"""A task's history as text: open it and read what happened."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+
+from avyay.engine.types import FINAL, Entry, Task
+
+__all__ = ["narrate", "why"]
+
+_SENTENCES = {
+    "added": "was added",
+    "claimed": "was claimed by {owner} ({detail})",
+    "running": "began to run",
+    "verifying": "was handed to verification",
+    "merging": "was handed to the merge queue",
+    "done": "was done",
+    "failed": "failed: {detail}",
+    "lease_lost": "was taken from {owner}: {detail}",
+    "parked": "was given back untried by {owner}: {detail}",
+    "cancelled": "was cancelled: {detail}",
+    "retried": "was given all its attempts again",
+    "approved": "was approved by {owner}",
+    "freed": "had everything it waited for",
+    "held": "is held: {detail}",
+}
+
+
+def narrate(task: Task, history: Sequence[Entry]) -> list[str]:
+    """The whole story of a task, a line for each thing that happened."""
+    lines = [f"{task.id}: {task.title}", f"  state: {task.state}{f' ({task.reason})' if task.reason else ''}"]
+    lines.append(f"  attempt {task.attempt} of {task.attempts}, priority {task.priority}")
+    for label, values in (("needs", task.needs), ("files", task.files), ("evidence", task.evidence)):
+        if values:
+            lines.append(f"  {label}: {', '.join(values)}")
+    if task.accept:
+        lines.append(f"  accepted when this succeeds: {task.accept}")
+    if task.description:
+        lines += ["", *(f"  {line}" for line in task.description.splitlines())]
+    lines.append("")
+    for entry in history:
+        when = datetime.fromtimestamp(entry.at, UTC).strftime("%Y-%m-%d %H:%M:%S")
+        sentence = _SENTENCES.get(entry.kind, entry.kind).format(owner=entry.owner or "somebody", detail=entry.detail)
+        extra = f" ({entry.detail})" if entry.detail and entry.kind in ("added", "freed", "retried") else ""
+        fence = f" [fence {entry.fence}]" if entry.fence else ""
+        lines.append(f"  {when}  {sentence}{extra}{fence}")
+    return lines
+
+
+def why(task: Task, get: Callable[[str], Task], now: float) -> list[str]:
+    """Why a task is not running: the reason, and what is at the root of it."""
+    if task.state in FINAL:
+        return [f"{task.id} is {task.state}{f': {task.reason}' if task.reason else ''}."]
+    if task.state == "ready":
+        if task.not_before > now:
+            return [f"{task.id} may be claimed in {task.not_before - now:.0f} s ({task.reason})."]
+        return [
+            f"{task.id} is ready: it waits for a free node with {', '.join(sorted(task.requires)) or 'any'} skills."
+        ]
+    if task.state != "blocked":
+        return [f"{task.id} is {task.state}, held by {task.owner} with fence {task.fence}."]
+    lines = [f"{task.id} is blocked: {task.reason}."]
+    seen = {task.id}
+    waiting = list(task.needs)
+    while waiting:
+        name = waiting.pop(0)
+        if name in seen:
+            continue
+        seen.add(name)
+        need = get(name)
+        if need.state == "blocked":
+            waiting += need.needs
+        if need.state != "done":
+            lines.append(f"  {need.id} is {need.state}{f': {need.reason}' if need.reason else ''} - {need.title}")
+    return lines

@@ -1,0 +1,65 @@
+"""The queue's tables."""
+
+from __future__ import annotations
+
+from avyay.db import Migration, Schema
+
+__all__ = ["SCHEMA"]
+
+SCHEMA = Schema(
+    "engine",
+    (
+        Migration(
+            "0001_queue",
+            """
+            CREATE TABLE tasks (
+                number INTEGER PRIMARY KEY,
+                id TEXT NOT NULL UNIQUE,
+                title TEXT NOT NULL,
+                description TEXT NOT NULL,
+                accept TEXT NOT NULL,
+                files TEXT NOT NULL,
+                requires TEXT NOT NULL,
+                evidence TEXT NOT NULL,
+                fingerprint TEXT UNIQUE,
+                priority INTEGER NOT NULL,
+                state TEXT NOT NULL,
+                reason TEXT NOT NULL DEFAULT '',
+                waits INTEGER NOT NULL DEFAULT 0,   -- needs that are not done
+                approval INTEGER NOT NULL DEFAULT 0,   -- 1: a person has yet to approve
+                attempt INTEGER NOT NULL DEFAULT 0,
+                attempts INTEGER NOT NULL,
+                fence INTEGER NOT NULL DEFAULT 0,
+                owner TEXT,
+                beats INTEGER NOT NULL DEFAULT 0,
+                not_before REAL NOT NULL DEFAULT 0,
+                created REAL NOT NULL,
+                updated REAL NOT NULL
+            ) STRICT;
+            CREATE INDEX ready_tasks ON tasks (priority DESC, number) WHERE state = 'ready';
+            CREATE INDEX active_tasks ON tasks (state) WHERE state IN ('leased', 'running', 'verifying', 'merging');
+            CREATE TABLE needs (
+                task TEXT NOT NULL REFERENCES tasks (id),
+                need TEXT NOT NULL REFERENCES tasks (id),
+                PRIMARY KEY (task, need)
+            ) STRICT, WITHOUT ROWID;
+            CREATE INDEX followers ON needs (need, task);
+            CREATE TABLE history (
+                number INTEGER PRIMARY KEY,
+                task TEXT NOT NULL REFERENCES tasks (id),
+                at REAL NOT NULL,
+                kind TEXT NOT NULL,
+                before TEXT,
+                after TEXT,
+                owner TEXT,
+                fence INTEGER,
+                detail TEXT NOT NULL DEFAULT '',
+                data TEXT NOT NULL DEFAULT '{}'
+            ) STRICT;
+            CREATE INDEX history_of_task ON history (task, number);
+            CREATE TABLE fences (last INTEGER NOT NULL) STRICT;
+            INSERT INTO fences (last) VALUES (0);
+            """,
+        ),
+    ),
+)

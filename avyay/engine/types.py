@@ -1,0 +1,143 @@
+"""Tasks, their states and what may follow what."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+__all__ = [
+    "ACTIVE",
+    "FINAL",
+    "STATES",
+    "TRANSITIONS",
+    "Entry",
+    "Lease",
+    "NewTask",
+    "State",
+    "Task",
+    "allowed",
+]
+
+State = Literal[
+    "blocked",  # waits for other tasks, or for a person's approval
+    "ready",  # may be claimed, once its time has come
+    "leased",  # claimed by an owner that has not begun
+    "running",  # an agent works on it
+    "verifying",  # its result is being checked
+    "merging",  # its result is being merged
+    "done",
+    "failed",  # the result was refused for good
+    "cancelled",  # a person ended it
+    "dead",  # every attempt is used up: the dead letters
+]
+STATES: tuple[State, ...] = get_args(State)
+ACTIVE: frozenset[State] = frozenset({"leased", "running", "verifying", "merging"})
+FINAL: frozenset[State] = frozenset({"done", "failed", "cancelled", "dead"})
+
+# Who goes where. A lease that is lost, or an attempt that failed, leads back to "ready" or to "dead".
+TRANSITIONS: Mapping[State, frozenset[State]] = {
+    "blocked": frozenset({"ready", "cancelled"}),
+    "ready": frozenset({"leased", "blocked", "cancelled"}),
+    "leased": frozenset({"running", "ready", "dead", "failed", "cancelled"}),
+    "running": frozenset({"verifying", "ready", "dead", "failed", "cancelled", "blocked"}),
+    "verifying": frozenset({"merging", "done", "ready", "dead", "failed", "cancelled", "blocked"}),
+    "merging": frozenset({"done", "ready", "dead", "failed", "cancelled"}),
+    "done": frozenset(),
+    "failed": frozenset({"ready", "blocked"}),  # by retry
+    "cancelled": frozenset({"ready", "blocked"}),
+    "dead": frozenset({"ready", "blocked"}),
+}
+
+
+def allowed(before: State, after: State) -> bool:
+    """Whether a task may go from `before` to `after`."""
+    return after in TRANSITIONS[before]
+
+
+@dataclass(frozen=True, slots=True)
+class NewTask:
+    """What somebody wants done.
+
+    Args:
+        title: One line.
+        description: What the agent is told.
+        accept: The command that decides whether it is done; run in a clean checkout of the merged result.
+        needs: Ids of tasks that must be done before.
+        files: Globs of files it will touch; tasks that touch the same files do not run side by side.
+        requires: Capabilities a node must have ("os:linux", "agent:codex").
+        priority: Higher goes first.
+        evidence: Where the need for it was seen, `path:line`.
+        fingerprint: Tells the same need found again; a second task with it is not added.
+        approval: A person must approve before it is claimed.
+        id: By default made up.
+    """
+
+    title: str
+    description: str = ""
+    accept: str = ""
+    needs: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
+    requires: frozenset[str] = frozenset()
+    priority: int = 0
+    evidence: tuple[str, ...] = ()
+    fingerprint: str | None = None
+    approval: bool = False
+    attempts: int = 3
+    id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A task as the queue holds it. Times are seconds since the epoch."""
+
+    id: str
+    title: str
+    description: str
+    accept: str
+    needs: tuple[str, ...]
+    files: tuple[str, ...]
+    requires: frozenset[str]
+    priority: int
+    evidence: tuple[str, ...]
+    fingerprint: str | None
+    state: State
+    reason: str
+    attempt: int
+    attempts: int
+    fence: int
+    owner: str | None
+    beats: int
+    not_before: float
+    created: float
+    updated: float
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The right to work on a task: every later write must show the same fence, which only the newest claim has."""
+
+    task: Task
+    owner: str
+    fence: int
+
+    @property
+    def attempt(self) -> int:
+        """Which attempt this is, from 1."""
+        return self.task.attempt
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A line of a task's history."""
+
+    number: int
+    task: str
+    at: float
+    kind: str
+    before: State | None
+    after: State | None
+    owner: str | None
+    fence: int | None
+    detail: str = ""
+    data: Mapping[str, Any] = field(default_factory=dict)

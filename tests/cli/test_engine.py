@@ -1,0 +1,76 @@
+"""`avyay engine` as a user meets it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+
+def avyay(*arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "avyay", "engine", *arguments],
+        env=dict(os.environ),
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+def test_add_show_why_graph_cancel_retry() -> None:
+    assert avyay("add", "Fix the parser", "--id", "parser", "--evidence", "parser.py:7").stdout == "parser\n"
+    assert avyay("add", "Release", "--id", "release", "--needs", "parser").returncode == 0
+    listed = json.loads(avyay("list", "--json").stdout)
+    assert [(task["id"], task["state"]) for task in listed["tasks"]] == [("parser", "ready"), ("release", "blocked")]
+    assert "waits for parser" in avyay("show", "release").stdout
+    assert "parser is ready" in avyay("why", "release").stdout
+    assert avyay("graph").stdout == "parser [ready] Fix the parser\n  release [blocked] Release\n"
+    assert "n0 --> n1" in avyay("graph", "--mermaid").stdout
+    assert avyay("cancel", "parser", "--reason", "not needed").returncode == 0
+    assert "needs parser, which is cancelled" in avyay("why", "release").stdout
+    assert "ready" in avyay("retry", "parser").stderr
+    assert "cancelled: not needed" in avyay("show", "parser").stdout
+    assert len(json.loads(avyay("log", "--json").stdout)["history"]) == 6
+
+
+def test_a_json_queue_comes_in_and_goes_out(tmp_path: Path) -> None:
+    old = {
+        "tasks": [
+            {"id": "1", "name": "Old", "status": "completed"},
+            {"id": "2", "name": "Write it", "prompt": "Do.", "depends_on": ["1"], "status": "in_progress"},
+            {"id": 3, "name": "Test it", "dependencies": ["2"], "priority": 4},
+        ]
+    }
+    file = tmp_path / "queue.json"
+    file.write_text(json.dumps(old))
+    assert avyay("import", str(file)).stdout == "2 tasks added\n"
+    exported = avyay("export").stdout
+    tasks = json.loads(exported)["tasks"]
+    assert [(task["id"], task["state"], task["needs"]) for task in tasks] == [
+        ("2", "ready", []),
+        ("3", "blocked", ["2"]),
+    ]
+    again = avyay("import", str(file))
+    assert again.returncode == 2
+    assert "There is a task '2' already" in again.stderr
+
+
+def test_mistakes() -> None:
+    for arguments, words in [
+        (("show", "nothing"), "There is no task 'nothing'"),
+        (("list", "--state", "redy"), "There is no state 'redy'"),
+        (("add", "  "), "no title"),
+        (("add", "x", "--needs", "zzz"), "does not exist"),
+        (("import", "nowhere.json"), "Cannot read"),
+        (("retry", "nothing"), "There is no task"),
+    ]:
+        done = avyay(*arguments)
+        assert (done.returncode, done.stdout) == (2, ""), arguments
+        assert words in done.stderr
+    broken = avyay("import", "-", stdin='[{"title": "x", "needs": 3}]')
+    assert broken.returncode == 2
+    assert "needs must be a list" in broken.stderr
+    assert json.loads(avyay("list", "--json").stdout)["tasks"] == []

@@ -55,9 +55,8 @@ def why(task: Task, get: Callable[[str], Task], now: float) -> list[str]:
     if task.state == "ready":
         if task.not_before > now:
             return [f"{task.id} may be claimed in {task.not_before - now:.0f} s ({task.reason})."]
-        return [
-            f"{task.id} is ready: it waits for a free node with {', '.join(sorted(task.requires)) or 'any'} skills."
-        ]
+        wanted = f" that offers {', '.join(sorted(task.requires))}" if task.requires else ""
+        return [f"{task.id} is ready: it waits for a free node{wanted}."]
     if task.state != "blocked":
         return [f"{task.id} is {task.state}, held by {task.owner} with fence {task.fence}."]
     lines = [f"{task.id} is blocked: {task.reason}."]

@@ -6,9 +6,10 @@ import logging
 import re
 import sys
 from collections.abc import MutableMapping
-from typing import Any, Literal, TextIO
+from typing import TYPE_CHECKING, Any, Literal, TextIO
 
-import structlog
+if TYPE_CHECKING:
+    import structlog
 
 __all__ = ["configure_logging", "get_logger", "redact"]
 
@@ -22,6 +23,10 @@ _SECRET_SHAPES = re.compile(
     r"|(?<=://)[^/\s:@]+:[^/\s@]+(?=@)|\bavy_[A-Za-z0-9_]{16,}"
 )
 REDACTED = "[redacted]"
+
+# What `configure_logging` asked for before anything was logged. structlog costs as much to import as the whole of a
+# short command, and most commands log nothing.
+_pending: tuple[Level, bool, TextIO] | None = None
 
 
 def redact(text: str) -> str:
@@ -44,8 +49,20 @@ def configure_logging(level: Level = "warning", *, json: bool | None = None, str
         json: One JSON object a line; by default when the stream is no terminal.
         stream: By default stderr; results never go through here.
     """
+    global _pending
     out = stream or sys.stderr
-    as_json = not out.isatty() if json is None else json
+    _pending = (level, not out.isatty() if json is None else json, out)
+    if "structlog" in sys.modules:
+        _configure()
+
+
+def _configure() -> None:
+    global _pending
+    if _pending is None:
+        return
+    import structlog
+
+    (level, as_json, out), _pending = _pending, None
     renderer: Any = (
         structlog.processors.JSONRenderer()
         if as_json
@@ -71,4 +88,7 @@ def configure_logging(level: Level = "warning", *, json: bool | None = None, str
 
 def get_logger(component: str) -> structlog.typing.FilteringBoundLogger:
     """A logger whose lines carry `component`."""
+    import structlog
+
+    _configure()
     return structlog.get_logger(component=component)  # type: ignore[no-any-return]

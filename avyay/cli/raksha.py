@@ -59,7 +59,7 @@ def explain(
     import difflib
     from dataclasses import asdict
 
-    from avyay.raksha.report.markdown import explain_rule
+    from avyay.raksha.reference import render_rule
 
     known = run.services.scanner.rules()
     rule = known.get(rule_id)
@@ -70,7 +70,7 @@ def explain(
             hint=f"Did you mean {close[0]!r}?" if close else "List them with: avyay raksha rules",
             code="unknown_rule",
         )
-    run.out.result({"rule": asdict(rule)}, explain_rule(rule))
+    run.out.result({"rule": asdict(rule)}, render_rule(rule))
 
 
 @command(db, results=True)
@@ -82,7 +82,7 @@ def update(
 ) -> None:
     """Fetch the advisories of OSV; scans use them offline."""
     from avyay.raksha.build import advisories_file
-    from avyay.raksha.sca.database import ECOSYSTEMS, update_database
+    from avyay.raksha.sca.update import ECOSYSTEMS, update_database
 
     names = [name for name in ECOSYSTEMS if not ecosystem or Ecosystem(name) in ecosystem]
     file = advisories_file(run.loaded.paths)

@@ -16,7 +16,7 @@ from avyay.raksha.engines.checks import ChecksEngine
 from avyay.raksha.engines.sca import ScaEngine
 from avyay.raksha.engines.semgrep import SemgrepEngine
 from avyay.raksha.project import Allowed
-from avyay.raksha.registry import RULES_FOLDER, PatternRules, load_checks
+from avyay.raksha.registry import RULES_FOLDER, PatternRules, checks_digest, load_checks
 from avyay.raksha.scan import CodeScanner, PathRule
 
 __all__ = ["advisories_file", "build_scanner"]
@@ -47,7 +47,7 @@ def build_scanner(
     jobs = settings.jobs or os.cpu_count() or 1
     folders = (RULES_FOLDER, *(base / path for path in settings.rules), *rules)
     engines: tuple[Engine, ...] = (
-        ChecksEngine(load_checks()),
+        ChecksEngine(load_checks, digest=checks_digest),
         SemgrepEngine(PatternRules(folders), jobs=jobs),
         BanditEngine(),
         ScaEngine(advisories_file(paths), required=settings.dependencies == "required", clock=clock),

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,9 @@ from avyay.db import Database, Migration, Schema, open_database
 from avyay.errors import AvyayError, CorruptError
 from avyay.raksha.engines.base import FileResult
 from avyay.raksha.source import SourceFile
-from avyay.raksha.types import Edit, Finding
+from avyay.raksha.types import Edit, Finding, Rule
 
-__all__ = ["ResultCache", "cache_key", "decode", "encode"]
+__all__ = ["ResultCache", "cache_key", "decode", "decode_rules", "encode", "encode_rules"]
 
 SCHEMA = Schema(
     "raksha_results",
@@ -131,6 +131,24 @@ def decode(text: str, file: SourceFile) -> FileResult | None:
         return FileResult([_finding(data, file) for data in findings], bool(parsed), str(problem), sure=bool(sure))
     except (ValueError, TypeError, KeyError):
         return None
+
+
+def encode_rules(rules: Sequence[Rule]) -> str:
+    """Rules as text."""
+    return json.dumps([asdict(rule) for rule in rules], separators=(",", ":"))
+
+
+def decode_rules(text: str) -> list[Rule] | None:
+    """The rules back; None when the text cannot be read."""
+    try:
+        return [_rule(item) for item in json.loads(text)]
+    except (ValueError, TypeError, AttributeError):
+        return None
+
+
+def _rule(item: dict[str, Any]) -> Rule:
+    values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in item.items()}
+    return Rule(**values)
 
 
 _FIELDS = tuple(field.name for field in fields(Finding) if field.name not in ("secrets", "edits"))

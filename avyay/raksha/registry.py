@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-import importlib.metadata
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, get_args
-
-import yaml
 
 from avyay.errors import ConfigError
 from avyay.ports import Severity
@@ -19,7 +17,7 @@ from avyay.raksha.checks import CHECKS
 from avyay.raksha.checks.base import Check
 from avyay.raksha.types import Category, Precision, Rule
 
-__all__ = ["RULES_FOLDER", "PatternRules", "load_checks"]
+__all__ = ["RULES_FOLDER", "PatternRules", "checks_digest", "installed_version", "load_checks"]
 
 RULES_FOLDER = Path(__file__).parent / "rules"
 ENTRY_POINTS = "avyay.checks"
@@ -27,7 +25,6 @@ _SEVERITY_OF_SEMGREP: dict[str, Severity] = {
     "ERROR": "high", "WARNING": "medium", "INFO": "low", "CRITICAL": "critical", "HIGH": "high", "MEDIUM": "medium",
     "LOW": "low", "INVENTORY": "info", "EXPERIMENT": "info",
 }  # fmt: skip
-_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def load_checks(*, plugins: bool = True) -> dict[str, Check]:
@@ -40,7 +37,9 @@ def load_checks(*, plugins: bool = True) -> dict[str, Check]:
     for name in CHECKS:
         module: Any = importlib.import_module(f"avyay.raksha.checks.{name}")
         checks[name] = module
-    for entry in importlib.metadata.entry_points(group=ENTRY_POINTS) if plugins else ():
+    from importlib import metadata
+
+    for entry in metadata.entry_points(group=ENTRY_POINTS) if plugins else ():
         try:
             check = entry.load()
         except Exception as error:
@@ -55,6 +54,33 @@ def load_checks(*, plugins: bool = True) -> dict[str, Check]:
             )
         checks[entry.name] = check
     return checks
+
+
+def checks_digest() -> str:
+    """Changes when the checks or anything they are made of may have changed. Imports none of them."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.rglob("*.py")):
+        digest.update(path.read_bytes())
+    # Plug-ins come and go with the folders that packages are installed into.
+    for entry in sys.path:
+        try:
+            digest.update(f"{entry}:{Path(entry).stat().st_mtime_ns}".encode())
+        except OSError:
+            continue
+    return digest.hexdigest()
+
+
+def installed_version(package: str) -> str | None:
+    """The version of an installed package, read off its folder's name: a search of all packages costs far more."""
+    for entry in sys.path:
+        for path in Path(entry).glob(f"{package}-*.dist-info") if entry else ():
+            return path.name.removesuffix(".dist-info").rpartition("-")[2]
+    from importlib import metadata
+
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 @dataclass
@@ -120,8 +146,10 @@ def _read_folders(folders: Sequence[Path]) -> Iterator[tuple[Path, bytes]]:
 
 
 def _parse(path: Path, data: bytes) -> Iterator[Mapping[str, Any]]:
+    import yaml
+
     try:
-        document = _Loader(data).get_single_data()
+        document = getattr(yaml, "CSafeLoader", yaml.SafeLoader)(data).get_single_data()
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark is not None else str(path)

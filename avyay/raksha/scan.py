@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 from avyay.clock import SYSTEM_CLOCK, Clock
@@ -15,7 +16,7 @@ from avyay.errors import AvyayError, ConfigError
 from avyay.ports import Progress
 from avyay.raksha import suppress
 from avyay.raksha.baseline import Baseline
-from avyay.raksha.cache import ResultCache, cache_key, decode, encode
+from avyay.raksha.cache import ResultCache, cache_key, decode, decode_rules, encode, encode_rules
 from avyay.raksha.diff import changes_since, files_before
 from avyay.raksha.engines.base import Confirming, Engine, FileResult, Noting, Outcome
 from avyay.raksha.files import Tree, collect, matches
@@ -87,9 +88,29 @@ class CodeScanner:
 
     def rules(self) -> dict[str, Rule]:
         """Everything that can be found, by id."""
-        return {rule.id: rule for engine in self._engines for rule in engine.rules()} | {
-            r.id: r for r in suppress.RULES
-        }
+        return dict(self._rules)
+
+    @cached_property
+    def _rules(self) -> dict[str, Rule]:
+        rules: dict[str, Rule] = {}
+        for engine in self._engines:
+            rules.update({rule.id: rule for rule in self._described(engine)})
+        return rules | {rule.id: rule for rule in suppress.RULES}
+
+    def _described(self, engine: Engine) -> Sequence[Rule]:
+        """An engine's rules; from the cache, they need neither be parsed nor imported."""
+        if self._cache is None:
+            return engine.rules()
+        cache = ResultCache(self._cache, clock=self._clock)
+        try:
+            key = f"rules:{engine.name}:{engine.version}:{engine.digest()}".encode()
+            known = decode_rules(cache.get([key]).get(key, ""))
+            if known is None:
+                known = list(engine.rules())
+                cache.put({key: encode_rules(known)})
+            return known
+        finally:
+            cache.close()
 
     def scan(
         self,
@@ -128,9 +149,9 @@ class CodeScanner:
             changes = changes_since(diff, project.repository, tree.root)
             tree = replace(tree, files=[file for file in tree.files if file.name in changes.names])
         runs = self._run_engines(tree.files, project, progress)
-        rules = self.rules()
+        rules = self._rules
         findings = self._findings(runs, tree.files, rules)
-        judged = _judged(runs, self._is_on)
+        judged = _judged(runs, self._described, self._is_on)
         kept, comments, suppressed = suppress.apply(findings, tree.files, judged=judged)
         kept += finish([c for c in comments if self._is_on(c.rule)], {file.name: file for file in tree.files})
         kept, by_path = self._apply_path_rules(kept)
@@ -305,13 +326,15 @@ def _remember(runs: Sequence[_Run], keys: dict[str, dict[str, bytes]], cache: Re
     cache.put(values)
 
 
-def _judged(runs: Sequence[_Run], is_on: Callable[[str], bool]) -> dict[str, Collection[str]]:
+def _judged(
+    runs: Sequence[_Run], described: Callable[[Engine], Sequence[Rule]], is_on: Callable[[str], bool]
+) -> dict[str, Collection[str]]:
     """For each file the rules that were really looked for in it."""
     judged: dict[str, set[str]] = {}
     for run in runs:
         if run.failed:
             continue
-        rules = {rule.id for rule in run.engine.rules() if is_on(rule.id)}
+        rules = {rule.id for rule in described(run.engine) if is_on(rule.id)}
         for file in run.files:
             result = run.outcome.results.get(file.name)
             if result is not None and not result.failed:

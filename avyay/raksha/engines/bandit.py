@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.metadata
+import hashlib
 import json
 import sys
 import threading
@@ -16,6 +16,7 @@ from avyay.process import run
 from avyay.raksha.engines.bandit_rules import RULES
 from avyay.raksha.engines.base import FileResult, Outcome, Step
 from avyay.raksha.project import Project
+from avyay.raksha.registry import installed_version
 from avyay.raksha.source import SourceFile
 from avyay.raksha.types import Finding, Rule, Skipped
 
@@ -43,13 +44,13 @@ class BanditEngine:
 
     @cached_property
     def version(self) -> str:
-        try:
-            return importlib.metadata.version("bandit")
-        except importlib.metadata.PackageNotFoundError:
-            return "missing"
+        return installed_version("bandit") or "missing"
 
     def rules(self) -> Sequence[Rule]:
         return [rule for rule, _, _ in RULES.values()]
+
+    def digest(self) -> str:
+        return hash_of_rules()
 
     def key(self, project: Project) -> str:
         python = f"{sys.version_info.major}.{sys.version_info.minor}"
@@ -94,7 +95,7 @@ class BanditEngine:
 
 def hash_of_rules() -> str:
     """Changes when the selection of tests changes."""
-    return str(sum(ord(letter) * (index + 1) for index, letter in enumerate(repr(sorted(RULES.items())))))
+    return hashlib.sha256(repr(sorted(RULES.items())).encode()).hexdigest()
 
 
 def _finding(item: dict[str, Any], file: SourceFile) -> Finding | None:

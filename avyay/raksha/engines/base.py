@@ -60,6 +60,10 @@ class Engine(Protocol):
         """Everything it can find."""
         ...
 
+    def digest(self) -> str:
+        """Changes when its rules change."""
+        ...
+
     def key(self, project: Project) -> str:
         """Changes when the same file may give another result; part of the key of cached results."""
         ...

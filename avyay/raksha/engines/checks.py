@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 
 from avyay import __version__
@@ -20,25 +20,44 @@ __all__ = ["ChecksEngine"]
 
 
 class ChecksEngine:
-    """The engine behind `avyay.raksha.checks` and the entry points `avyay.checks`."""
+    """The engine behind `avyay.raksha.checks` and the entry points `avyay.checks`.
+
+    Args:
+        checks: By name, or a function that loads them when the first file has to be looked at.
+        digest: Stands for their code; by default it is read from the modules.
+    """
 
     name = "checks"
     version = __version__
 
-    def __init__(self, checks: Mapping[str, Check]) -> None:
-        self._checks = dict(checks)
+    def __init__(
+        self,
+        checks: Mapping[str, Check] | Callable[[], Mapping[str, Check]],
+        *,
+        digest: Callable[[], str] | None = None,
+    ) -> None:
+        self._given = checks
+        self._digest = digest
+
+    @cached_property
+    def _checks(self) -> dict[str, Check]:
+        return dict(self._given() if callable(self._given) else self._given)
 
     def rules(self) -> Sequence[Rule]:
         return [rule for check in self._checks.values() for rule in check.RULES]
 
+    def digest(self) -> str:
+        return self._code
+
     def key(self, project: Project) -> str:
         if project.online:
             return ""  # the world may change between two scans
-        uses_project = any(check.USES_PROJECT for check in self._checks.values())
-        return f"{self._code}:{project.fingerprint if uses_project else ''}"
+        return f"{self._code}:{project.fingerprint}"
 
     @cached_property
     def _code(self) -> str:
+        if self._digest is not None:
+            return self._digest()
         digest = hashlib.sha256(__version__.encode())
         for name, check in sorted(self._checks.items()):
             digest.update(name.encode())
@@ -49,7 +68,7 @@ class ChecksEngine:
         return digest.hexdigest()
 
     def reads(self, file: SourceFile) -> bool:
-        return any(not check.LANGUAGES or file.language in check.LANGUAGES for check in self._checks.values())
+        return True  # there are checks for any text
 
     def run(self, files: Sequence[SourceFile], project: Project, *, step: Step, cancel: threading.Event) -> Outcome:
         outcome = Outcome()

@@ -85,6 +85,9 @@ class ScaEngine:
     def rules(self) -> Sequence[Rule]:
         return (VULNERABLE, MALICIOUS)
 
+    def digest(self) -> str:
+        return __version__
+
     def key(self, project: Project) -> str:
         return self.version
 

@@ -7,7 +7,6 @@ private to semgrep, so it is used only with the version below.
 
 from __future__ import annotations
 
-import importlib.metadata
 import importlib.util
 import json
 import os
@@ -24,8 +23,9 @@ from avyay.config.environment import Environment
 from avyay.errors import ConfigError, DependencyError, UnreachableError
 from avyay.process import Completed, run
 from avyay.raksha.engines.base import FileResult, Outcome, Step
+from avyay.raksha.languages import STRUCTURED, UNSUPPORTED
 from avyay.raksha.project import Project
-from avyay.raksha.registry import PatternRules
+from avyay.raksha.registry import PatternRules, installed_version
 from avyay.raksha.source import SourceFile
 from avyay.raksha.types import Edit, Finding, Rule, Skipped
 
@@ -35,6 +35,7 @@ CORE_VERSION = "1.182.0"
 HINT = f"Install it with: pip install semgrep=={CORE_VERSION}"
 RULE_SECONDS = 10.0  # for one rule on one file
 GENERIC = ("regex", "generic")
+KNOWN = STRUCTURED | UNSUPPORTED | {"json", "bash", "html", "text"}
 _ALIASES = {
     "py": "python", "python2": "python", "python3": "python", "js": "javascript", "ts": "typescript", "golang": "go",
     "docker": "dockerfile", "tf": "terraform", "hcl": "terraform", "sh": "bash", "none": "regex",
@@ -71,10 +72,7 @@ class SemgrepEngine:
 
     @cached_property
     def version(self) -> str:
-        try:
-            return importlib.metadata.version("semgrep")
-        except importlib.metadata.PackageNotFoundError:
-            return "missing"
+        return installed_version("semgrep") or "missing"
 
     @cached_property
     def _languages(self) -> frozenset[str]:
@@ -83,11 +81,15 @@ class SemgrepEngine:
     def rules(self) -> Sequence[Rule]:
         return list(self._rules.rules.values())
 
+    def digest(self) -> str:
+        return self._rules.digest
+
     def key(self, project: Project) -> str:
         return f"{self.version}:{self._rules.digest}"
 
     def reads(self, file: SourceFile) -> bool:
-        return file.language in self._languages or not self._languages.isdisjoint(GENERIC)
+        # Which languages have rules is known only after parsing them all: too dear for files that are in the cache.
+        return file.language in KNOWN
 
     def run(self, files: Sequence[SourceFile], project: Project, *, step: Step, cancel: threading.Event) -> Outcome:
         with tempfile.TemporaryDirectory(prefix="avyay-semgrep-") as folder:
@@ -96,7 +98,7 @@ class SemgrepEngine:
             present = {file.language for file in files} | set(GENERIC)
             rules = [raw for raw in self._rules.raw.values() if present & {_language(x) for x in raw["languages"]}]
             if not rules:
-                return Outcome()
+                return Outcome({file.name: FileResult(parsed=False) for file in files})
             binary = self._binary()
             rules_file = Path(folder, "rules.json")
             if binary is not None:

@@ -1,35 +1,18 @@
-"""Markdown: a rule's page, and a scan's summary for pull requests and job summaries."""
+"""Markdown: a scan's summary for pull requests and job summaries."""
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Sequence
 
 from avyay.raksha.report.escape import markdown
-from avyay.raksha.types import SEVERITIES, Finding, Report, Rule, Severity, verdict
+from avyay.raksha.types import SEVERITIES, Finding, Report, Severity, verdict
 
-__all__ = ["explain_rule", "summary"]
+__all__ = ["summary"]
 
 # GitHub cuts a job summary off at 1 MiB; a table nobody reads to its end needs less.
 LISTED = 200
 ICONS: dict[Severity, str] = {"critical": "🔴", "high": "🟠", "medium": "🟡", "low": "🔵", "info": "⚪"}
-
-
-def explain_rule(rule: Rule) -> str:
-    """The page of a rule: `avyay raksha explain ID` prints it, the reference documentation is made of it."""
-    facts = [f"severity {rule.severity}", f"precision {rule.precision}", *rule.cwe, *rule.owasp]
-    facts.append(", ".join(rule.languages) if rule.languages else "any text file")
-    parts = [f"## {rule.id}", f"**{rule.title}** ({'; '.join(facts)})", rule.why.strip()]
-    if rule.bad:
-        parts += ["Found:", _code(rule.bad)]
-    if rule.good:
-        parts += ["Not found:", _code(rule.good)]
-    if rule.fix:
-        parts.append(f"Fix: {rule.fix}")
-    if rule.online:
-        parts.append("Asks the network; runs only with `--online`.")
-    return "\n\n".join(parts) + "\n"
 
 
 def summary(report: Report, *, fail_on: Severity, shown: Sequence[Finding] | None = None) -> str:
@@ -62,8 +45,3 @@ def summary(report: Report, *, fail_on: Severity, shown: Sequence[Finding] | Non
     if report.suppressed:
         lines += [f"{len(report.suppressed)} suppressed.", ""]
     return "\n".join(lines)
-
-
-def _code(text: str) -> str:
-    fence = "`" * max(3, max((len(run) for run in re.findall(r"`+", text)), default=0) + 1)
-    return "\n".join((fence, text.rstrip(), fence))

@@ -16,7 +16,7 @@ from avyay.raksha.types import Finding, Report, Rule, Severity, Skipped, Suppres
 __all__ = ["sarif_document", "write_sarif"]
 
 SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
-HELP = "https://github.com/avyay-ai/avyay/blob/main/docs/reference/rules.md"
+HELP = "https://github.com/avyay-ai/avyay/blob/main/docs/rules.md"
 BASE = "%SRCROOT%"
 LEVELS: dict[Severity, str] = {
     "critical": "error", "high": "error", "medium": "warning", "low": "note", "info": "note",

@@ -35,6 +35,9 @@ class WordEngine:
     def rules(self) -> Sequence[Rule]:
         return [RULE]
 
+    def digest(self) -> str:
+        return self._key
+
     def key(self, project: Project) -> str:
         return self._key
 

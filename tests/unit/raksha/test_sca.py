@@ -19,8 +19,9 @@ from avyay.clock import FakeClock
 from avyay.errors import DependencyError, UnreachableError
 from avyay.raksha.engines.sca import ScaEngine
 from avyay.raksha.sca.cvss import base_score
-from avyay.raksha.sca.database import AdvisoryDatabase, update_database
+from avyay.raksha.sca.database import AdvisoryDatabase
 from avyay.raksha.sca.lockfiles import LockfileError, is_lockfile, read_lockfile
+from avyay.raksha.sca.update import update_database
 from avyay.raksha.sca.versions import is_affected, newest, sort_key
 from avyay.raksha.scan import CodeScanner
 from avyay.raksha.types import verdict

@@ -11,6 +11,8 @@ from types import ModuleType, SimpleNamespace
 import pytest
 
 from avyay.errors import ConfigError
+from avyay.raksha.engines import bandit as bandit_engine
+from avyay.raksha.engines import semgrep as semgrep_engine
 from avyay.raksha.engines.bandit import BanditEngine
 from avyay.raksha.engines.checks import ChecksEngine
 from avyay.raksha.engines.semgrep import SemgrepEngine
@@ -114,12 +116,8 @@ def test_a_broken_bandit_leaves_the_others_standing(pattern_rules: PatternRules,
 def test_missing_engines_say_how_to_get_them(
     pattern_rules: PatternRules, write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from importlib import metadata
-
-    def missing(name: str) -> str:
-        raise metadata.PackageNotFoundError(name)
-
-    monkeypatch.setattr(metadata, "version", missing)
+    monkeypatch.setattr(semgrep_engine, "installed_version", lambda name: None)
+    monkeypatch.setattr(bandit_engine, "installed_version", lambda name: None)
     report = CodeScanner([SemgrepEngine(pattern_rules), BanditEngine()]).scan([write({"a.py": BAD})])
     assert {item.engine for item in report.skipped} == {"semgrep", "bandit"}
     assert all("pip install" in item.reason for item in report.skipped)

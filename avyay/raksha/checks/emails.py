@@ -109,7 +109,7 @@ CONTACT = re.compile(
 LEGAL = re.compile(r"(?i)copyright|\(c\)\s|©|spdx|licen[cs]e")
 PROGRAMS = frozenset({"python", "javascript", "typescript", "go"})
 PROSE = re.compile(
-    r"(?:^|/)(?:[^/]*\.(?:md|mdx|rst|txt|po|pot|adoc|svg|lock|min\.js|min\.css|ipynb|csv|tsv|mailmap|patch|diff|srt|bib|cff|map)"
+    r"(?:^|/)(?:[^/]*\.(?:md|mdx|rst|txt|po|pot|adoc|svg|lock|min\.js|min\.css|ipynb|csv|tsv|mailmap|patch|diff|srt|bib|cff|map|ai|eps|ps|pdf)"
     r"|(?:AUTHORS|CHANGE\w*|HISTORY|LICEN[CS]E\w*|COPYING|NOTICE|THANKS|CONTRIBUTORS|MAINTAINERS|CODEOWNERS|README)[^/]*"
     r"|package-lock\.json|pnpm-lock\.yaml|go\.sum|composer\.lock)$",
     re.IGNORECASE,
@@ -174,7 +174,7 @@ def _is_address(text: str, start: int, end: int, address: str) -> bool:
     before = text[max(0, start - 120) : start]
     line = before.rsplit("\n", 1)[-1]
     word = re.split(r"[\s\"'`<>(),;=]", line)[-1]
-    if "://" in word or (word and word[-1] in "/@\\}]*+$%#&!|^~{") or local.startswith("%"):
+    if "://" in word or (word and not word.endswith(":")) or local.startswith("%"):
         return False  # part of a URL, a handle, a pattern or a template
     after = text[end : end + 2]
     if after[:1] in ("/", "@", "\\", "{", "[", "(") or (

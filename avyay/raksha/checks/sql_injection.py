@@ -238,10 +238,25 @@ def _assembled(file: SourceFile, module: Module, flow: Flow, seen: set[int]) -> 
             and tokens[0].text != "fmt"
         ) and not any(item.holes for item in tokens if item.kind == "string"):
             continue
+        if not VALUE.search("".join(_marked(item) for item in tokens)):
+            continue  # a statement around a statement: what query builders do
         unsafe = flow.unsafe(tokens, index)
         if unsafe:
             seen.update(item.start for item in tokens)
             yield file.finding(RULE, tokens[0].start, tokens[-1].end, message=_message(unsafe))
+
+
+# A part put in where a value stands.
+VALUE = re.compile(
+    r"(?is)(?:=|<|>|\blike\b|\bin\b|\bvalues\b|\blimit\b|\boffset\b|\bset\b|\bby\b|\binto\b|\btable\b|\bdatabase\b|\bupdate\b|\bfrom\b(?!\s*\())[^\x00]{0,60}?\x00"
+)
+
+
+def _marked(token: Token) -> str:
+    """A token of a built text; what is not literal is a hole."""
+    if token.kind == "string":
+        return re.sub(r"%[sdr]|%\(\w+\)s|\{\w*\}", "\x00", token.value)
+    return "\x00" if token.kind == "name" else ""
 
 
 def _expression(module: Module, index: int) -> tuple[int, int]:

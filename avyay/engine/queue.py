@@ -11,6 +11,7 @@ import json
 import random as random_module
 import secrets
 import sqlite3
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -99,24 +100,23 @@ class Queue:
         return str(row[0]) if row else None
 
     def _check(self, db: Database, fresh: Sequence[tuple[str, NewTask]]) -> None:
-        names = [name for name, _ in fresh]
+        times = Counter(name for name, _ in fresh)
         for name, task in fresh:
             if not task.title.strip():
                 raise UsageError(f"The task {name} has no title.", hint="Say in one line what is to be done.")
             if task.attempts < 1:
                 raise UsageError(f"The task {name} allows {task.attempts} attempts.", hint="Allow at least one.")
-            if names.count(name) > 1 or _exists(db, name):
+            if times[name] > 1 or _exists(db, name):
                 raise UsageError(f"There is a task {name!r} already.", hint="Choose another id, or leave it out.")
-        added = set(names)
         for name, task in fresh:
             for need in task.needs:
-                if need not in added and not _exists(db, need):
+                if need not in times and not _exists(db, need):
                     raise UsageError(
                         f"The task {name} needs {need!r}, which does not exist.",
                         hint="Add it first, or in the same call.",
                     )
         # What is in the queue already cannot need what is new, so a cycle can only lie among the new.
-        graph = {name: [need for need in task.needs if need in added] for name, task in fresh}
+        graph = {name: [need for need in task.needs if need in times] for name, task in fresh}
         if cycle := find_cycle(graph):
             raise UsageError(f"These tasks wait for each other: {' -> '.join(cycle)}.", hint="Break the cycle.")
 

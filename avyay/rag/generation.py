@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -59,16 +59,18 @@ def load_generation(folder: Path, *, dimensions: int) -> Generation:
         CorruptError: they are missing or do not fit together.
     """
     try:
-        postings = Postings.load(folder)
-        uids = np.load(folder / "uids.npy", mmap_mode="r")
-        document_ids = np.load(folder / "document_ids.npy", mmap_mode="r")
+        mapped = Postings.load(folder)
+        # Plain views of the maps: every slice of a np.memmap would be one again, at several times the cost.
+        postings = Postings(*(np.asarray(getattr(mapped, item.name)) for item in fields(mapped)))
+        uids = np.asarray(np.load(folder / "uids.npy", mmap_mode="r"))
+        document_ids = np.asarray(np.load(folder / "document_ids.npy", mmap_mode="r"))
     except (OSError, ValueError) as error:
         raise _damaged(folder) from error
     if not len(postings.documents) == len(postings.lengths) == len(uids):
         raise _damaged(folder)
     vectors = None
     try:
-        vectors = np.load(folder / "vectors.npy", mmap_mode="r")
+        vectors = np.asarray(np.load(folder / "vectors.npy", mmap_mode="r"))
     except (OSError, ValueError):
         pass
     if vectors is not None and (vectors.shape != (len(uids), dimensions) or vectors.dtype != np.float32):

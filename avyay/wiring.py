@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
 
+    from mcp.server.fastmcp import FastMCP
+
     from avyay.engine.queue import Queue
     from avyay.marga.budgets import Budgets
     from avyay.marga.router import Router
@@ -32,7 +34,10 @@ if TYPE_CHECKING:
     from avyay.rag.stores.base import VectorStore
     from avyay.raksha.scan import CodeScanner
 
-__all__ = ["Services", "open_services"]
+__all__ = ["MCP_COMPONENTS", "Services", "open_services"]
+
+# attribute of Services -> the module that registers its tools
+MCP_COMPONENTS = {"rag": "avyay.rag.mcp"}
 
 
 class Services:
@@ -147,7 +152,7 @@ class Services:
         from avyay.rag.service import RagService
 
         settings = self.settings.rag
-        places = IndexPlaces.under(self.paths.data / "rag")
+        places = IndexPlaces.under(self.paths.data / "rag", settings.vectors_url)
 
         def open_store() -> VectorStore:
             from avyay.rag.stores.lance import LanceStore
@@ -175,6 +180,39 @@ class Services:
         queue = Queue(self.paths.component("engine") / "engine.db", clock=self.clock)
         self._open.callback(queue.close)
         return queue
+
+    def mcp_server(self, names: Sequence[str] | None = None, *, host: str = "127.0.0.1", port: int = 8090) -> FastMCP:
+        """An MCP server with the tools of the named components, by default of all; `host` and `port` are for HTTP.
+
+        Raises:
+            UsageError: a component has no tools.
+        """
+        import warnings
+        from importlib import import_module
+
+        from mcp.server.fastmcp import FastMCP
+
+        from avyay.errors import UsageError
+
+        chosen = list(MCP_COMPONENTS) if names is None else list(names)
+        for name in chosen:
+            if name not in MCP_COMPONENTS:
+                raise UsageError(f"{name!r} has no tools.", hint=f"Components are: {', '.join(MCP_COMPONENTS)}.")
+        modules = [import_module(MCP_COMPONENTS[name]) for name in chosen]
+        with warnings.catch_warnings():
+            # The SDK's own settings class holds a forward reference that pydantic-settings remarks on.
+            warnings.filterwarnings("ignore", message="Field .* has an unresolved|.*model_rebuild")
+            server = FastMCP(
+                "avyay",
+                instructions="\n".join(module.INSTRUCTIONS for module in modules),
+                log_level="WARNING",
+                host=host,
+                port=port,
+                stateless_http=True,
+            )
+        for name, module in zip(chosen, modules, strict=True):
+            module.register(server, getattr(self, name))
+        return server
 
     def close(self) -> None:
         """Close what was opened, last first."""

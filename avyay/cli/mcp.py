@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import sys
-import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -13,14 +12,9 @@ from avyay.cli.app import command_group
 from avyay.cli.command import Run, command
 from avyay.errors import UsageError
 
-if TYPE_CHECKING:
-    from mcp.server.fastmcp import FastMCP
-
 app = command_group("Serve tools to coding agents over MCP.")
 app.info.no_args_is_help = False
 
-# name: what adds its tools to a server
-COMPONENTS = {"rag": "avyay.rag.mcp"}
 DEFAULT_PORT = 8090
 
 
@@ -43,39 +37,13 @@ def mcp(
         return
     if client is not None:
         raise UsageError("--client goes with: avyay mcp config")
-    names = list(COMPONENTS) if subject is None else [subject]
-    if names[0] not in COMPONENTS:
-        raise UsageError(f"{names[0]!r} has no tools.", hint=f"Components are: {', '.join(COMPONENTS)}.")
-    server = build_server(run, names, host=host, port=port)
+    server = run.services.mcp_server([subject] if subject else None, host=host, port=port)
     if http:
         _check_port(host, port)
         run.out.note(f"MCP at http://{host}:{port}/mcp")
         server.run("streamable-http")
     else:
         server.run("stdio")
-
-
-def build_server(run: Run, names: list[str], *, host: str = "127.0.0.1", port: int = DEFAULT_PORT) -> FastMCP:
-    """A server with the tools of the named components."""
-    from importlib import import_module
-
-    from mcp.server.fastmcp import FastMCP
-
-    modules = [import_module(COMPONENTS[name]) for name in names]
-    with warnings.catch_warnings():
-        # The SDK's own settings class holds a forward reference that pydantic-settings remarks on.
-        warnings.filterwarnings("ignore", message="Field .* has an unresolved|.*model_rebuild")
-        server = FastMCP(
-            "avyay",
-            instructions="\n".join(module.INSTRUCTIONS for module in modules),
-            log_level="WARNING",
-            host=host,
-            port=port,
-            stateless_http=True,
-        )
-    for name, module in zip(names, modules, strict=True):
-        module.register(server, getattr(run.services, name))
-    return server
 
 
 def _print_config(run: Run, client: str | None, *, url: str | None) -> None:

@@ -217,6 +217,11 @@ class RagSettings(Section):
     include: tuple[str, ...] = project_safe((), "Globs of files to index; by default every supported document.")
     exclude: tuple[str, ...] = project_safe((), "Globs of files to leave out.")
     passages: int = project_safe(5, "Passages shown or given to the model.", ge=1, le=50)
+    vectors_url: str | None = Field(None, description="Where LanceDB keeps vectors, such as s3://bucket/prefix.")
+    poll_interval: Seconds = Field(300.0, description="The daemon looks at its sources so often; 0: never.")
+    reconcile_interval: Seconds = Field(86_400.0, description="It compares index and sources so often; 0: never.")
+    webhook_secret_env: str | None = Field(None, description="Environment variable with the secret of push webhooks.")
+    api_key_env: str | None = Field(None, description="Environment variable with the key the daemon's callers send.")
 
 
 class AllowSettings(Section):

@@ -28,7 +28,16 @@ if TYPE_CHECKING:
     from avyay.rag.catalog import SourceRow
     from avyay.rag.service import RagService
 
-__all__ = ["INSTRUCTIONS", "register"]
+__all__ = [
+    "INSTRUCTIONS",
+    "AnswerModel",
+    "SearchModel",
+    "SourcesModel",
+    "answer_model",
+    "passage_model",
+    "register",
+    "source_model",
+]
 
 INSTRUCTIONS = (
     "Runbooks indexed from git. ask_devops answers a question with citations; search_runbooks returns the passages"
@@ -125,7 +134,7 @@ def register(server: FastMCP, rag: RagService) -> None:
                 answer = await _threaded(partial(rag.finish, prepared))
             else:
                 answer = await rag.complete(prepared)
-        return _answer(answer)
+        return answer_model(answer)
 
     @server.tool(title="Search the runbooks", annotations=READ_ONLY, structured_output=True)
     async def search_runbooks(
@@ -139,7 +148,7 @@ def register(server: FastMCP, rag: RagService) -> None:
             result = await _threaded(
                 partial(rag.retrieve, query, limit=limit, sources=sources or (), paths=paths or ())
             )
-        passages = [_passage(number, one.passage) for number, one in enumerate(result.found, 1)]
+        passages = [passage_model(number, one.passage) for number, one in enumerate(result.found, 1)]
         return SearchModel(passages=passages, notes=list(result.notes))
 
     @server.tool(title="List the sources", annotations=READ_ONLY, structured_output=True)
@@ -148,7 +157,7 @@ def register(server: FastMCP, rag: RagService) -> None:
         with _tool_errors():
             rows = await _threaded(rag.sources)
         now = rag.clock.now()
-        return SourcesModel(sources=[_source(row, now) for row in rows])
+        return SourcesModel(sources=[source_model(row, now) for row in rows])
 
     @server.tool(
         title="Say whether an answer helped",
@@ -202,7 +211,8 @@ def _tool_errors() -> Iterator[None]:
         raise ToolError(f"{error.message} {error.hint or ''}".strip()) from error
 
 
-def _passage(number: int, passage: Passage) -> PassageModel:
+def passage_model(number: int, passage: Passage) -> PassageModel:
+    """A passage as agents and HTTP callers see it."""
     return PassageModel(
         number=number,
         citation=plain_text(passage.citation),
@@ -219,18 +229,20 @@ def _passage(number: int, passage: Passage) -> PassageModel:
     )
 
 
-def _answer(answer: Answer) -> AnswerModel:
+def answer_model(answer: Answer) -> AnswerModel:
+    """An answer as agents and HTTP callers see it."""
     return AnswerModel(
         id=answer.id,
         mode=answer.mode,
         text=answer.text,
         cited=list(answer.cited),
-        passages=[_passage(number, passage) for number, passage in enumerate(answer.passages, 1)],
+        passages=[passage_model(number, passage) for number, passage in enumerate(answer.passages, 1)],
         notes=list(answer.notes),
     )
 
 
-def _source(row: SourceRow, now: float) -> SourceModel:
+def source_model(row: SourceRow, now: float) -> SourceModel:
+    """A source as agents and HTTP callers see it."""
     return SourceModel(
         name=row.spec.name,
         location=f"{row.spec.location}/{row.spec.prefix}".rstrip("/"),

@@ -30,7 +30,7 @@ from avyay.rag.searcher import Mode, Searcher, SearchResult
 
 if TYPE_CHECKING:
     from avyay.ports import Progress
-    from avyay.rag.catalog import SourceRow
+    from avyay.rag.catalog import SourceRow, State
     from avyay.rag.index import Indexer
     from avyay.rag.places import IndexPlaces
     from avyay.rag.plan import SyncReport
@@ -141,6 +141,10 @@ class RagService:
                     for one in found
                 ],
             }
+
+    def state(self) -> State:
+        """Which generation is visible, and how much is in it."""
+        return self._searcher.state()
 
     def sources(self) -> list[SourceRow]:
         """What is indexed."""

@@ -12,7 +12,7 @@ import re
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 
 from avyay.rag.parsers import Heading, Outline, parse, split_lines
@@ -212,18 +212,17 @@ class _Cutter:
         return self.count(self.text[start:end]) - self.empty
 
     def _context(self, node: _Node) -> str:
-        """Title, file name when it says something else, and the headings above; the outer ones go when it is long."""
-        name = document_name(self.path)
-        parts = [self.title]
-        if _plain(name) not in _plain(self.title):
+        """Title in words, file name when it says something else, headings; the outer ones go when it is long."""
+        name, title = document_name(self.path), _words(self.title)
+        said = _plain(title)
+        parts = [title]
+        if _plain(name) not in said:
             parts.append(_words(name))
-        elif _words(self.title) != self.title:
-            parts.append(_words(self.title))
-        parts.extend(text for text in node.section.heading_path if _plain(text) != _plain(self.title))
+        parts.extend(text for text in node.section.heading_path if _plain(text) != said)
         limit = max(8, self.max_tokens // CONTEXT_SHARE)
-        while len(parts) > 1 and self.count(" > ".join(parts)) - self.empty > limit:
+        while len(parts) > 1 and self.count(". ".join(parts)) - self.empty > limit:
             del parts[1 if len(parts) > 2 else 0]
-        context = " > ".join(parts)
+        context = ". ".join(parts)
         if self.count(context) - self.empty > limit:
             context = self._shortened(context, limit)
         return context
@@ -294,7 +293,7 @@ class _Cutter:
         context = self._context(node)
         inside = [text for at, text in self.headings if start <= at < end]
         own = [section.heading] if section.heading else []
-        yield Chunk(
+        chunk = Chunk(
             id=f"{section.id}-{part}",
             section_id=section.id,
             path=self.path,
@@ -305,11 +304,12 @@ class _Cutter:
             last_line=self._line(max(overlap_start, overlap_start + len(body) - 1)),
             text=body,
             context=context,
-            tokens=self.count(f"{context}\n{body}"),
+            tokens=0,
             part=part,
             repeated=max(0, start - overlap_start),
             oversized=self.count(body) - self.empty > room,
         )
+        yield replace(chunk, tokens=self.count(chunk.embedding_text))
 
     def _line(self, offset: int) -> int:
         return bisect_right(self.offsets, offset, 0, max(1, len(self.offsets) - 1))

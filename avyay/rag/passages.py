@@ -1,4 +1,4 @@
-"""From ranked chunks to passages worth reading: chunks of one section that touch are joined."""
+"""From ranked chunks to passages worth reading: chunks that touch are joined."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from avyay.rag.retrieve import join_neighbours
+
 if TYPE_CHECKING:
     from avyay.ports import Passage
     from avyay.rag.searcher import Found
 
-__all__ = ["JoinedPassage", "gather"]
+__all__ = ["JoinedPassage", "NeighbouringSections", "gather", "gather_sections"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +33,36 @@ def gather(found: Sequence[Found], limit: int) -> list[JoinedPassage]:
         elif len(groups) < limit:
             groups.append([one])
     return [_joined(group) for group in groups]
+
+
+@dataclass(frozen=True, slots=True)
+class NeighbouringSections:
+    """Sections of one document that were found and stand side by side, as one result; `best` ranked it."""
+
+    best: Found
+    headings: tuple[str, ...]
+    first_line: int
+    last_line: int
+
+
+def gather_sections(found: Sequence[Found], limit: int) -> list[NeighbouringSections]:
+    """At most `limit` results, in the order of their best chunks; no more sections in one than can be read at once."""
+    headings = [one.row.chunk.headings or (one.row.chunk.heading,) for one in found]
+    groups = join_neighbours(
+        [one.hit for one in found],
+        sections=headings,
+        tokens=[one.row.chunk.tokens for one in found],
+        limit=limit,
+    )
+    return [
+        NeighbouringSections(
+            best=found[group[0]],
+            headings=tuple(dict.fromkeys(heading for place in group for heading in headings[place])),
+            first_line=min(found[place].row.chunk.first_line for place in group),
+            last_line=max(found[place].row.chunk.last_line for place in group),
+        )
+        for group in groups
+    ]
 
 
 def _touch(one: Found, other: Found) -> bool:

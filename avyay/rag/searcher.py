@@ -20,9 +20,9 @@ from avyay.ports import Passage
 from avyay.rag.catalog import SCHEMA, ChunkRow, SourceRow, State, read_chunks, read_sources, read_state
 from avyay.rag.confidence import Confidence, assess
 from avyay.rag.generation import Generation, load_generation
-from avyay.rag.lexical import bm25
 from avyay.rag.lexical.tokenise import identifiers
-from avyay.rag.retrieve import query_terms, rank
+from avyay.rag.query import Query, analyse, with_concepts, without_keywords
+from avyay.rag.retrieve import rank, search_lexical
 from avyay.rag.sources.base import glob_pattern
 
 if TYPE_CHECKING:
@@ -131,11 +131,14 @@ class Searcher:
         if not query.strip():
             raise UsageError("The question is empty.", hint='Write it in quotes: avyay ask "why is etcd slow?"')
         state, generation = self._current()
-        vector, notes = self._query_vector(query, state, generation, mode)
+        analysed = analyse(query)
+        analysed, vector, notes = self._query_vector(analysed, state, generation, mode)
         if mode == "vectors" and vector is None:
             raise DependencyError("Vectors are unavailable: " + " ".join(notes), hint="Search with --mode keywords.")
         eligible = self._eligible(generation, sources, paths)
-        hits, confidence = _rank(generation, "" if mode == "vectors" else query, vector, limit, eligible)
+        if mode == "vectors":
+            analysed = without_keywords(analysed)
+        hits, confidence = _rank(generation, analysed, vector, limit, eligible)
         with self._lock:
             rows = read_chunks(self._open(), [int(generation.uids[hit.chunk]) for hit in hits])
         now = self._clock.now()
@@ -211,21 +214,26 @@ class Searcher:
         raise AssertionError("unreachable")
 
     def _query_vector(
-        self, query: str, state: State, generation: Generation, mode: Mode
-    ) -> tuple[NDArray[np.float32] | None, tuple[str, ...]]:
+        self, query: Query, state: State, generation: Generation, mode: Mode
+    ) -> tuple[Query, NDArray[np.float32] | None, tuple[str, ...]]:
         if mode == "keywords":
-            return None, ()
+            return query, None, ()
         if generation.vectors is None:
-            return None, ("The vector file is missing: searched by keywords only. Repair: avyay rag reconcile",)
+            return query, None, ("The vector file is missing: searched by keywords only. Repair: avyay rag reconcile",)
         if state.embedder != self._embedder.name:
-            return None, (
-                f"The index was made with the embedder {state.embedder}, not {self._embedder.name}: searched by"
-                " keywords only. Make it again: avyay rag index --rebuild",
+            return (
+                query,
+                None,
+                (
+                    f"The index was made with the embedder {state.embedder}, not {self._embedder.name}: searched by"
+                    " keywords only. Make it again: avyay rag index --rebuild",
+                ),
             )
         try:
-            return self._embedder.embed([query], kind="query")[0], ()
+            vectors = self._embedder.embed(query.texts, kind="query")
         except AvyayError as error:
-            return None, (f"{error.message} Searched by keywords only.",)
+            return query, None, (f"{error.message} Searched by keywords only.",)
+        return with_concepts(query, vectors[0], self._embedder.name), vectors.mean(axis=0), ()
 
     def _eligible(
         self, generation: Generation, sources: Sequence[str], paths: Sequence[str]
@@ -254,7 +262,7 @@ class Searcher:
 
 def _rank(
     generation: Generation,
-    query: str,
+    query: Query,
     vector: NDArray[np.float32] | None,
     limit: int,
     eligible: NDArray[np.bool_] | None,
@@ -262,12 +270,10 @@ def _rank(
     similarities = None
     if vector is not None and generation.vectors is not None:
         similarities = generation.vectors @ vector
-    terms = query_terms(query) if query else {}
-    lexical = bm25.score(generation.postings, terms)
-    hits = rank(
-        generation.postings.documents, lexical=lexical, similarities=similarities, limit=limit, eligible=eligible
-    )
-    return hits, assess(generation.postings, terms, identifiers(query), lexical, similarities, eligible)
+    lexical = search_lexical(generation.postings, query)
+    hits = rank(query, generation.postings, lexical=lexical, similarities=similarities, limit=limit, eligible=eligible)
+    names = identifiers(query.text)
+    return hits, assess(generation.postings, query.terms, names, lexical, similarities, eligible)
 
 
 def no_index() -> UsageError:

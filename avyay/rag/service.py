@@ -25,7 +25,7 @@ from avyay.rag.answer import (
     says_not_found,
 )
 from avyay.rag.interactions import Interactions, Verdicts
-from avyay.rag.passages import gather
+from avyay.rag.passages import gather, gather_sections
 from avyay.rag.searcher import Mode, Searcher, SearchResult
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 __all__ = ["AskOptions", "Prepared", "RagService"]
 
+BATCH_OVERSEARCH = 10  # the same where neighbouring sections are joined too
 OVERSEARCH = 4  # chunks ranked for each passage wanted: neighbours are joined
 NO_MODEL = "No model is configured: these are the best passages, not an answer."
 
@@ -125,20 +126,20 @@ class RagService:
     def batch(self, queries: Sequence[tuple[str, str]], *, limit: int = 10) -> Iterator[dict[str, Any]]:
         """Answer (qid, query) pairs in the form retrieval scorers read."""
         for qid, query in queries:
-            found = self.retrieve(query, limit=limit).found
+            found = self.retrieve(query, limit=limit * BATCH_OVERSEARCH).found
             yield {
                 "qid": qid,
                 "results": [
                     {
-                        "path": one.row.document.path,
-                        "heading": one.row.chunk.heading,
-                        "headings": list(one.row.chunk.headings[:3]) or [one.row.chunk.heading],
-                        "lines": [one.row.chunk.first_line, one.row.chunk.last_line],
-                        "commit": one.row.document.head,
-                        "source": one.row.document.source,
-                        "score": round(one.hit.score, 6),
+                        "path": one.best.row.document.path,
+                        "heading": one.best.row.chunk.heading,
+                        "headings": list(one.headings),
+                        "lines": [one.first_line, one.last_line],
+                        "commit": one.best.row.document.head,
+                        "source": one.best.row.document.source,
+                        "score": round(one.best.hit.score, 6),
                     }
-                    for one in found
+                    for one in gather_sections(found, limit)
                 ],
             }
 

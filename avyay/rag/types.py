@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 __all__ = ["Chunk", "Hit", "Section"]
+
+FRONT_MATTER = re.compile(r"\A(---|\+\+\+)[ \t]*\r?\n.*?^(?:\1|\.\.\.)[ \t]*(?:\r?\n|\Z)", re.DOTALL | re.MULTILINE)
+ADORNED = re.compile(r"[\s=\-~^\"'`#*+.:]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +60,18 @@ class Chunk:
 
     @property
     def embedding_text(self) -> str:
-        """What the embedder reads."""
-        return f"{self.context}\n{self.text}" if self.context else self.text
+        """What the embedder reads: the context, then the text without front matter and headings the context has."""
+        return f"{self.context}\n{self._body()}".strip() or self.text
+
+    def _body(self) -> str:
+        said = {_plain(text) for text in (self.title, *self.heading_path)}
+        rest = FRONT_MATTER.sub("", self.text)
+        while rest:
+            line, _, following = rest.partition("\n")
+            if not (ADORNED.fullmatch(line) or _plain(line) in said):
+                break
+            rest = following
+        return rest
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,3 +82,7 @@ class Hit:
     document: int
     score: float
     signals: dict[str, float]
+
+
+def _plain(text: str) -> str:
+    return "".join(character for character in text.lower() if character.isalnum())

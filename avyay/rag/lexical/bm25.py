@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -28,14 +28,33 @@ class BM25F:
 
 @dataclass(frozen=True, slots=True)
 class LexicalScores:
-    """A score for each chunk and each document; 0 where no term occurs."""
+    """A score for each chunk and each document; 0 where no term occurs.
+
+    `ideal` is the most that the query's own terms could score: a share of it can be compared between queries.
+    `named` are the rows whose title, file name or headings hold one of the names asked for.
+    """
 
     chunk: Floats
     document: Floats
+    ideal: float = 0.0
+    named: NDArray[np.int32] = field(default_factory=lambda: np.empty(0, np.int32))
 
 
-def score(postings: Postings, terms: Mapping[str, float], parameters: BM25F | None = None) -> LexicalScores:
-    """Score every chunk and every document for weighted query terms."""
+def score(
+    postings: Postings,
+    terms: Mapping[str, float],
+    parameters: BM25F | None = None,
+    *,
+    added: Mapping[str, float] | None = None,
+    names: Sequence[str] = (),
+) -> LexicalScores:
+    """Score every chunk and every document for weighted query terms.
+
+    Args:
+        terms: The query's own.
+        added: Terms that score without being asked for: they do not raise `ideal`.
+        names: Identifiers, whole, to find in titles and headings.
+    """
     chosen = parameters or BM25F()
     rows_total = len(postings.documents)
     documents_total = int(postings.documents.max()) + 1 if rows_total else 0
@@ -43,19 +62,23 @@ def score(postings: Postings, terms: Mapping[str, float], parameters: BM25F | No
     document = np.zeros(documents_total, dtype=np.float32)
     if not rows_total:
         return LexicalScores(chunk, document)
-    chunk_norm = _length_norm(np.asarray(postings.lengths, dtype=np.float32), chosen)
-    document_norm = _length_norm(_document_lengths(postings, documents_total), chosen)
-    for weight, place in zip(terms.values(), postings.slices(list(terms)), strict=True):
-        rows = postings.rows[place]
+    chunk_share = _share_of_count(np.asarray(postings.lengths, dtype=np.float32), chosen)
+    document_share = _share_of_count(_document_lengths(postings, documents_total), chosen)
+    wanted = {**(added or {}), **terms}
+    ideal = 0.0
+    for (term, weight), place in zip(wanted.items(), postings.slices(list(wanted)), strict=True):
+        rows = np.asarray(postings.rows[place])
+        rarity = weight * _idf(len(rows), rows_total)
+        if term in terms:
+            ideal += rarity * (chosen.k1 + 1)
         if not len(rows):
             continue
         counts = np.asarray(postings.counts[place], dtype=np.float32)
-        frequency = (counts / chunk_norm[rows]).sum(axis=1)
-        chunk[rows] += weight * _idf(len(rows), rows_total) * _saturated(frequency, chosen)
+        chunk[rows] += rarity * _saturated(np.einsum("ij,ij->i", counts, chunk_share[rows]), chosen)
         in_document, sums = _per_document(postings.documents[rows], counts)
-        frequency = (sums / document_norm[in_document]).sum(axis=1)
+        frequency = np.einsum("ij,ij->i", sums, document_share[in_document])
         document[in_document] += weight * _idf(len(in_document), documents_total) * _saturated(frequency, chosen)
-    return LexicalScores(chunk, document)
+    return LexicalScores(chunk, document, ideal, _named(postings, names))
 
 
 def rank_small(corpus: Sequence[Sequence[str]], query: Sequence[str]) -> Floats:
@@ -66,13 +89,21 @@ def rank_small(corpus: Sequence[Sequence[str]], query: Sequence[str]) -> Floats:
     return scores
 
 
-def _length_norm(lengths: Floats, parameters: BM25F) -> Floats:
-    """What a count of each field is divided by: its length against the average, and its weight."""
+def _named(postings: Postings, names: Sequence[str]) -> NDArray[np.int32]:
+    rows = [np.empty(0, np.int32)]
+    for place in postings.slices(list(names)) if names else []:
+        counts = postings.counts[place]
+        rows.append(np.asarray(postings.rows[place])[(counts[:, 0] > 0) | (counts[:, 1] > 0)])
+    return np.unique(np.concatenate(rows))
+
+
+def _share_of_count(lengths: Floats, parameters: BM25F) -> Floats:
+    """What one occurrence in each field is worth, by the field's weight and its length against the average."""
     average = np.maximum(lengths.mean(axis=0), 1e-6)
     b = np.array(parameters.b, dtype=np.float32)
     weights = np.array(parameters.weights, dtype=np.float32)
-    norm: Floats = ((1 - b) + b * lengths / average) / weights
-    return np.maximum(norm, 1e-6)
+    share: Floats = weights / np.maximum((1 - b) + b * lengths / average, np.float32(1e-6))
+    return share.astype(np.float32)
 
 
 def _document_lengths(postings: Postings, documents: int) -> Floats:
@@ -89,7 +120,9 @@ def _document_lengths(postings: Postings, documents: int) -> Floats:
 
 def _per_document(documents: NDArray[np.int32], counts: Floats) -> tuple[NDArray[np.int32], Floats]:
     """Counts of one term summed by document; the title stands in every chunk and counts once."""
-    order = np.argsort(documents, kind="stable")
+    order: NDArray[np.intp] | slice = slice(None)
+    if len(documents) > 1 and not bool(np.all(documents[1:] >= documents[:-1])):
+        order = np.argsort(documents, kind="stable")
     ordered = documents[order]
     starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])
     sums = np.add.reduceat(counts[order], starts, axis=0)

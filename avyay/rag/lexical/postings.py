@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from avyay.rag.kinds import section_kind
 from avyay.rag.lexical.tokenise import tokenise
 
 __all__ = ["FIELDS", "Fields", "Postings"]
@@ -27,7 +28,8 @@ Fields = tuple[str, str, str]
 
 @dataclass(frozen=True, slots=True)
 class Postings:
-    """Rows are chunks. `documents` gives each row's document number; `lengths` its terms per field.
+    """Rows are chunks. `documents` gives each row's document number; `lengths` its terms per field; `kinds` what its
+    section is for (`SectionKind`).
 
     Term t (by rank of its hash in `terms`) stands in rows `rows[starts[t]:starts[t + 1]]`, `counts` times per field.
     """
@@ -38,6 +40,7 @@ class Postings:
     counts: NDArray[np.uint8]
     lengths: NDArray[np.uint16]
     documents: NDArray[np.int32]
+    kinds: NDArray[np.uint8]
 
     @classmethod
     def build(cls, texts: Iterable[Fields], documents: Sequence[int] | NDArray[np.int32]) -> Postings:
@@ -47,7 +50,9 @@ class Postings:
         rows: list[int] = []
         counts: list[tuple[int, ...]] = []
         lengths: list[tuple[int, ...]] = []
+        kinds: list[int] = []
         for row, texts_of_row in enumerate(texts):
+            kinds.append(section_kind(texts_of_row[1]))
             found = [Counter(tokenise(text)) for text in texts_of_row]
             lengths.append(tuple(min(counter.total(), 65_535) for counter in found))
             for term in dict.fromkeys(term for counter in found for term in counter):
@@ -60,6 +65,7 @@ class Postings:
             np.array(counts, dtype=np.uint8).reshape(-1, len(FIELDS)),
             np.array(lengths, dtype=np.uint16).reshape(-1, len(FIELDS)),
             np.asarray(documents, dtype=np.int32),
+            np.array(kinds, dtype=np.uint8),
         )
 
     def merged(self, keep: NDArray[np.bool_], new: Postings, documents: NDArray[np.int32]) -> Postings:
@@ -72,6 +78,7 @@ class Postings:
             np.concatenate([self.counts[kept], new.counts]),
             np.concatenate([self.lengths[keep], new.lengths]),
             np.asarray(documents, dtype=np.int32),
+            np.concatenate([self.kinds[keep], new.kinds]),
         )
 
     def slices(self, terms: Sequence[str]) -> list[slice]:
@@ -108,11 +115,12 @@ def _arranged(
     counts: NDArray[np.uint8],
     lengths: NDArray[np.uint16],
     documents: NDArray[np.int32],
+    kinds: NDArray[np.uint8],
 ) -> Postings:
     order = np.lexsort((rows, terms))
     unique, first = np.unique(terms[order], return_index=True)
     starts = np.append(first, len(terms)).astype(np.int64)
-    return Postings(unique, starts, rows[order], counts[order], lengths, documents)
+    return Postings(unique, starts, rows[order], counts[order], lengths, documents, kinds)
 
 
 def term_hash(term: str) -> int:

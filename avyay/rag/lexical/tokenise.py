@@ -17,7 +17,9 @@ __all__ = ["STOP_WORDS", "identifiers", "stem", "tokenise"]
 COMPOUND = re.compile(r"(?<!\w)--?[A-Za-z][\w-]*\w|[^\W_]+(?:[_.\-:@][^\W_]+|_+[^\W_]+)*")
 PLURAL_ACRONYM = re.compile(r"\b([A-Z]{2,})s\b")
 # Digits stay with the letters before them: s3, ext4, k8s and IPv4 mean nothing in pieces.
-PART = re.compile(r"[A-Z]{2,}v\d+|[A-Z]+\d*(?![a-z])|[A-Z]?[a-z]+(?:\d+[a-z]*)*|\d+[a-z]*|[^\W\da-zA-Z_]+")
+PART = re.compile(r"[A-Z]{2,}v\d+|[A-Z]+\d*(?![a-z])|[A-Z]?[a-z]+(?:\d+[a-z]*)*|\d+[a-z]*")
+SEPARATOR = re.compile(r"[\W_]+")
+UNSPACED = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]+")  # scripts that put no space between words
 # The function words of English: they say how a question is put, not what it is about.
 FUNCTION_WORDS = """
 a about all also am an and any are as at be because been but by can could did do does doing for from
@@ -41,18 +43,40 @@ def identifiers(text: str) -> list[str]:
     found: dict[str, None] = {}
     for match in COMPOUND.finditer(unicodedata.normalize("NFKC", text)):
         word = match.group()
-        parts = PART.findall(word)
+        parts = _parts(word)
         if len(parts) > 1:
-            found["".join(parts).lower()] = None
+            found[_whole(word)] = None
     return list(found)
+
+
+def _parts(word: str) -> list[str]:
+    """The words in a compound: at case changes and separators; pairs of characters where a script has no spaces."""
+    if word.isascii():
+        return PART.findall(word)
+    parts: list[str] = []
+    for piece in SEPARATOR.split(word):
+        position = 0
+        for run in UNSPACED.finditer(piece):
+            parts.append(piece[position : run.start()])
+            signs = run.group()
+            parts.extend(signs[at : at + 2] for at in range(max(1, len(signs) - 1)))
+            position = run.end()
+        parts.append(piece[position:])
+    return [part for part in parts if part]
+
+
+def _whole(word: str) -> str:
+    return SEPARATOR.sub("", word).lower()
 
 
 @lru_cache(maxsize=65_536)
 def _terms(word: str) -> tuple[str, ...]:
-    parts = [part.lower() for part in PART.findall(word)]
+    parts = [part.lower() for part in _parts(word)]
+    if not parts:
+        return ()
     if len(parts) == 1 and not word.startswith("-"):
         return (stem(parts[0]),)
-    whole = ("".join(parts),) if len(parts) > 1 else ()
+    whole = (_whole(word),) if len(parts) > 1 else ()
     flag = (word.lower(),) if word.startswith("-") else ()
     return (*flag, *whole, *(stem(part) for part in parts))
 

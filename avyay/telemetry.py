@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Protocol
 
-__all__ = ["Span", "enable_tracing", "span", "tracing_enabled"]
+__all__ = ["Span", "enable_tracing", "flush_tracing", "record_span", "span", "tracing_enabled"]
 
 Attribute = str | int | float | bool
 
@@ -24,6 +24,7 @@ class _NoSpan:
 
 _NO_SPAN = _NoSpan()
 _tracer: Any = None
+_provider: Any = None
 
 
 def tracing_enabled() -> bool:
@@ -38,11 +39,12 @@ def enable_tracing(endpoint: str, *, service: str, timeout: float = 5.0) -> None
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
-    global _tracer
+    global _tracer, _provider
     provider = TracerProvider(resource=Resource.create({"service.name": service}))
     url = endpoint.rstrip("/")
     url = url if url.endswith("/v1/traces") else f"{url}/v1/traces"
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint=url, timeout=timeout)))
+    _provider = provider
     _tracer = provider.get_tracer("avyay")
 
 
@@ -54,3 +56,38 @@ def span(name: str, attributes: Mapping[str, Attribute] | None = None) -> Iterat
         return
     with _tracer.start_as_current_span(name, attributes=dict(attributes or {})) as current:
         yield current
+
+
+def record_span(
+    name: str,
+    *,
+    started: float,
+    ended: float,
+    attributes: Mapping[str, Attribute],
+    error: str | None = None,
+    parent: str | None = None,
+) -> None:
+    """Add a span for something that is over; nothing when tracing is off.
+
+    Args:
+        started, ended: Seconds since the epoch.
+        parent: The caller's `traceparent` header, so that the span joins its trace.
+    """
+    if _tracer is None:
+        return
+    from opentelemetry.trace import SpanKind, StatusCode
+    from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+    context = TraceContextTextMapPropagator().extract({"traceparent": parent}) if parent else None
+    made = _tracer.start_span(
+        name, context=context, kind=SpanKind.CLIENT, start_time=int(started * 1e9), attributes=dict(attributes)
+    )
+    if error is not None:
+        made.set_status(StatusCode.ERROR, error)
+    made.end(end_time=int(ended * 1e9))
+
+
+def flush_tracing(timeout: float = 5.0) -> None:
+    """Send what is waiting to be sent; blocks up to `timeout` seconds."""
+    if _provider is not None:
+        _provider.force_flush(int(timeout * 1000))

@@ -50,6 +50,7 @@ _READ = _KEYS | {
     b"x-avyay-customer",
     b"x-avyay-session",
     b"x-session-id",
+    b"traceparent",
 }
 _BAD_REQUEST = "invalid_hint"
 
@@ -224,6 +225,7 @@ class MargaApp:
                 session=_text(found.get(b"x-avyay-session") or found.get(b"x-session-id")),
                 forward=forward,
                 query=query,
+                traceparent=_text(found.get(b"traceparent")),
             )
         except (ValueError, OverflowError) as error:
             failure = Failure("invalid_request", f"A hint cannot be read: {error}.", code=_BAD_REQUEST)

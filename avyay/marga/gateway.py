@@ -43,6 +43,7 @@ from avyay.marga.wire import (
 )
 from avyay.money import Picodollars, usd_string
 from avyay.resilience.breaker import Outcome
+from avyay.telemetry import record_span, tracing_enabled
 
 __all__ = ["Call", "Gateway", "Inbound", "Outbound", "error_reply"]
 
@@ -68,6 +69,7 @@ class Inbound:
     session: str | None = None
     forward: Mapping[str, str] = field(default_factory=dict)
     query: str = ""
+    traceparent: str | None = None
     operation: str = "chat"
 
 
@@ -516,6 +518,47 @@ class Call:
                 if self._exchange is not None
                 else (),
             )
+        )
+
+        if tracing_enabled():
+            self._trace(provider, model, tier, usage)
+
+    def _trace(self, provider: str, model: str, tier: str, usage: Usage) -> None:
+        """One span a call, by OpenTelemetry's conventions for generative AI and with our own tags."""
+        clock, decision = self._gateway.router.clock, self.decision
+        ended = clock.now()
+        attributes: dict[str, str | int | float | bool] = {
+            "gen_ai.operation.name": "chat",
+            "gen_ai.provider.name": provider,
+            "gen_ai.request.model": decision.hints.model,
+            "gen_ai.response.model": model,
+            "gen_ai.usage.input_tokens": usage.input,
+            "gen_ai.usage.output_tokens": usage.output,
+            "marga.decision_id": decision.id,
+            "marga.provider": provider,
+            "marga.model": model,
+            "marga.routing_tier": tier,
+            "marga.complexity": decision.complexity,
+            "marga.cost_usd": usd_string(self.cost or Picodollars(0)),
+            "marga.tokens_in": usage.input,
+            "marga.tokens_out": usage.output,
+            "marga.routing_time_ms": round(decision.seconds * 1000, 3),
+            "marga.circuit_state": self._state(provider),
+            "marga.attempts": len(self._attempts),
+            "marga.status": self._status,
+            "marga.stream": self._features.stream,
+        }
+        if self._answer is not None:
+            attributes["marga.first_byte_ms"] = round(self._answer.first_byte * 1000, 3)
+        if self._attempts and self._attempts[-1].status:
+            attributes["http.response.status_code"] = self._attempts[-1].status
+        record_span(
+            "llm.completion",
+            started=ended - (clock.monotonic() - self._began),
+            ended=ended,
+            attributes=attributes,
+            error=self._error,
+            parent=self._inbound.traceparent,
         )
 
     def _state(self, provider: str) -> str:

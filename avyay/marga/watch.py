@@ -178,8 +178,12 @@ class Watch:
         target = default_target(dialect, model.name, compatible=provider.kind == "openai-compatible")
         exchange = begin("openai_chat", raw, orjson.loads(raw), target, exchange_id="probe", created=0)
         deadline = Deadline()
+        # As patient as with a caller's small request: a probe that hangs must not keep a provider out that is back.
+        usual = router.health.providers[name].timeout(stream=False, chars=len("Say hi"))
         timer = asyncio.get_running_loop().call_later(
-            _PROBE_TIMEOUT, deadline.fail, TransportError("timeout", "no answer in time")
+            min(_PROBE_TIMEOUT, usual.seconds(router.clock.monotonic())),
+            deadline.fail,
+            TransportError("timeout", "no answer in time"),
         )
         try:
             incoming = await backend.open(Outgoing(dialect, model.name, exchange.body), deadline)

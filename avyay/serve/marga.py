@@ -17,6 +17,7 @@ from avyay.money import usd_string
 from avyay.resilience.breaker import BreakerState
 from avyay.serve.house import Metric, house_app
 from avyay.serve.run import App, bind, is_loopback, serve
+from avyay.telemetry import enable_tracing, flush_tracing
 from avyay.wiring import Services
 
 __all__ = ["DEFAULT_PORT", "build_app", "serve_marga"]
@@ -41,6 +42,8 @@ def serve_marga(services: Services, *, host: str | None = None, port: int | None
             hint="Set marga.api_key_env to a variable that holds a key, or bind to 127.0.0.1.",
             code="no_authentication",
         )
+    if (endpoint := settings.telemetry.otlp_endpoint) is not None:
+        enable_tracing(endpoint, service="marga-router")
     listener = bind(host, port, name="marga")
     serve(build_app(services, key=key), listener)
 
@@ -72,6 +75,7 @@ def build_app(services: Services, *, key: str | None = None) -> App:
         await watch.stop()
         await router.__aexit__()
         await asyncio.to_thread(store.close)
+        await asyncio.to_thread(flush_tracing)
         services.close()
 
     house = house_app(

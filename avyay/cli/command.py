@@ -44,6 +44,11 @@ class Run:
         self._config = config
         self._verbose = verbose
 
+    @property
+    def config(self) -> Path | None:
+        """What `--config` named."""
+        return self._config
+
     @cached_property
     def loaded(self) -> Loaded:
         """The configuration of this run; logging is set up with it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -24,14 +25,21 @@ def marga(
     port: Annotated[
         int | None, typer.Option("--port", min=0, max=65535, help="Port to listen on; by default 8081.")
     ] = None,
+    workers: Annotated[int, typer.Option("--workers", min=1, max=64, help="Processes that serve.")] = 1,
+    worker_of: Annotated[Path | None, typer.Option("--worker-of", hidden=True)] = None,
+    listen_fd: Annotated[int | None, typer.Option("--listen-fd", hidden=True)] = None,
 ) -> None:
     """The router: one endpoint for OpenAI, Anthropic and Ollama clients."""
-    from avyay.serve.marga import DEFAULT_PORT, serve_marga
+    from avyay.serve.marga import DEFAULT_PORT, serve_marga, serve_worker
 
     services = run.services
+    if worker_of is not None and listen_fd is not None:
+        serve_worker(services, owner=worker_of, listen_fd=listen_fd)
+        return
     shown = port if port is not None else services.settings.serve.port or DEFAULT_PORT
     run.out.note(f"MARGA listens on http://{host or services.settings.serve.host}:{shown} (health: /health)")
-    serve_marga(services, host=host, port=port)
+    arguments = () if run.config is None else ("--config", str(run.config))
+    serve_marga(services, host=host, port=port, workers=workers, arguments=arguments)
 
 
 @command(app)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 from avyay.clock import Clock
 from avyay.marga.transport import Deadline, TransportError
@@ -17,9 +18,16 @@ from avyay.resilience.ramp import Ramp
 from avyay.resilience.retry_budget import RetryBudget
 from avyay.resilience.timeouts import AdaptiveTimeout, TimeoutPolicy
 
-__all__ = ["Health", "ProviderHealth"]
+__all__ = ["Health", "ProviderHealth", "Reporter"]
 
+_MOST_REPORTED = 10_000
 _SMOOTHING = 0.1  # weight of the newest first-byte time and outcome in the averages
+
+
+class Reporter(Protocol):
+    """Passes outcomes on to the process that keeps the breakers."""
+
+    def outcome(self, name: str, outcome: Outcome) -> None: ...
 
 
 @dataclass(slots=True)
@@ -73,6 +81,7 @@ class Health:
     ) -> None:
         self.clock = clock
         self.on_transition = on_transition
+        self.reporter: Reporter | None = None  # who keeps the breakers, when another process does
         self.on_revive: Callable[[Iterable[str], float], Awaitable[bool]] | None = None
         self._averages: dict[str, _Average] = {}
         self._conditions: dict[str, Condition] = {}
@@ -123,15 +132,34 @@ class Health:
         now = self.clock.monotonic()
         health = self.providers[candidate.provider.name]
         timeout.observe(first_byte, now)
-        self._note(health, health.breaker.record(Outcome.SUCCESS, now, generation))
+        if self.reporter is None:
+            self._note(health, health.breaker.record(Outcome.SUCCESS, now, generation))
+        elif generation == health.breaker.generation:
+            self.reporter.outcome(health.name, Outcome.SUCCESS)
         self._average(candidate, first_byte, failed=False)
 
     def failed(self, candidate: Candidate, outcome: Outcome, *, generation: int) -> None:
         """A call failed before its first byte, or its stream was cut by the provider."""
         health = self.providers[candidate.provider.name]
-        self._note(health, health.breaker.record(outcome, self.clock.monotonic(), generation))
+        if self.reporter is None:
+            self._note(health, health.breaker.record(outcome, self.clock.monotonic(), generation))
+        elif generation == health.breaker.generation:
+            self.reporter.outcome(health.name, outcome)
         if outcome is Outcome.FAILURE:
             self._average(candidate, None, failed=True)
+
+    def report(self, name: str, outcome: Outcome, count: int = 1) -> None:
+        """Calls of another process ended so."""
+        health = self.providers.get(name)
+        if health is not None:
+            for _ in range(min(count, _MOST_REPORTED)):
+                self._note(health, health.breaker.record(outcome, self.clock.monotonic()))
+
+    def mirror(self, name: str, *, is_open: bool, reason: str) -> None:
+        """The breaker that another process keeps has changed."""
+        health, now = self.providers[name], self.clock.monotonic()
+        change = health.breaker.trip(now, reason) if is_open else health.breaker.reset(now, reason)
+        self._note(health, change)
 
     def probed(self, name: str, ticket: int, outcome: Outcome, retry_after: float | None = None) -> None:
         """The probe of a provider ended."""

@@ -134,9 +134,13 @@ class Router:
         """The providers that can be called."""
         return [provider for provider in self.providers.values() if provider.usable]
 
-    async def learn_models(self) -> None:
-        """Ask the providers that hold models of their own which these are; those that stay silent have none."""
-        silent = [p for p in self.usable() if p.lists_models and p.name not in self._listed]
+    async def learn_models(self, *, again: bool = False) -> None:
+        """Ask the providers that hold models of their own which these are; those that stay silent have none.
+
+        Args:
+            again: Ask also those that have answered before.
+        """
+        silent = [p for p in self.usable() if p.lists_models and (again or p.name not in self._listed)]
         await asyncio.gather(*(self._learn_quietly(provider.name) for provider in silent))
 
     async def _learn_quietly(self, name: str) -> None:

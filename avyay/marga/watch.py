@@ -45,6 +45,18 @@ class Watch:
         router.health.on_transition = self._changed
         router.health.on_revive = self.revive
 
+    def start_member(self) -> None:
+        """Begin what every worker does for itself, while an owner watches the providers for all."""
+        self._router.health.on_transition = None  # the owner tells of it
+        self._spawn(self._models_loop())
+        if self._router.budgets is not None:
+            self._spawn(self._sync_loop(self._router.budgets))
+
+    async def _models_loop(self) -> None:
+        while True:
+            await self._router.learn_models(again=True)
+            await self._router.clock.sleep(self._router.settings.health_check.interval)
+
     def start(self) -> None:
         """Begin; needs a running loop."""
         self._spawn(self._probe_loop())

@@ -3,30 +3,49 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
+import os
+import shutil
+import signal
+import socket
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from avyay.errors import PolicyError, UsageError
 from avyay.marga.asgi import MargaApp
 from avyay.marga.gateway import Gateway
 from avyay.marga.router import Router
+from avyay.marga.shared_health import HealthMember, HealthOwner
 from avyay.marga.store import SqliteStore, WriterStore
 from avyay.marga.watch import Watch
 from avyay.money import usd_string
 from avyay.resilience.breaker import BreakerState
 from avyay.serve.house import Metric, house_app
 from avyay.serve.run import App, bind, is_loopback, serve
+from avyay.serve.workers import supervise, worker_command
 from avyay.telemetry import enable_tracing, flush_tracing
 from avyay.wiring import Services
 
-__all__ = ["DEFAULT_PORT", "build_app", "serve_marga"]
+__all__ = ["DEFAULT_PORT", "build_app", "serve_marga", "serve_worker"]
 
 DEFAULT_PORT = 8081
 
 
-def serve_marga(services: Services, *, host: str | None = None, port: int | None = None) -> None:
+def serve_marga(
+    services: Services,
+    *,
+    host: str | None = None,
+    port: int | None = None,
+    workers: int = 1,
+    arguments: Sequence[str] = (),
+) -> None:
     """Run the daemon until it is told to end.
+
+    Args:
+        workers: Processes that serve; with more than one, breakers are shared through this one.
+        arguments: Of the command line, for the workers.
 
     Raises:
         UsageError: the port is taken.
@@ -42,10 +61,47 @@ def serve_marga(services: Services, *, host: str | None = None, port: int | None
             hint="Set marga.api_key_env to a variable that holds a key, or bind to 127.0.0.1.",
             code="no_authentication",
         )
-    if (endpoint := settings.telemetry.otlp_endpoint) is not None:
-        enable_tracing(endpoint, service="marga-router")
     listener = bind(host, port, name="marga")
-    serve(build_app(services, key=key), listener)
+    if workers == 1:
+        _trace(services)
+        serve(build_app(services, key=key), listener)
+    else:
+        _serve_with(services, listener, workers, arguments)
+
+
+def _trace(services: Services) -> None:
+    if (endpoint := services.settings.telemetry.otlp_endpoint) is not None:
+        enable_tracing(endpoint, service="marga-router")
+
+
+def _serve_with(services: Services, listener: socket.socket, workers: int, arguments: Sequence[str]) -> None:
+    """Be the owner of several workers."""
+    router = services.router
+    watch = Watch(router)
+    owner = HealthOwner(router.health)
+    folder = Path(tempfile.mkdtemp(prefix="avyay-"))  # short: the path of a Unix socket holds about 100 characters
+
+    async def started() -> None:
+        await router.__aenter__()
+        await owner.serve(folder / "health")
+        watch.start()
+
+    async def stopped() -> None:
+        await watch.stop()
+        await owner.close()
+        await router.__aexit__()
+        services.close()
+        shutil.rmtree(folder, ignore_errors=True)
+
+    listener.set_inheritable(True)
+    options = ("--worker-of", str(folder / "health"), "--listen-fd", str(listener.fileno()), "--quiet")
+    supervise(worker_command("marga", *arguments, *options), workers, listener, started=started, stopped=stopped)
+
+
+def serve_worker(services: Services, *, owner: Path, listen_fd: int) -> None:
+    """Be one of several workers: serve on an inherited socket, with the breakers of the owner at a Unix socket."""
+    _trace(services)
+    serve(build_app(services, key=_key(services), owner=owner), socket.socket(fileno=listen_fd))
 
 
 def _key(services: Services) -> str | None:
@@ -58,21 +114,33 @@ def _key(services: Services) -> str | None:
     return key
 
 
-def build_app(services: Services, *, key: str | None = None) -> App:
-    """The ASGI application."""
+def build_app(services: Services, *, key: str | None = None, owner: Path | None = None) -> App:
+    """The ASGI application.
+
+    Args:
+        key: What callers must present.
+        owner: The Unix socket of the process that keeps the breakers, when this is one of several workers.
+    """
     path = services.paths.component("marga") / "marga.db"
     store = WriterStore(path)
     router = services.router_with(lambda: store)
     gateway = Gateway(router)
     watch = Watch(router)
-    report = _Report(services, gateway, store)
+    member = HealthMember(router.health, counters=lambda: dict(gateway.finished), lost=_end_worker)
+    report = _Report(services, gateway, store, member)
 
     async def started() -> None:
         await router.__aenter__()
-        watch.start()
+        if owner is None:
+            watch.start()
+        else:
+            await member.start(owner)
+            watch.start_member()
 
     async def stopped() -> None:
         await watch.stop()
+        if owner is not None:
+            await member.stop()
         await router.__aexit__()
         await asyncio.to_thread(store.close)
         await asyncio.to_thread(flush_tracing)
@@ -94,10 +162,16 @@ def build_app(services: Services, *, key: str | None = None) -> App:
     return MargaApp(gateway, house, key=key, max_body=settings.max_body, started=started, stopped=stopped)
 
 
+def _end_worker() -> None:
+    """The owner is gone: a worker alone would keep the port and share nothing."""
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
 class _Report:
     """What a router says of itself."""
 
-    def __init__(self, services: Services, gateway: Gateway, store: WriterStore) -> None:
+    def __init__(self, services: Services, gateway: Gateway, store: WriterStore, member: HealthMember) -> None:
+        self._member = member
         self._services = services
         self._gateway = gateway
         self._store = store
@@ -128,13 +202,11 @@ class _Report:
 
     def metrics(self) -> Iterable[Metric]:
         """For Prometheus."""
-        finished = self._gateway.finished.items()
-        yield (
-            "marga_requests_total",
-            "counter",
-            "Requests by how they ended.",
-            [({"status": s}, n) for s, n in finished],
-        )
+        totals = dict(self._member.others)
+        for status, count in self._gateway.finished.items():
+            totals[status] = totals.get(status, 0) + count
+        finished = [({"status": status}, count) for status, count in totals.items()]
+        yield "marga_requests_total", "counter", "Requests by how they ended.", finished
         yield "marga_active", "gauge", "Requests under way.", [({}, self._gateway.active)]
         states = {BreakerState.CLOSED: 0.0, BreakerState.HALF_OPEN: 1.0, BreakerState.OPEN: 2.0}
         health = self._router.health

@@ -1,0 +1,124 @@
+"""Several workers are one router: one set of breakers, one budget, one word when they end."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+from daemon import wait_for
+from upstream import Reply, Upstream
+
+
+def provider(number: int, upstream: Upstream) -> dict[str, Any]:
+    return {
+        "name": f"p{number}",
+        "kind": "openai",
+        "endpoint": f"{upstream.url}/v1",
+        "api_key_env": "K",
+        "priority": number,
+        "models": [{"name": "m", "input_price": "1", "output_price": "10", "max_output": 1000}],
+        "circuit_breaker": {"failure_threshold": 3, "recovery_timeout": "300ms"},
+    }
+
+
+class Router:
+    def __init__(self, process: subprocess.Popen[bytes], url: str) -> None:
+        self.process = process
+        self.url = url
+
+    def get(self, path: str) -> Any:
+        with urllib.request.urlopen(self.url + path, timeout=10) as reply:
+            return json.loads(reply.read()) if path != "/metrics" else reply.read().decode()
+
+    def chat(self, **headers: str) -> tuple[int, str]:
+        body = {"model": "m", "max_tokens": 1000, "messages": [{"role": "user", "content": "hi"}]}
+        request = urllib.request.Request(f"{self.url}/v1/chat/completions", json.dumps(body).encode(), headers)
+        try:
+            with urllib.request.urlopen(request, timeout=20) as reply:
+                return reply.status, reply.headers["x-avyay-provider"]
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, json.loads(error.read())["error"]["code"]
+
+    def workers(self) -> list[int]:
+        listed = subprocess.run(
+            ["ps", "-o", "pid=", "--ppid", str(self.process.pid)], capture_output=True, text=True, check=False
+        )
+        return [int(pid) for pid in listed.stdout.split()]
+
+    def everywhere(self, state: str) -> bool:
+        """Whether every worker says so of p1; 12 answers in a row from two workers are taken as both."""
+        return all(self.get("/health")["providers"]["p1"] == state for _ in range(12))
+
+
+@contextmanager
+def running(tmp_path: Path, marga: dict[str, Any]) -> Iterator[Router]:
+    config = tmp_path / "avyay.yaml"
+    config.write_text(yaml.safe_dump({"marga": {"discover": False, **marga}}))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "avyay", "serve", "marga", "--port", str(port), "--config", str(config), "-q"]
+    process = subprocess.Popen([*command, "--workers", "2"], env={**os.environ, "K": "k"}, stderr=subprocess.DEVNULL)
+    router = Router(process, f"http://127.0.0.1:{port}")
+    try:
+        wait_for(lambda: len(router.workers()) == 2, 60)
+        wait_for(lambda: answers(router), 60)
+        yield router
+    finally:
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
+
+
+def answers(router: Router) -> bool:
+    try:
+        return bool(router.get("/ready")["ready"])
+    except OSError:
+        return False
+
+
+def test_breakers_are_shared_and_workers_replaced(tmp_path: Path) -> None:
+    with Upstream() as first, Upstream() as second:
+        first.default = Reply(status=500)
+        with running(tmp_path, {"providers": [provider(1, first), provider(2, second)]}) as router:
+            # Three failures trip it, whichever workers they happened in.
+            for _ in range(3):
+                assert router.chat() == (200, "p2")
+            wait_for(lambda: router.get("/health")["providers"]["p1"] != "closed")
+            callers = [call for call in first.calls if call.body["messages"][0]["content"] != "Say hi"]
+            assert len(callers) == 3
+            with ThreadPoolExecutor(8) as pool:
+                assert set(pool.map(lambda _: router.chat(), range(24))) == {(200, "p2")}
+            first.default = Reply()
+            wait_for(lambda: router.everywhere("closed"))
+            assert router.chat() == (200, "p1")
+            # The counters of all workers are one sum, whoever is asked.
+            total = 'marga_requests_total{status="ok"} 28'
+            wait_for(lambda: all(total in router.get("/metrics") for _ in range(12)))
+            victim = router.workers()[0]
+            os.kill(victim, signal.SIGKILL)
+            wait_for(lambda: len(router.workers()) == 2 and victim not in router.workers(), 60)
+            assert router.chat() == (200, "p1")
+
+
+def test_a_cap_holds_across_workers(tmp_path: Path) -> None:
+    with Upstream() as upstream:
+        upstream.default = Reply(input=100, output=1000, delay=0.01)  # $0.0101 a call
+        marga = {"providers": [provider(1, upstream)], "budgets": [{"daily": "0.20"}]}
+        with running(tmp_path, marga) as router:
+            with ThreadPoolExecutor(16) as pool:
+                got = list(pool.map(lambda _: router.chat(), range(64)))
+            assert {what for status, what in got if status != 200} == {"budget_exceeded"}
+            assert 10 <= len([status for status, _ in got if status == 200]) <= 19

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 __all__ = ["MCP_COMPONENTS", "Services", "open_services"]
 
 # attribute of Services -> the module that registers its tools
-MCP_COMPONENTS = {"rag": "avyay.rag.mcp"}
+MCP_COMPONENTS = {"rag": "avyay.rag.mcp", "raksha": "avyay.raksha.mcp"}
 
 
 class Services:
@@ -54,6 +54,11 @@ class Services:
     def scanner(self) -> CodeScanner:
         """RAKSHA as configured."""
         return self.make_scanner()
+
+    @property
+    def raksha(self) -> CodeScanner:
+        """The scanner, under its component's name."""
+        return self.scanner
 
     def make_scanner(
         self, *, exclude: Sequence[str] = (), rules: Sequence[Path] = (), cache: bool = True, online: bool = False

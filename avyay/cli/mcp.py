@@ -22,7 +22,8 @@ DEFAULT_PORT = 8090
 def mcp(
     run: Run,
     subject: Annotated[
-        str | None, typer.Argument(metavar="[rag|config]", help="A component; without it, all. config: see --client.")
+        str | None,
+        typer.Argument(metavar="[rag|raksha|config]", help="A component; without it, all. config: see --client."),
     ] = None,
     client: Annotated[
         str | None, typer.Option("--client", help="With config: claude-code, cursor, codex, vscode or openclaw.")

@@ -62,6 +62,9 @@ def scan(
     markdown: Annotated[
         Path | None, typer.Option("--markdown", help="Also append a summary in Markdown.", metavar="FILE")
     ] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json-file", help="Also write the report as JSON.", metavar="FILE")
+    ] = None,
     agent: Annotated[bool, typer.Option("--agent", help="Print instructions for a coding agent.")] = False,
     github: Annotated[bool, typer.Option("--github", help="Also print GitHub annotations.")] = False,
     diff: Annotated[
@@ -93,7 +96,7 @@ def scan(
 
     settings = run.loaded.settings.raksha
     threshold: Severity = fail_on.value if fail_on is not None else settings.fail_on
-    for path in (sarif, markdown, write_baseline):
+    for path in (sarif, markdown, json_file, write_baseline):
         _check_writable(path)
     named = baseline or (None if write_baseline else settings.baseline)
     scanner = run.services.make_scanner(exclude=exclude or (), rules=rules or (), cache=not no_cache, online=online)
@@ -108,7 +111,7 @@ def scan(
             report = scanner.scan(paths or [Path()], baseline=accepted, diff=diff)
     wanted = {level.value for level in severity} if severity else None
     shown = [finding for finding in report.findings if wanted is None or finding.severity in wanted]
-    _write_files(run, report, shown, threshold, sarif, markdown)
+    _write_files(run, report, shown, threshold, sarif, markdown, json_file)
     if write_baseline is not None:
         save_baseline(write_baseline, report.findings)
         run.out.note(f"Wrote {write_baseline}: {len(report.findings)} findings accepted.")
@@ -176,7 +179,13 @@ def _print(run: Run, report: Report, shown: list[Finding], threshold: Severity) 
 
 
 def _write_files(
-    run: Run, report: Report, shown: list[Finding], threshold: Severity, sarif: Path | None, markdown: Path | None
+    run: Run,
+    report: Report,
+    shown: list[Finding],
+    threshold: Severity,
+    sarif: Path | None,
+    markdown: Path | None,
+    json_file: Path | None,
 ) -> None:
     try:
         if sarif is not None:
@@ -184,6 +193,14 @@ def _write_files(
 
             write_sarif(sarif, report, shown=shown, top=_top(report.root))
             run.out.note(f"Wrote {sarif}.")
+        if json_file is not None:
+            import json
+
+            from avyay.cli.output import SCHEMA_VERSION
+            from avyay.raksha.report.json import report_data
+
+            data = {"schema_version": SCHEMA_VERSION, **report_data(report, fail_on=threshold, shown=shown)}
+            json_file.write_text(json.dumps(data, ensure_ascii=False), encoding="utf-8")
         if markdown is not None:
             from avyay.raksha.report.markdown import summary
 

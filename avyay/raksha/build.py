@@ -17,6 +17,7 @@ from avyay.raksha.engines.sca import ScaEngine
 from avyay.raksha.engines.semgrep import SemgrepEngine
 from avyay.raksha.project import Allowed
 from avyay.raksha.registry import RULES_FOLDER, PatternRules, checks_digest, load_checks
+from avyay.raksha.resolve import NetworkResolver
 from avyay.raksha.scan import CodeScanner, PathRule
 
 __all__ = ["advisories_file", "build_scanner"]
@@ -55,6 +56,7 @@ def build_scanner(
     if settings.dependencies == "off":
         engines = engines[:-1]
     allow = settings.allow
+    resolver = NetworkResolver(paths.cache / "raksha" / "lookups.db", clock=clock) if online else None
     return CodeScanner(
         engines,
         exclude=(*settings.exclude, *exclude),
@@ -63,6 +65,7 @@ def build_scanner(
             PathRule(item.match, item.disable, tuple(item.severity.items()), item.reason) for item in settings.paths
         ],
         allowed=Allowed(_lower(allow.emails), _lower(allow.hosts), _lower(allow.packages)),
+        resolver=resolver,
         cache=paths.cache / "raksha" / "results.db" if cache and settings.cache else None,
         clock=clock,
     )

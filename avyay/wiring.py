@@ -162,7 +162,15 @@ class Services:
         def open_store() -> VectorStore:
             from avyay.rag.stores.lance import LanceStore
 
-            return LanceStore(places.vectors, embedder=self.embedder.name, dimensions=self.embedder.dimensions)
+            remote = "://" in places.vectors
+            environment = self.loaded.environment
+            options = {name.lower(): environment[name] for name in environment if remote and name.startswith("AWS_")}
+            return LanceStore(
+                places.vectors,
+                embedder=self.embedder.name,
+                dimensions=self.embedder.dimensions,
+                options=options,
+            )
 
         service = RagService(
             places,

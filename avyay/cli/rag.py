@@ -183,6 +183,46 @@ def feedback(
     run.out.note("Thank you: noted.")
 
 
+@command(app, results=True)
+def stats(run: Run) -> ExitCode:
+    """Show how answers were received; exit 1 when they have become worse of late."""
+    rag = run.services.rag
+    verdicts, drift = rag.verdicts(), rag.drift()
+    signs = [{**asdict(sign), "alarm": sign.alarm} for sign in drift.signs]
+
+    def show() -> None:
+        run.out.line(
+            f"{verdicts.answers} answers, {verdicts.unanswered} of them not in the runbooks;"
+            f" {verdicts.up} helped, {verdicts.down} did not."
+        )
+        for sign in drift.signs:
+            word = "WORSE" if sign.alarm else "steady"
+            run.out.line(f"  {sign.name:<12}{sign.before:.2f} before, {sign.recent:.2f} of late: {word}")
+        if not drift.enough:
+            run.out.line("  Too few answers to tell whether they get worse.")
+
+    data = {**asdict(verdicts), "drift": {"enough": drift.enough, "alarm": drift.alarm, "signs": signs}}
+    run.out.result(data, show)
+    return ExitCode.FINDINGS if drift.alarm else ExitCode.OK
+
+
+@command(app, results=True)
+def sessions(
+    run: Run, forget: Annotated[str | None, typer.Option("--forget", help="Delete the session of this name.")] = None
+) -> None:
+    """List the conversations that `ask --session` remembers, or delete one."""
+    interactions = run.services.rag.interactions
+    if forget is not None:
+        if not interactions.forget(forget):
+            raise UsageError(f"There is no session {forget!r}.")
+        run.out.note(f"Forgot {forget}.")
+    found = interactions.sessions()
+    now = run.services.clock.now()
+    rows = [(name, count, _ago(now - at)) for name, count, at in found]
+    data = [{"session": name, "turns": count, "last": at} for name, count, at in found]
+    run.out.result({"sessions": data}, lambda: run.out.table(("Session", "Turns", "Last"), rows))
+
+
 def _queries(path: Path) -> Iterator[tuple[str, str]]:
     try:
         text = path.read_text(encoding="utf-8") if str(path) != "-" else typer.get_text_stream("stdin").read()

@@ -17,6 +17,7 @@ from avyay.clock import SYSTEM_CLOCK, Clock
 from avyay.db import Database, Migration, Schema, open_database
 from avyay.errors import UsageError
 from avyay.rag.answer import Turn
+from avyay.rag.drift import Observation
 
 __all__ = ["INTERACTIONS", "Interactions", "Verdicts"]
 
@@ -161,6 +162,20 @@ class Interactions:
                 .fetchone()
             )
         return Verdicts(*row)
+
+    def observations(self) -> list[Observation]:
+        """All remembered answers, oldest first, for the drift alarm."""
+        if not self._path.is_file():
+            return []
+        with self._lock, self._open().errors():
+            rows = self._open().execute(
+                "SELECT a.confidence, a.mode, v.verdict FROM answers a LEFT JOIN verdicts v ON v.answer_id = a.id"
+                " ORDER BY a.at, a.rowid"
+            )
+            return [
+                Observation(confidence, mode != "none", None if verdict is None else verdict == "up")
+                for confidence, mode, verdict in rows.fetchall()
+            ]
 
     def _open(self) -> Database:
         if self._database is None:

@@ -31,6 +31,7 @@ from avyay.rag.searcher import Mode, Searcher, SearchResult
 if TYPE_CHECKING:
     from avyay.ports import Progress
     from avyay.rag.catalog import SourceRow, State
+    from avyay.rag.drift import Drift
     from avyay.rag.index import Indexer
     from avyay.rag.places import IndexPlaces
     from avyay.rag.plan import SyncReport
@@ -288,6 +289,12 @@ class RagService:
     def verdicts(self) -> Verdicts:
         """How answers were received."""
         return self.interactions.verdicts()
+
+    def drift(self) -> Drift:
+        """Whether answers have become worse of late."""
+        from avyay.rag.drift import detect_drift
+
+        return detect_drift(self.interactions.observations())
 
     # ------------------------------------------------------------ writing
 

@@ -29,6 +29,8 @@ from avyay.serve.run import bind, is_loopback, serve
 
 if TYPE_CHECKING:
     from avyay.rag.answer import Answer
+    from avyay.rag.drift import Drift
+    from avyay.rag.interactions import Verdicts
     from avyay.rag.service import Prepared, RagService
     from avyay.wiring import Services
 
@@ -329,12 +331,12 @@ def _add_house(app: FastAPI, rag: RagService, keeper: Keeper, jobs: JobBoard) ->
     async def metrics() -> Response:
         index = await asyncio.to_thread(index_state)
         verdicts = await asyncio.to_thread(rag.verdicts)
-        return Response(
-            render_metrics(_metrics(index, keeper, verdicts)), media_type="text/plain; version=0.0.4; charset=utf-8"
-        )
+        drift = await asyncio.to_thread(rag.drift)
+        text = render_metrics(_metrics(index, keeper, verdicts, drift))
+        return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
-def _metrics(index: dict[str, Any], keeper: Keeper, verdicts: Any) -> Iterable[Metric]:
+def _metrics(index: dict[str, Any], keeper: Keeper, verdicts: Verdicts, drift: Drift) -> Iterable[Metric]:
     status = keeper.status
     yield "rag_generation", "gauge", "Generation of the index that is visible.", [({}, index.get("generation", 0))]
     yield "rag_chunks", "gauge", "Chunks that can be found.", [({}, index.get("chunks", 0))]
@@ -347,3 +349,5 @@ def _metrics(index: dict[str, Any], keeper: Keeper, verdicts: Any) -> Iterable[M
     yield "rag_unanswered", "gauge", "Of them, not in the runbooks.", [({}, verdicts.unanswered)]
     votes: list[tuple[dict[str, str], float]] = [({"verdict": "up"}, verdicts.up), ({"verdict": "down"}, verdicts.down)]
     yield "rag_verdicts", "gauge", "What people thought of them.", votes
+    changes: list[tuple[dict[str, str], float]] = [({"sign": sign.name}, sign.z) for sign in drift.signs]
+    yield "rag_drift", "gauge", "Newest answers against earlier ones, in standard errors; -3 is an alarm.", changes

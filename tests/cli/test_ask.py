@@ -6,7 +6,10 @@ import json
 import os
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 
@@ -126,3 +129,48 @@ def test_bad_input(arguments: tuple[str, ...], code: int, message: str, tmp_path
     assert (done.returncode, done.stdout) == (code, "")
     assert message in done.stderr
     assert "Traceback" not in done.stderr
+
+
+class Provider(BaseHTTPRequestHandler):
+    """An OpenAI-compatible endpoint that streams one answer, and keeps what it was asked."""
+
+    asked: ClassVar[list[dict[str, Any]]] = []
+
+    def do_POST(self) -> None:
+        self.asked.append(json.loads(self.rfile.read(int(self.headers["content-length"]))))
+        self.send_response(200)
+        self.send_header("content-type", "text/event-stream")
+        self.end_headers()
+        for word in ("Measure it ", "[1] with:\n```\n", "rm -rf /\n```\n"):
+            chunk = {"id": "1", "model": "m", "choices": [{"index": 0, "delta": {"content": word}}]}
+            self.wfile.write(f"data: {json.dumps(chunk)}\n\n".encode())
+        last = {"id": "1", "model": "m", "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}
+        last["usage"] = {"prompt_tokens": 9, "completion_tokens": 5, "total_tokens": 14}
+        self.wfile.write(f"data: {json.dumps(last)}\n\ndata: [DONE]\n\n".encode())
+
+    def log_message(self, *args: object) -> None:
+        return None
+
+
+def test_an_answer_by_a_model(repository: Path, tmp_path: Path) -> None:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Provider)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    config = tmp_path / "settings.yaml"
+    endpoint = f"http://127.0.0.1:{server.server_port}/v1"
+    provider = {"name": "here", "kind": "openai-compatible", "endpoint": endpoint, "models": ["m"], "tier": "local"}
+    settings = {"marga": {"discover": False, "providers": [provider]}, "rag": {"embedder": {"name": "hashing"}}}
+    config.write_text(json.dumps(settings))
+    try:
+        assert avyay("rag", "index", str(repository), "--config", str(config), cwd=tmp_path).returncode == 0
+        done = avyay("ask", "etcdHighFsyncDurations", "--config", str(config), cwd=tmp_path)
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("Measure it [1] with:\n```\nrm -rf /\n```\n")
+    assert "\n[1] alerts/etcd.md:" in done.stdout
+    assert "Not in the runbooks word for word: rm -rf /" in done.stderr
+    assert "m (here, local) · 9+5 tokens" in done.stderr
+    (asked,) = Provider.asked
+    assert [message["role"] for message in asked["messages"]] == ["system", "user"]
+    assert "fio --rw=write" in asked["messages"][1]["content"]

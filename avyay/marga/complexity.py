@@ -1,20 +1,27 @@
 """How hard a request is: request -> (score 0..1, reasons). Pure, and well under a millisecond.
 
-A formula over the request's shape and wording. It is the first word, not the last: on public data no formula over a
-prompt is far better than its length, so what is learned from the user's own traffic comes on top of it.
+Two parts: what the newest user turn says, weighed by a small model learned from public outcomes (how much a strong
+model gained over a weak one on such a prompt, not how hard it is), and what the request around it signals. It is the
+first word, not the last: on public data no reading of a prompt is far better than its length, so what is learned from
+the user's own traffic comes on top of it.
 """
 
 from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
 
+import orjson
+
+from avyay.marga.prompt import FEATURES, FUNCTION_WORDS, READ, Family, Prompt, read
 from avyay.marga.view import RequestView
 
-__all__ = ["Complexity", "score"]
+__all__ = ["Complexity", "FamilyModel", "ScorerModel", "bundled_model", "load_model", "rate", "score"]
 
-_READ = 20_000  # characters of the last user turn that are looked at: the rest changes nothing but its length
 _REASONING = re.compile(
     r"\b(prove|derive|design|architect\w*|trade-?offs?|analy[sz]e|compare|evaluate|diagnos\w+|debug|optimi[sz]e|refactor"
     r"|implement|algorithm|concurren\w+|distributed|race condition|root cause|step[ -]by[ -]step|strategy|migrat\w+"
@@ -26,56 +33,191 @@ _SIMPLE = re.compile(
     r"|convert|fix the (?:typo|spelling)|spell|define|capital of|what is the (?:name|date)|one word|list the)\b",
     re.IGNORECASE,
 )
-_CODE = re.compile(r"```|\bdef \w+\(|\bclass \w+[:({]|\bfunction\b|=>|#include|\bSELECT\b.+\bFROM\b", re.DOTALL)
-_MATH = re.compile(r"\\frac|\\int|\\sum|[∑∫√≤≥]|\b\d+\s*[-+*/^=]\s*\d+|\bequation\b|\bintegral\b|\bprobabilit")
 _CONSTRAINT = re.compile(
     r"\b(must|should|ensure|at least|at most|without|exactly|only|never|no more than)\b|^\s*(?:[-*]|\d+[.)])\s",
     re.IGNORECASE | re.MULTILINE,
 )
+_SHORT = 40  # characters of a follow-up ("and the second one?") that says nothing of itself
+_CLIP = 3.0  # standard deviations beyond which a feature counts no further
+_FOREIGN = 0.5  # of `foreign_letters`: one letter in ten is outside ASCII
+_FLOOR = 0.3  # an unsure score is pressed into what lies above this: never cheaper than the default middle tier
+
+_FAMILY_WORDS: Mapping[Family, str] = {
+    "choice": "one of given options",
+    "quantity": "a number out of a story",
+    "formula": "mathematics in notation",
+    "code": "code",
+    "open": "an open question",
+}
+_FEATURE_WORDS = {
+    "length": "length",
+    "words": "number of words",
+    "stem_length": "length of the question",
+    "sentence_length": "sentence length",
+    "sentences": "number of sentences",
+    "numbers": "numbers",
+    "number_share": "numbers",
+    "large_numbers": "large numbers",
+    "operators": "operators",
+    "notation": "mathematical notation",
+    "option_length": "length of the options",
+    "negation": "a negation",
+    "stressed_negation": "a negation",
+    "long_words": "long words",
+    "word_length": "long words",
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Complexity:
-    """The score, 0 (trivial) to 1 (as hard as they come), and what made it, strongest first."""
+    """The score, 0 (any model will do) to 1 (as hard as they come), and what made it, strongest first.
+
+    `unsure`: nothing like this was met in learning, and the score was raised for it.
+    """
 
     score: float
     reasons: tuple[str, ...]
+    unsure: bool = False
 
 
-def score(view: RequestView) -> Complexity:
-    """How complex a request is."""
+@dataclass(frozen=True, slots=True)
+class FamilyModel:
+    """A ridge regression on standardised features and on words, as the training script writes it.
+
+    The score is logistic(shift + spread * prediction): spread brings families to one scale, shift says how much this
+    family gains from a stronger model on the whole.
+    """
+
+    mean: tuple[float, ...]
+    scale: tuple[float, ...]
+    weights: tuple[float, ...]
+    words: Mapping[str, float]
+    bias: float
+    spread: float
+    shift: float
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class ScorerModel:
+    """What was learned, by family. A family without a model was absent from the data."""
+
+    families: Mapping[Family, FamilyModel]
+    trained: str = ""
+
+
+def load_model(text: bytes | str) -> ScorerModel:
+    """Read a model as the training script and `calibrate` write it."""
+    data = orjson.loads(text)
+    if data["features"] != list(FEATURES):
+        raise ValueError("the model was trained on other features")
+    families: dict[Family, FamilyModel] = {}
+    for name, fields in data["families"].items():
+        vectors = {key: tuple(fields[key]) for key in ("mean", "scale", "weights")}
+        families[name] = FamilyModel(**(fields | vectors))
+    return ScorerModel(families, data["trained"])
+
+
+@cache
+def bundled_model() -> ScorerModel:
+    """The model in the package."""
+    return load_model((files("avyay.marga") / "data" / "complexity.json").read_bytes())
+
+
+def predict(prompt: Prompt, model: FamilyModel) -> tuple[float, list[tuple[float, str]]]:
+    """The gain expected of a stronger model, centred, and what it is made of."""
+    parts: list[tuple[float, str]] = []
+    total = model.bias
+    for value, mean, scale, weight, name in zip(
+        prompt.values, model.mean, model.scale, model.weights, FEATURES, strict=True
+    ):
+        if weight:
+            amount = weight * max(-_CLIP, min(_CLIP, (value - mean) / scale))
+            total += amount
+            parts.append((amount, _FEATURE_WORDS.get(name, "")))
+    known = model.words
+    if known and prompt.words:
+        norm = 1 / math.sqrt(len(prompt.words))
+        for word in prompt.words:
+            weight = known.get(word, 0.0)
+            if weight:
+                total += weight * norm
+                if word not in FUNCTION_WORDS:
+                    parts.append((weight * norm, f"“{word}”"))
+    return total, parts
+
+
+def rate(prompt: Prompt, model: ScorerModel) -> tuple[float, str, bool]:
+    """(score, main reason, unsure) of a prompt alone."""
+    learned = model.families.get(prompt.family)
+    what = _FAMILY_WORDS[prompt.family]
+    if learned is None:
+        # No outcomes of this kind were learned from: length, which is hard to beat, on the expensive side.
+        return _FLOOR + (1 - _FLOOR) * _logistic(0.9 * (prompt.values[0] - 6.0)), f"{what}, judged by length", True
+    total, parts = predict(prompt, learned)
+    value = _logistic(learned.shift + learned.spread * total)
+    named = sorted((part for part in parts if part[1]), key=lambda part: -abs(part[0]))[:2]
+    why = ", ".join(f"{name} {'+' if amount > 0 else '-'}" for amount, name in named)
+    reason = f"{what} ({why})" if why else what
+    if prompt.value("foreign_letters") > _FOREIGN:
+        return _FLOOR + (1 - _FLOOR) * value, f"{reason}, in a language that was not learned", True
+    return value, reason, False
+
+
+def _logistic(x: float) -> float:
+    return 1 / (1 + math.exp(-max(-30.0, min(30.0, x))))
+
+
+def score(view: RequestView, model: ScorerModel | None = None) -> Complexity:
+    """How complex a request is.
+
+    Args:
+        model: By default the one in the package.
+    """
     parts: list[tuple[float, str]] = []
 
     def add(amount: float, reason: str) -> None:
         if abs(amount) >= 0.005:
             parts.append((amount, f"{reason} {amount:+.2f}"))
 
-    text = view.last_user[:_READ]
-    length = len(view.last_user)
+    text = view.last_user
+    prompt = read(text)
+    base, reason, unsure = rate(prompt, model or bundled_model())
+    if len(text) < _SHORT and view.messages > 2:
+        unsure, reason = True, "a short follow-up, which says little of what it asks"
+    add(base, reason)
+    if prompt.family == "open":
+        _wording(text[:READ], add)
     if view.system_chars > 2000:
         add(0.3, f"system prompt of {view.system_chars} characters")
-    add(min(0.05 * view.messages, 0.3), f"{view.messages} message{'s' * (view.messages != 1)}")
+    if view.messages > 1:
+        add(min(0.05 * (view.messages - 1), 0.3), f"{view.messages} messages")
     if view.temperature is not None and view.temperature > 0.7:
         add(0.2, f"temperature {view.temperature:g}")
     if view.structured:
         add(-0.15, "structured output")
-    add(max(0.0, min(0.4, 0.1 * math.log2(max(length, 1) / 60))), f"prompt of {length} characters")
-    if words := {match.lower() for match in _REASONING.findall(text)}:
-        add(min(0.42, 0.12 * len(words)), f"asks for reasoning ({', '.join(sorted(words)[:3])})")
-    if _CODE.search(text):
-        add(0.15, "contains code")
-    if _MATH.search(text):
-        add(0.1, "contains mathematics")
-    if (constraints := len(_CONSTRAINT.findall(text))) > 2:
-        add(min(0.15, 0.03 * constraints), f"{constraints} constraints")
     if view.tools:
         add(0.15, f"{view.tools} tools offered")
     if view.images:
         add(0.1, f"{view.images} images")
     if view.reasoning:
         add(0.3, "reasoning asked for")
-    if (simple := _SIMPLE.search(text)) and length < 2000:
-        add(-0.1, f"simple task ({simple[0].lower()})")
-    total = max(0.0, min(1.0, sum(amount for amount, _ in parts)))
+    total = sum(amount for amount, _ in parts)
+    if unsure and total < _FLOOR:
+        total = _FLOOR
     parts.sort(key=lambda part: -abs(part[0]))
-    return Complexity(round(total, 3), tuple(reason for _, reason in parts))
+    reasons = [reason for _, reason in parts]
+    if unsure:
+        reasons.insert(0, "unsure: raised, as nothing like it was learned from")
+    # Six digits: requests that differ must not tie, or their order is lost.
+    return Complexity(round(max(0.0, min(1.0, total)), 6), tuple(reasons), unsure)
+
+
+def _wording(text: str, add: Callable[[float, str], None]) -> None:
+    """What an open request says of itself."""
+    if words := {match.lower() for match in _REASONING.findall(text)}:
+        add(min(0.36, 0.12 * len(words)), f"asks for reasoning ({', '.join(sorted(words)[:3])})")
+    if (constraints := len(_CONSTRAINT.findall(text))) > 2:
+        add(min(0.15, 0.03 * constraints), f"{constraints} constraints")
+    if (simple := _SIMPLE.search(text)) and len(text) < 2000:
+        add(-0.1, f"simple task ({simple[0].lower()})")

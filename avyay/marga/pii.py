@@ -1,0 +1,281 @@
+"""Personal data and credentials in text: found by shape, confirmed by checksum or range where the format has one.
+
+Pure. Nothing found is ever logged; a match knows its kind and place only.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal, TypeAlias, get_args
+
+__all__ = ["KINDS", "Match", "PiiKind", "detect", "kinds_in", "luhn", "mod97", "verhoeff"]
+
+PiiKind: TypeAlias = Literal["email", "phone", "card", "iban", "ssn", "aadhaar", "pan", "ip", "api_key"]
+KINDS: tuple[PiiKind, ...] = get_args(PiiKind)
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """Personal data at `text[start:end]`."""
+
+    kind: PiiKind
+    start: int
+    end: int
+
+
+# ---------------------------------------------------------------- checksums
+
+
+def _digit_rows(text: str) -> tuple[tuple[int, ...], ...]:
+    return tuple(tuple(int(digit) for digit in row) for row in text.split())
+
+
+_VERHOEFF_MULTIPLY = _digit_rows(
+    "0123456789 1234067895 2340178956 3401289567 4012395678 5987604321 6598710432 7659821043 8765932104 9876543210"
+)
+_VERHOEFF_PERMUTE = _digit_rows(
+    "0123456789 1576283094 5803796142 8916043527 9453126870 4286573901 2793806415 7046913258"
+)
+
+
+def luhn(digits: str) -> bool:
+    """Whether the last digit is the Luhn check digit of the rest."""
+    total = 0
+    for place, digit in enumerate(reversed(digits)):
+        value = int(digit) * (1 + place % 2)
+        total += value - 9 * (value > 9)
+    return total % 10 == 0
+
+
+def verhoeff(digits: str) -> bool:
+    """Whether the last digit is the Verhoeff check digit of the rest."""
+    check = 0
+    for place, digit in enumerate(reversed(digits)):
+        check = _VERHOEFF_MULTIPLY[check][_VERHOEFF_PERMUTE[place % 8][int(digit)]]
+    return check == 0
+
+
+def mod97(account: str) -> bool:
+    """Whether an IBAN without separators, in capitals, has the right check digits (ISO 7064, modulus 97)."""
+    return int("".join(str(int(c, 36)) for c in account[4:] + account[:4])) % 97 == 1
+
+
+def _iban_lengths(text: str) -> dict[str, int]:
+    entries = (entry.split(":") for entry in text.split())
+    return {country: int(length) for length, countries in entries for country in countries.split(",")}
+
+
+# By country (SWIFT registry).
+_IBAN_LENGTHS = _iban_lengths(
+    "15:NO 16:BE 18:DK,FI,FO,GL,NL,SD,FK 19:MK,SI,MN 20:AT,BA,EE,KZ,LT,LU,XK 21:CH,CR,HR,LI,LV "
+    "22:BG,BH,DE,GB,GE,IE,ME,RS,VA 23:AE,GI,IL,IQ,OM,TL,SO 24:AD,CZ,ES,MD,PK,RO,SA,SE,SK,TN,VG 25:LY,PT,ST "
+    "26:IS,TR,BI 27:DJ,FR,GR,IT,MC,MR,SM 28:AL,AZ,BY,CY,DO,GT,HU,LB,NI,PL,SV 29:BR,EG,PS,QA,UA 30:JO,KW,MU,YE "
+    "31:MT,SC 32:LC 33:RU"
+)
+
+
+# ---------------------------------------------------------------- shapes
+
+# Ends of file names, which make `icon@2x.png` and `user@host.service` look like addresses.
+_ENDINGS = (
+    "png jpg jpeg gif svg webp ico css scss js mjs ts tsx jsx json yaml yml toml py rb rs md txt html service timer "
+    "socket target local lock map"
+)
+_FILE_ENDINGS = frozenset(_ENDINGS.split())
+_EMAIL = re.compile(
+    r"(?<![\w.+%'-])[\w+%'-]{1,64}(?:\.[\w+%'-]{1,64}){0,8}@(?:[^\W_](?:[\w-]{0,61}[^\W_])?\.){1,6}([^\W\d_]{2,24})(?![\w@])"
+)
+_KEY_SHAPES = (
+    r"sk-ant-[A-Za-z0-9_-]{20,}|sk-(?:proj-|svcacct-|or-v1-)?[A-Za-z0-9_-]{20,}|(?:sk|rk|pk)_(?:live|test)_[A-Za-z0-9]{16,}"
+    r"|(?:AKIA|ASIA)[0-9A-Z]{16}|gh[pousr]_[A-Za-z0-9]{30,}|github_pat_[A-Za-z0-9_]{40,}|glpat-[A-Za-z0-9_-]{18,}"
+    r"|xox[abeprs]-[A-Za-z0-9-]{10,}|AIza[A-Za-z0-9_-]{35}|ya29\.[A-Za-z0-9_-]{20,}|SG\.[A-Za-z0-9_-]{16,}\.[A-Za-z0-9_-]{16,}"
+    r"|hf_[A-Za-z0-9]{30,}|npm_[A-Za-z0-9]{36}|pypi-[A-Za-z0-9_-]{50,}|gsk_[A-Za-z0-9]{40,}|xai-[A-Za-z0-9]{40,}"
+    r"|r8_[A-Za-z0-9]{30,}|dop_v1_[a-f0-9]{60,}|dapi[a-f0-9]{32}|avy_[A-Za-z0-9_]{16,}"
+    r"|eyJ[A-Za-z0-9_-]{10,}\.eyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{10,}"
+)
+_KEY = re.compile(rf"(?<![A-Za-z0-9_-])(?:{_KEY_SHAPES})(?![A-Za-z0-9])")
+_KEY_MARKS = re.compile(
+    r"sk-|[srp]k_|AKIA|ASIA|gh[pousr]_|github_pat|glpat-|xox|AIza|ya29|SG\.|hf_|npm_|pypi-|gsk_|xai-|r8_|dop_v1"
+    r"|dapi|avy_|eyJ"
+)
+_PRIVATE_KEY = re.compile(
+    r"-----BEGIN (?:[A-Z]+ ){0,3}PRIVATE KEY(?: BLOCK)?-----.{0,16384}?"
+    r"(?:-----END (?:[A-Z]+ ){0,3}PRIVATE KEY(?: BLOCK)?-----|\Z)",
+    re.DOTALL,
+)
+_ASSIGNED = re.compile(
+    r"(?i)(?<![A-Za-z])(?:api[_-]?key|secret[_-]?(?:access[_-]?)?key|access[_-]?token|auth[_-]?token|client[_-]?secret"
+    r"|password|passwd|bearer)[\"']?\s{0,3}(?:[:=]\s{0,3}|\s)[\"']?([A-Za-z0-9_+/=.~-]{12,128})(?![A-Za-z0-9_+/=.~-])"
+)
+_IBAN = re.compile(r"(?<![A-Za-z0-9])[A-Z]{2}\d{2}(?:[ -]?[A-Z0-9]{4}){2,7}(?:[ -]?[A-Z0-9]{1,3})?(?![A-Za-z0-9])")
+_PAN = re.compile(r"(?<![A-Za-z0-9])[A-Z]{3}[ABCFGHJLPT][A-Z]\d{4}[A-Z](?![A-Za-z0-9])")
+_IPV4 = re.compile(r"(?<![\w.-])(?:\d{1,3}\.){3}\d{1,3}(?![\w-]|\.\d)")
+_IPV6 = re.compile(r"(?<![\w:.])(?:[0-9A-Fa-f]{1,4}:{1,2}|::){2,8}[0-9A-Fa-f]{0,4}(?:%\w{1,12})?(?![\w:])")
+# A run of digits with the separators people write between them; looked at once, tried as every kind of number.
+_NUMBER = re.compile(r"(?<![\w.+])(?:\+|00(?=[1-9]))?(?:\((?=\d{1,5}\)))?\d(?:[ \t\u00a0./()-]{0,2}\d){6,60}(?![\w])")
+_VERSION_BEFORE = re.compile(r"(?i)(?:version|release|v|==|>=|~=|\^)\s*$")
+_SSN_WORD = re.compile(r"(?i)\bssn\b|social\s+security|\btax\s*id")
+_AADHAAR_WORD = re.compile(r"(?i)aadh?aar|uidai|आधार")
+_PHONE_WORD = re.compile(
+    r"(?i)phone|mobile|\bcell\b|\bcall\b|\btel\b|whatsapp|\bfax\b|\bsms\b|contact|\bdial\b|\btext me\b|☎|📞"
+)
+_CONTEXT = 40  # characters before a number in which a word may say what it is
+_ISSUERS = re.compile(
+    r"4\d{12}(?:\d{3}){0,2}$|5[1-5]\d{14}$|2(?:22[1-9]|2[3-9]\d|[3-6]\d\d|7[01]\d|720)\d{12}$|3[47]\d{13}$"
+    r"|3(?:0[0-5]|[689]\d)\d{11,16}$|35(?:2[89]|[3-8]\d)\d{12,15}$|6(?:011|4[4-9]\d|5\d\d)\d{12,15}$|62\d{14,17}$"
+    r"|(?:50|5[6-8]|6[0-9])\d{14,17}$|8[12]\d{14}$"
+)
+
+
+def detect(text: str) -> list[Match]:
+    """Every piece of personal data in `text`, in order, none overlapping another."""
+    found: list[Match] = []
+    for scanner in _SCANNERS:
+        found.extend(scanner(text))
+    if len(found) < 2:
+        return found
+    # The earlier starts first; of two at one place the longer, then the one whose scanner is surer, holds.
+    found.sort(key=lambda match: (match.start, -match.end))
+    kept: list[Match] = []
+    for match in found:
+        if not kept or match.start >= kept[-1].end:
+            kept.append(match)
+        elif match.end > kept[-1].end:
+            # Overlaps: one stretch, so that masking leaves no half of either.
+            kept[-1] = Match(kept[-1].kind, kept[-1].start, match.end)
+    return kept
+
+
+def kinds_in(text: str) -> frozenset[PiiKind]:
+    """The kinds of personal data in `text`."""
+    return frozenset(match.kind for match in detect(text))
+
+
+def _emails(text: str) -> Iterator[Match]:
+    if "@" not in text:
+        return
+    for match in _EMAIL.finditer(text):
+        if match[1].lower() in _FILE_ENDINGS:
+            continue
+        if match[0].startswith("git@") and text[match.end() : match.end() + 1] == ":":
+            continue  # the address of a repository
+        yield Match("email", *match.span())
+
+
+def _keys(text: str) -> Iterator[Match]:
+    if _KEY_MARKS.search(text):
+        for match in _KEY.finditer(text):
+            if any(c.isdigit() for c in match[0]):  # sk-learn-contrib-something has none
+                yield Match("api_key", *match.span())
+    if "PRIVATE KEY" in text:
+        for match in _PRIVATE_KEY.finditer(text):
+            yield Match("api_key", *match.span())
+    for match in _ASSIGNED.finditer(text):
+        value = match[1]
+        mixed = any(c.isdigit() for c in value) and any(c.isalpha() for c in value)
+        if mixed and len(set(value)) >= 8 and "://" not in value:
+            yield Match("api_key", *match.span(1))
+
+
+def _ibans(text: str) -> Iterator[Match]:
+    for match in _IBAN.finditer(text):
+        length = _IBAN_LENGTHS.get(match[0][:2])
+        if length is None:
+            continue
+        account, end = "", match.start()
+        while end < match.end() and len(account) < length:
+            account += text[end] if text[end] not in " -" else ""
+            end += 1
+        if len(account) == length and not text[end : end + 1].isalnum() and mod97(account):
+            yield Match("iban", match.start(), end)
+
+
+def _pans(text: str) -> Iterator[Match]:
+    for match in _PAN.finditer(text):
+        yield Match("pan", *match.span())
+
+
+def _addresses(text: str) -> Iterator[Match]:
+    for match in _IPV4.finditer(text):
+        octets = match[0].split(".")
+        if any(int(o) > 255 or (len(o) > 1 and o[0] == "0") for o in octets) or octets[0] in ("0", "127", "255"):
+            continue  # no address, or one that names nobody
+        if _VERSION_BEFORE.search(text, max(0, match.start() - 10), match.start()):
+            continue
+        yield Match("ip", *match.span())
+    if text.count(":") < 2:
+        return
+    for match in _IPV6.finditer(text):
+        written = match[0]
+        groups = [g for g in re.split(":+", written.partition("%")[0]) if g]
+        if len(groups) < 2 or not any(len(g) >= 3 for g in groups) or not any(c.isdigit() for c in written):
+            continue  # 12:34:56, a::b
+        try:
+            address = ipaddress.IPv6Address(written)
+        except ValueError:
+            continue
+        if not address.is_loopback:
+            yield Match("ip", *match.span())
+
+
+def _numbers(text: str) -> Iterator[Match]:
+    for match in _NUMBER.finditer(text):
+        start, end = match.span()
+        kind = _number_kind(match[0], lambda start=start: text[max(0, start - _CONTEXT) : start])
+        if kind is not None:
+            yield Match(kind, start, end)
+            continue
+        # Several numbers in one run ("4111111111111111 2026"): whatever of it stands alone between spaces.
+        yield from _inside(match[0], start, text)
+
+
+def _inside(run: str, offset: int, text: str) -> Iterator[Match]:
+    words = [(w.start(), w.end()) for w in re.finditer(r"[^ \t\u00a0]+", run)]
+    first = 0
+    while first < len(words):
+        for last in range(len(words), first, -1):
+            start, end = words[first][0], words[last - 1][1]
+            if end - start == len(run):
+                continue
+            before = text[max(0, offset + start - _CONTEXT) : offset + start]
+            kind = _number_kind(run[start:end], lambda before=before: before)
+            if kind is not None:
+                yield Match(kind, offset + start, offset + end)
+                first = last - 1
+                break
+        first += 1
+
+
+_SSN = re.compile(r"(?!000|666|9)\d{3}([- ]?)(?!00)\d\d\1(?!0000)\d{4}$")
+_AADHAAR = re.compile(r"[2-9]\d{3}([ -]?)\d{4}\1\d{4}$")
+_CARD_LAYOUT = re.compile(r"\d{13,19}$|(?:\d{4}([ -])){3}\d{1,4}(?:\1\d{3})?$|\d{4}([ -])\d{6}\2\d{4,5}$")
+_INTERNATIONAL = re.compile(r"(?:\+|00)[1-9][\d ().\u00a0/-]{6,20}\d$")
+_NORTH_AMERICAN = re.compile(r"(?:1[ .-]?)?(?:\([2-9]\d\d\) ?|[2-9]\d\d[ .-])[2-9]\d\d[ .-]\d{4}$")
+_DATE = re.compile(r"(?:19|20)\d\d[-./ ]?[01]\d[-./ ]?[0-3]\d|[0-3]?\d[-./][01]?\d[-./](?:19|20)\d\d")
+
+
+def _number_kind(written: str, before: Callable[[], str]) -> PiiKind | None:
+    """What a written number is, if it is anybody's."""
+    digits = "".join(c for c in written if c.isdigit())
+    if not digits.isascii():
+        digits = "".join(str(int(c)) for c in digits)
+    count = len(digits)
+    if 13 <= count <= 19 and _CARD_LAYOUT.match(written) and _ISSUERS.match(digits) and luhn(digits):
+        return "card" if len(set(digits)) > 1 else None
+    if count == 12 and (layout := _AADHAAR.match(written)) and verhoeff(digits):
+        return "aadhaar" if layout[1] or _AADHAAR_WORD.search(before()) else None
+    if count == 9 and (layout := _SSN.match(written)):
+        return "ssn" if layout[1] == "-" or _SSN_WORD.search(before()) else None
+    if 8 <= count <= 15 and _INTERNATIONAL.match(written) and (written[0] == "+" or _PHONE_WORD.search(before())):
+        return "phone"
+    if _NORTH_AMERICAN.match(written):
+        return "phone"
+    if 8 <= count <= 13 and not _DATE.match(written) and _PHONE_WORD.search(before()):
+        return "phone"
+    return None
+
+
+_SCANNERS: tuple[Callable[[str], Iterator[Match]], ...] = (_keys, _ibans, _emails, _pans, _numbers, _addresses)

@@ -4,7 +4,8 @@
     scripts/train_complexity.py DATA [--predictions OUT.jsonl] [--write]
 
 DATA holds *.jsonl.gz rows {id, source, task, group, prompt, outcomes: {model: {score, cost_usd}}} and tiers.json.
-Sources whose licences do not allow shipping what was learned from them (alpaca_eval, routerbench) are scored, never trained on.
+Sources whose licences do not allow shipping what was learned from them (alpaca_eval, routerbench) are scored, never
+trained on.
 The target is the gain of the strong over the weak model, centred in each set, so that the model learns to order prompts
 of one kind and not to tell the sources apart. Folds are by group: the same question never stands on both sides.
 """
@@ -29,8 +30,9 @@ TRAINED = ("mmlu_pro", "routellm", "ulab", "zeroeval")
 MODEL = Path(__file__).parent.parent / "avyay" / "marga" / "data" / "complexity.json"
 FOLDS = 5
 # By family: sources, share of the scored pair in the target (the rest: mean of all strong minus mean of all weak
-# models, which is less noisy), penalty of features, of length, of words, and how many words. Open questions were learned from
-# short factual ones only: their model may order, but it starts low and moves little; the rest is left to the wording.
+# models, which is less noisy), penalty of features, of length, of words, and how many words. Open questions were
+# learned from short factual ones only: their model may order, but it starts low and moves little; the rest is left to
+# the wording.
 PLANS = {
     "choice": {
         "sources": ("mmlu_pro", "routellm"),

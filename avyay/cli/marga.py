@@ -285,3 +285,6 @@ def stats(
 
     run.out.result({"by": by, "total_cost_usd": spent, "groups": data}, text)
     run.services.close()
+
+
+import avyay.cli.marga_judgement  # noqa: E402, F401 - more commands of this group

@@ -34,7 +34,8 @@ _SIMPLE = re.compile(
     re.IGNORECASE,
 )
 _CONSTRAINT = re.compile(
-    r"\b(must|should|ensure|at least|at most|without|exactly|only|never|no more than)\b|^\s*(?:[-*]|\d+[.)])\s",
+    r"\b(must|should|ensure|at least|at most|without|exactly|only|never|no more than)\b"
+    r"|^[ \t]{0,40}(?:[-*]|\d{1,3}[.)])\s",
     re.IGNORECASE | re.MULTILINE,
 )
 _SHORT = 40  # characters of a follow-up ("and the second one?") that says nothing of itself

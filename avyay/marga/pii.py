@@ -224,7 +224,7 @@ def _addresses(text: str) -> Iterator[Match]:
 def _numbers(text: str) -> Iterator[Match]:
     for match in _NUMBER.finditer(text):
         start, end = match.span()
-        kind = _number_kind(match[0], lambda start=start: text[max(0, start - _CONTEXT) : start])
+        kind = _number_kind(match[0], text, start)
         if kind is not None:
             yield Match(kind, start, end)
             continue
@@ -240,8 +240,7 @@ def _inside(run: str, offset: int, text: str) -> Iterator[Match]:
             start, end = words[first][0], words[last - 1][1]
             if end - start == len(run):
                 continue
-            before = text[max(0, offset + start - _CONTEXT) : offset + start]
-            kind = _number_kind(run[start:end], lambda before=before: before)
+            kind = _number_kind(run[start:end], text, offset + start)
             if kind is not None:
                 yield Match(kind, offset + start, offset + end)
                 first = last - 1
@@ -257,7 +256,12 @@ _NORTH_AMERICAN = re.compile(r"(?:1[ .-]?)?(?:\([2-9]\d\d\) ?|[2-9]\d\d[ .-])[2-
 _DATE = re.compile(r"(?:19|20)\d\d[-./ ]?[01]\d[-./ ]?[0-3]\d|[0-3]?\d[-./][01]?\d[-./](?:19|20)\d\d")
 
 
-def _number_kind(written: str, before: Callable[[], str]) -> PiiKind | None:
+def _said(word: re.Pattern[str], text: str, start: int) -> bool:
+    """Whether the words before a number name what it is."""
+    return word.search(text, max(0, start - _CONTEXT), start) is not None
+
+
+def _number_kind(written: str, text: str, start: int) -> PiiKind | None:
     """What a written number is, if it is anybody's."""
     digits = "".join(c for c in written if c.isdigit())
     if not digits.isascii():
@@ -266,14 +270,14 @@ def _number_kind(written: str, before: Callable[[], str]) -> PiiKind | None:
     if 13 <= count <= 19 and _CARD_LAYOUT.match(written) and _ISSUERS.match(digits) and luhn(digits):
         return "card" if len(set(digits)) > 1 else None
     if count == 12 and (layout := _AADHAAR.match(written)) and verhoeff(digits):
-        return "aadhaar" if layout[1] or _AADHAAR_WORD.search(before()) else None
+        return "aadhaar" if layout[1] or _said(_AADHAAR_WORD, text, start) else None
     if count == 9 and (layout := _SSN.match(written)):
-        return "ssn" if layout[1] == "-" or _SSN_WORD.search(before()) else None
-    if 8 <= count <= 15 and _INTERNATIONAL.match(written) and (written[0] == "+" or _PHONE_WORD.search(before())):
+        return "ssn" if layout[1] == "-" or _said(_SSN_WORD, text, start) else None
+    if 8 <= count <= 15 and _INTERNATIONAL.match(written) and (written[0] == "+" or _said(_PHONE_WORD, text, start)):
         return "phone"
     if _NORTH_AMERICAN.match(written):
         return "phone"
-    if 8 <= count <= 13 and not _DATE.match(written) and _PHONE_WORD.search(before()):
+    if 8 <= count <= 13 and not _DATE.match(written) and _said(_PHONE_WORD, text, start):
         return "phone"
     return None
 

@@ -47,7 +47,7 @@ READ = 20_000  # characters that are looked at; the rest changes nothing but the
 
 _WORD = re.compile(r"[A-Za-z']+")
 _NUMBER = re.compile(r"\d+(?:\.\d+)?")
-_OPTION = re.compile(r"(?m)^[ \t]*\(?([A-J])[).][ \t].*$")
+_OPTION = re.compile(r"(?m)^[ \t]{0,40}\(?([A-J])[).][ \t].*$")
 _SENTENCE = re.compile(r"[.!?](?:\s|$)")
 _OPERATOR = re.compile(r"[=+*/^<>]")
 _NOTATION = re.compile(r"\\[a-zA-Z]+|\$(?!\d)[^$\n]{1,200}\$|[∑∫√≤≥∈∀∃→]")
@@ -64,16 +64,19 @@ _ASKS_QUANTITY = re.compile(
     r"|calculate|find|percent|average|total|in (?:dollars|minutes|hours)"
 )
 _CODE = re.compile(
-    r"```|^\s*(?:def|class|import|from|func|fn|public|private|static|const|let|var|#include|async|package|assert) "
-    r"|\bdef \w+\(|\bassert \w+\(|;\s*\n|=>|\bSELECT\b.{1,200}\bFROM\b|\)\s*\{|\breturn\b.*[(\[;]",
+    r"```|^[ \t]{0,40}(?:def|class|import|from|func|fn|public|private|static|const|let|var|#include|async|package"
+    r"|assert) |\bdef \w+\(|\bassert \w+\(|;[ \t]{0,40}\n|=>|\bSELECT\b.{1,200}\bFROM\b|\)\s{0,4}\{|\breturn\b.{0,80}[(\[;]",
     re.MULTILINE,
 )
 _ASKS_CODE = re.compile(
     r"(?i)\b(?:write|implement|complete|create|debug|fix|refactor|optimi[sz]e)\b.{0,60}\b(?:function|program|code"
-    r"|script|method|class|query|regex|regular expression|algorithm|module|unit tests?|python|javascript|typescript|java"
-    r"|rust|golang|c\+\+|sql|bash|html|css)\b"
+    r"|script|method|class|query|regex|regular expression|algorithm|module|unit tests?|python|javascript|typescript"
+    r"|java|rust|golang|c\+\+|sql|bash|html|css)\b"
 )
-_FUNCTION_WORDS = "the of a an and to in is are for on with by as at from or that this it be was were which what how who when where why"
+_FUNCTION_WORDS = (
+    "the of a an and to in is are for on with by as at from or that this it be was were which what how who when where"
+    " why"
+)
 FUNCTION_WORDS = frozenset(_FUNCTION_WORDS.split())
 
 

@@ -65,7 +65,8 @@ _ASKS_QUANTITY = re.compile(
 )
 _CODE = re.compile(
     r"```|^[ \t]{0,40}(?:def|class|import|from|func|fn|public|private|static|const|let|var|#include|async|package"
-    r"|assert) |\bdef \w+\(|\bassert \w+\(|;[ \t]{0,40}\n|=>|\bSELECT\b.{1,200}\bFROM\b|\)\s{0,4}\{|\breturn\b.{0,80}[(\[;]",
+    r"|assert) "
+    r"|\bdef \w+\(|\bassert \w+\(|;[ \t]{0,40}\n|=>|\bSELECT\b.{1,200}\bFROM\b|\)\s{0,4}\{|\breturn\b.{0,80}[(\[;]",
     re.MULTILINE,
 )
 _ASKS_CODE = re.compile(

@@ -43,6 +43,8 @@ _CLIP = 3.0  # standard deviations beyond which a feature counts no further
 _FOREIGN = 0.5  # of `foreign_letters`: one letter in ten is outside ASCII
 _FLOOR = 0.3  # an unsure score is pressed into what lies above this: never cheaper than the default middle tier
 
+_DESIGN = 3  # words of reasoning that make a request for code one for a design; fewer leave its length to speak
+
 _FAMILY_WORDS: Mapping[Family, str] = {
     "choice": "one of given options",
     "quantity": "a number out of a story",
@@ -189,6 +191,8 @@ def score(view: RequestView, model: ScorerModel | None = None) -> Complexity:
     add(base, reason)
     if prompt.family == "open":
         _wording(text[:READ], add)
+    elif prompt.family == "code" and len(words := _asks_reasoning(text[:READ])) >= _DESIGN:
+        add(min(0.36, 0.12 * len(words)), f"asks for reasoning ({', '.join(sorted(words)[:3])})")
     if view.system_chars > 2000:
         add(0.3, f"system prompt of {view.system_chars} characters")
     if view.messages > 1:
@@ -214,9 +218,13 @@ def score(view: RequestView, model: ScorerModel | None = None) -> Complexity:
     return Complexity(round(max(0.0, min(1.0, total)), 6), tuple(reasons), unsure)
 
 
+def _asks_reasoning(text: str) -> set[str]:
+    return {match.lower() for match in _REASONING.findall(text)}
+
+
 def _wording(text: str, add: Callable[[float, str], None]) -> None:
     """What an open request says of itself."""
-    if words := {match.lower() for match in _REASONING.findall(text)}:
+    if words := _asks_reasoning(text):
         add(min(0.36, 0.12 * len(words)), f"asks for reasoning ({', '.join(sorted(words)[:3])})")
     if (constraints := len(_CONSTRAINT.findall(text))) > 2:
         add(min(0.15, 0.03 * constraints), f"{constraints} constraints")

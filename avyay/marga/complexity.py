@@ -33,6 +33,10 @@ _SIMPLE = re.compile(
     r"|convert|fix the (?:typo|spelling)|spell|define|capital of|what is the (?:name|date)|one word|list the)\b",
     re.IGNORECASE,
 )
+_WRITING = re.compile(
+    r"\b(write|draft|compose|summari[sz]e|summary|explain|describe|outline|generate|rewrite|review|recommend)\b",
+    re.IGNORECASE,
+)
 _CONSTRAINT = re.compile(
     r"\b(must|should|ensure|at least|at most|without|exactly|only|never|no more than)\b"
     r"|^[ \t]{0,40}(?:[-*]|\d{1,3}[.)])\s",
@@ -226,6 +230,8 @@ def _wording(text: str, add: Callable[[float, str], None]) -> None:
     """What an open request says of itself."""
     if words := _asks_reasoning(text):
         add(min(0.36, 0.12 * len(words)), f"asks for reasoning ({', '.join(sorted(words)[:3])})")
+    if writing := _WRITING.search(text):
+        add(0.1, f"asks for writing ({writing[0].lower()})")
     if (constraints := len(_CONSTRAINT.findall(text))) > 2:
         add(min(0.15, 0.03 * constraints), f"{constraints} constraints")
     if (simple := _SIMPLE.search(text)) and len(text) < 2000:

@@ -108,7 +108,8 @@ _PRIVATE_KEY = re.compile(
 )
 _ASSIGNED = re.compile(
     r"(?i)(?<![A-Za-z])(?:api[_-]?key|secret[_-]?(?:access[_-]?)?key|access[_-]?token|auth[_-]?token|client[_-]?secret"
-    r"|password|passwd|bearer)[\"']?\s{0,3}(?:[:=]\s{0,3}|\s)[\"']?([A-Za-z0-9_+/=.~-]{12,128})(?![A-Za-z0-9_+/=.~-])"
+    r"|password|passwd|bearer)[\"']?[ \t]{0,3}(?:[:=][ \t]{0,3}|[ \t])[\"']?"
+    r"([A-Za-z0-9_+/=.~-]{12,128})(?![A-Za-z0-9_+/=.~-])"
 )
 _IBAN = re.compile(r"(?<![A-Za-z0-9])[A-Z]{2}\d{2}(?:[ -]?[A-Z0-9]{4}){2,7}(?:[ -]?[A-Z0-9]{1,3})?(?![A-Za-z0-9])")
 _PAN = re.compile(r"(?<![A-Za-z0-9])[A-Z]{3}[ABCFGHJLPT][A-Z]\d{4}[A-Z](?![A-Za-z0-9])")

@@ -8,6 +8,7 @@ import typer
 
 from avyay.cli.app import command_group
 from avyay.cli.command import Run, command
+from avyay.cli.marga_judgement import add_commands
 
 if TYPE_CHECKING:
     from avyay.marga.types import Model, Provider
@@ -287,4 +288,4 @@ def stats(
     run.services.close()
 
 
-import avyay.cli.marga_judgement  # noqa: E402, F401 - more commands of this group
+add_commands(app)

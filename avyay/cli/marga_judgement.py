@@ -9,10 +9,13 @@ from typing import Annotated
 import typer
 
 from avyay.cli.command import Run, command
-from avyay.cli.marga import app
 
 
-@command(app)
+def add_commands(app: typer.Typer) -> None:
+    """Put these commands into the group `avyay marga`."""
+    command(app)(complexity)
+
+
 def complexity(
     run: Run,
     file: Annotated[

@@ -30,8 +30,10 @@ def start(tmp_path: Path, url: str, seed: int, operations: int) -> subprocess.Po
     )
 
 
-def crash(tmp_path: Path, processes: int, operations: int, every: float) -> tuple[Market, int]:
-    """Run until so many operations are done, killing one process after another; returns the market and the kills."""
+def crash(tmp_path: Path, processes: int, operations: int, every: float, each: int = 10**9) -> tuple[Market, int]:
+    """Run until so many operations are done, killing a process `every` so many seconds, and after `each` so many
+    operations; returns the market and the kills.
+    """
     market = Market(overspend=2.0, delay=0.2, seed=5)
     market.remember = False
     market.fail_before, market.fail_after = 0.02, 0.05
@@ -43,15 +45,17 @@ def crash(tmp_path: Path, processes: int, operations: int, every: float) -> tupl
         running = [start(tmp_path, server.url, seed, operations) for seed in range(processes)]
         seed = processes
         due = time.monotonic() + every
+        next_kill = each
         try:
-            while (tmp_path / "count").stat().st_size < operations:
+            while (done := (tmp_path / "count").stat().st_size) < operations:
                 time.sleep(0.02)
                 with market.lock:
                     market.spend(chance.random() * 0.5)
                     market.settle()
                     bounded(market)
-                if time.monotonic() >= due:
+                if time.monotonic() >= due or done >= next_kill:
                     due = time.monotonic() + every
+                    next_kill = done + each
                     place = chance.randrange(processes)
                     running[place].kill()
                     running[place].wait()
@@ -96,7 +100,7 @@ def bounded(market: Market) -> None:
 
 
 def test_a_short_run(tmp_path: Path) -> None:
-    market, kills = crash(tmp_path, processes=3, operations=250, every=1.5)
+    market, kills = crash(tmp_path, processes=3, operations=250, every=3.0, each=60)
     assert market.total() > 0
     assert kills > 0
 

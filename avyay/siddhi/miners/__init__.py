@@ -1,0 +1,1 @@
+"""Where complaints come from: one file for each source, all behind `base.Miner`."""

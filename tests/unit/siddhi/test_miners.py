@@ -133,7 +133,7 @@ def test_a_429_without_a_reset_backs_off(sources: Sources, store: Store, clock: 
     sources.script = [(429, {}, b"{}")] * 3
     assert run(store, clock, MAKE["hn"](sources.url, clock), "invoice").new == 250
     times = [moment for moment, *_ in sources.requests]
-    gaps = [b - a for a, b in itertools.pairwise(times)]
+    gaps = [b - a for a, b in itertools.pairwise(times[:4])]
     assert gaps == sorted(gaps)
     assert gaps[0] > 0
 

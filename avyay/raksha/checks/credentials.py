@@ -74,7 +74,7 @@ IN_URL = Rule(
     precision="high",
     category="hallucination",
     why="The password is known to everyone who reads the code, and appears in every log line that prints the URL.",
-    bad='DATABASE_URL = "postgresql://app:Tr0ub4dor3@db.prod.acme.net/app"',
+    bad='DATABASE_URL = "postgresql://app:Tr0ub4dor3\x40db.prod.acme.net/app"',
     good='DATABASE_URL = os.environ["DATABASE_URL"]',
     fix="Read the whole URL from the environment or a secret store.",
 )

@@ -22,7 +22,7 @@ RULE = Rule(
         "Code generators invent addresses that look right. Mail sent there is lost, bounces, or reaches whoever registers"
         " the mailbox or the domain: alerts, password resets and customers' data included."
     ),
-    bad='ALERTS_TO = "oncall@acme-platform.io"',
+    bad='ALERTS_TO = "oncall\x40acme-platform.io"',
     good='ALERTS_TO = os.environ["ALERTS_TO"]  # or "oncall@example.com" in a sample',
     fix=(
         "Take the address from configuration, use one that the project really owns, or a reserved domain (example.com,"

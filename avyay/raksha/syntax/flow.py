@@ -483,7 +483,11 @@ class Flow:
                     r"(?:Literal\b|\w*(?:Enum|Order|Direction|Column|Field)$|UUID$|uuid\.UUID$|datetime|bool$)", kind
                 ):
                     return None
-                return name if self.parameters or self._handles_requests(scope) else None
+                if kind and any("Literal" in text_of(item.tokens) for item in self.module.assignments(kind, None)):
+                    return None
+                if not (self.parameters or self._handles_requests(scope)):
+                    return None
+                return self._callers_pass(scope, name, depth) if self.module.python else name
             scope, before = self.module.outer(scope), None
 
     def _assigned(self, name: str, assigned: list[Assignment], scope: Function | None, depth: int) -> str | None:
@@ -494,7 +498,9 @@ class Flow:
                 continue
             self._busy.add(key)
             try:
-                found = self.unsafe(item.tokens, item.index, depth)
+                found = next(
+                    (f for tokens in self._element(item) if (f := self.unsafe(tokens, item.index, depth))), None
+                )
             finally:
                 self._busy.discard(key)
             if found:
@@ -503,6 +509,47 @@ class Flow:
                 return None
         if assigned[0].operator in ("+=", "||=") and scope is not None and name in scope.parameters:
             return name
+        return None
+
+    def _element(self, item: Assignment) -> list[list[Token]]:
+        """The part of `a, b = x, y` (or of `(x, y) if c else (z, w)`) that one name gets."""
+        tokens = list(item.tokens)
+        if item.how != "unpack":
+            return [tokens]
+        choices = split(tokens, "if", "else") if self.module.python else [tokens]
+        found = []
+        for branch in [choices[0], choices[2]] if len(choices) == 3 else [tokens]:
+            if branch and branch[0].text == "(" and _closing(branch, 0) == len(branch) - 1:
+                branch = branch[1:-1]
+            parts = split(branch, ",")
+            found.append(parts[item.position] if len(parts) > max(1, item.position) else branch)
+        return found
+
+    def _callers_pass(self, function: Function, name: str, depth: int) -> str | None:
+        """What the calls of a private function of this file hand in for a parameter; the name itself when unknown."""
+        if not function.name.startswith("_") or function.name.startswith("__") or depth > 8:
+            return name
+        key = (f"{function.name}({name}", function.start)
+        position = function.parameters.index(name)
+        calls = [call for call in self.module.calls() if call.method == function.name]
+        if not calls or key in self._busy:
+            return name
+        self._busy.add(key)
+        try:
+            for call in calls:
+                arguments = self.module.arguments(call)
+                given = next((tokens for keyword, tokens in arguments if keyword == name), None)
+                if given is None:
+                    positional = [tokens for keyword, tokens in arguments if not keyword]
+                    if any(tokens[0].text in ("*", "**") for tokens in positional[: position + 1]):
+                        return name
+                    if position >= len(positional):
+                        continue  # its default
+                    given = positional[position]
+                if self.unsafe(given, call.index, depth + 1):
+                    return name
+        finally:
+            self._busy.discard(key)
         return None
 
     def _added(self, name: str, scope: Function | None, at: int, depth: int) -> str | None:

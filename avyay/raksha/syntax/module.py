@@ -107,6 +107,7 @@ class Assignment:
     tokens: tuple[Token, ...]
     index: int
     how: Literal["plain", "for", "unpack"] = "plain"
+    position: int = 0  # among the names that are unpacked together
 
 
 @dataclass(frozen=True, slots=True)
@@ -323,7 +324,9 @@ class Module:
                 return Assignment(name, "for", tuple(tokens[after + 2 : end]), index, "for")
             end = self.expression_end(after + 1)
             unpacked = previous == "," and not self.language.endswith("script")
-            return Assignment(name, operator, tuple(tokens[after + 1 : end]), index, "unpack" if unpacked else "plain")
+            position = self._position(index) if unpacked else 0
+            value = tuple(tokens[after + 1 : end])
+            return Assignment(name, operator, value, index, "unpack" if unpacked else "plain", position)
         if operator in ("in", "of") and previous in ("for", "const", "let", "var", ",", "("):
             end = self.expression_end(after + 1)
             if self.python:
@@ -357,7 +360,15 @@ class Module:
         if self.parent[index] >= 0 and self.python and not loop:
             return None
         how: Literal["for", "unpack"] = "for" if loop else "unpack"
-        return Assignment(name, tokens[stop].text, tuple(tokens[stop + skip : end]), index, how)
+        return Assignment(name, tokens[stop].text, tuple(tokens[stop + skip : end]), index, how, self._position(index))
+
+    def _position(self, index: int) -> int:
+        """How many names stand before this one in `a, b = ...`."""
+        count = 0
+        while index >= 2 and self.tokens[index - 1].text == "," and self.tokens[index - 2].kind == "name":
+            index -= 2
+            count += 1
+        return count
 
 
 @lru_cache(maxsize=16)

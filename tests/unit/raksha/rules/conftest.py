@@ -6,6 +6,7 @@ import re
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from datetime import UTC, date, datetime
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from avyay.raksha.engines.checks import ChecksEngine
 from avyay.raksha.engines.semgrep import SemgrepEngine
 from avyay.raksha.languages import language_of
 from avyay.raksha.merge import join
-from avyay.raksha.project import Project
+from avyay.raksha.project import PackageFacts, Project
 from avyay.raksha.registry import PatternRules, load_checks
 from avyay.raksha.source import SourceFile
 from avyay.raksha.types import Finding, Rule
@@ -38,10 +39,12 @@ class Sample:
 
 def fixture_samples() -> Iterator[Sample]:
     for path in sorted(FIXTURES.glob("*/*")):
-        if path.parent.name == "cases" or not path.is_file():
+        if path.parent.name == "cases" or path.name.split(".")[0] not in ("bad", "good"):
             continue
         label = re.split(r"[.-]", path.name)[0]
         inner = next((line[7:].strip() for line in path.read_text().splitlines()[:1] if line.startswith("# path:")), "")
+        rest = path.name.split(".", 1)[1]
+        inner = inner or (rest if rest == "requirements.txt" else "")
         name = inner or ("Dockerfile" if path.suffix == ".dockerfile" else f"file{path.suffix}")
         yield _sample(path.parent.name, label, path.name, False, name, path.read_text())
 
@@ -89,23 +92,53 @@ def engines() -> list[Engine]:
     return [ChecksEngine(load_checks(plugins=False)), SemgrepEngine(PatternRules()), BanditEngine()]
 
 
+class Registry:
+    """What the network would say: everything exists but what says that it was never registered."""
+
+    def host_exists(self, host: str) -> bool | None:
+        return "never-registered" not in host
+
+    def package(self, ecosystem: str, name: str) -> PackageFacts | None:
+        if "brand-new" in name:
+            return PackageFacts(True, datetime.now(UTC).date(), 1)
+        return PackageFacts("never-registered" not in name, date(2011, 2, 14), 100)
+
+
+def _projects(samples: tuple[Sample, ...], root: Path) -> Iterator[tuple[Project, list[SourceFile]]]:
+    """The samples by project: those whose fixtures come with manifests, or ask the network, have one of their own."""
+    plain: list[SourceFile] = []
+    for sample in samples:
+        folder = FIXTURES / sample.subject
+        manifests = [path for name in ("pyproject.toml", "package.json", "go.mod") if (path := folder / name).exists()]
+        asks = sample.subject in ("unknown-package", "new-package", "unresolvable-host")
+        if sample.case or not (manifests or asks):
+            plain.append(sample.file)
+            continue
+        for path in manifests:
+            (root / sample.file.name).parent.joinpath(path.name).write_text(path.read_text())
+        prefix = sample.file.name.split("/")[0]
+        names = tuple(f"{prefix}/{path.name}" for path in manifests)
+        yield Project(root, names, resolver=Registry() if asks else None), [sample.file]
+    yield Project(root), plain
+
+
 @pytest.fixture(scope="session")
 def scanned(engines: list[Engine], tmp_path_factory: pytest.TempPathFactory) -> Scanned:
     """One run of each engine over all fixtures and cases together."""
     root = tmp_path_factory.mktemp("project")
     samples = tuple(_on_disk(sample, root) for sample in (*fixture_samples(), *case_samples()))
-    project = Project(root)
     rules = {rule.id: rule for engine in engines for rule in engine.rules()}
     found: list[Finding] = []
-    for engine in engines:
-        files = [sample.file for sample in samples if engine.reads(sample.file)]
-        if not files:
-            continue
-        outcome = engine.run(files, project, step=lambda _: None, cancel=threading.Event())
-        assert not outcome.skipped
-        for name, result in outcome.results.items():
-            assert not result.failed, f"{name}: {result.failed}"
-            found.extend(result.findings)
+    for project, files in _projects(samples, root):
+        for engine in engines:
+            read = [file for file in files if engine.reads(file) and (engine.name == "checks" or not project.files)]
+            if not read:
+                continue
+            outcome = engine.run(read, project, step=lambda _: None, cancel=threading.Event())
+            assert not outcome.skipped
+            for name, result in outcome.results.items():
+                assert not result.failed, f"{name}: {result.failed}"
+                found.extend(result.findings)
     by_file: dict[str, list[Finding]] = {}
     for finding in join(found, rules):
         by_file.setdefault(finding.path, []).append(finding)

@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 
 from avyay.log import get_logger
 from avyay.marga.gateway import Gateway, Inbound, Outbound, error_reply
-from avyay.marga.side_endpoints import count_tokens, embeddings, list_models, list_tags
+from avyay.marga.side_endpoints import count_tokens, embeddings, list_models, list_tags, show_model
 from avyay.marga.types import Dialect
 from avyay.marga.wire import Failure
 
@@ -240,6 +240,8 @@ class MargaApp:
         elif path == "/v1/models" and method == "GET":
             anthropic = any(name == b"anthropic-version" for name, _ in scope["headers"])
             await _send(send, list_models(self._gateway.router, anthropic=anthropic))
+        elif path.startswith("/v1/models/") and method == "GET":
+            await _send(send, show_model(self._gateway.router, path.removeprefix("/v1/models/")))
         elif path == "/api/tags" and method == "GET":
             await _send(send, list_tags(self._gateway.router))
         elif path in ("/v1/embeddings", "/v1/messages/count_tokens") and method == "POST":

@@ -339,6 +339,11 @@ class Dispatcher:
         name = candidate.provider.name
         health = self._health.providers[name]
         failure = parse_error(status, body, headers)
+        if failure.kind in ("authentication", "billing", "permission"):
+            # It is the router's key that was refused, not the caller's: the provider's words would mislead, and may
+            # quote the key.
+            said = f"{name} refused the router's key (HTTP {status}): set a valid one and restart the router."
+            failure = Failure(failure.kind, said, status=502, code="provider_key_refused")
         self._health.failed(candidate, classify_status(status), generation=generation)
         progress.attempts.append(Attempt(name, candidate.model.name, failure.kind, status, seconds))
         progress.last = NoAnswerError(failure, progress.attempts, headers)

@@ -15,6 +15,7 @@ from avyay.errors import AvyayError, PolicyError, UnreachableError, UsageError
 from avyay.log import get_logger, redact
 from avyay.marga.backends.base import Backend, Outgoing
 from avyay.marga.budgets import Spending, worst_case
+from avyay.marga.context_limit import drop_too_long, near_limit
 from avyay.marga.cost import cost_of, estimate
 from avyay.marga.dispatch import Answer, NoAnswerError, RejectedError
 from avyay.marga.providers import SETUP_HINT
@@ -136,6 +137,11 @@ class Gateway:
             return self._refuse(inbound, Failure("not_found", f"{error.message} {error.hint}", code=error.code))
         if not decision.ranked:
             return self._refuse(inbound, _no_provider() if not router.usable() else _nobody_able(features))
+        if any(near_limit(decision, entry.candidate) for entry in decision.ranked):
+            decision = await drop_too_long(router, inbound.dialect, body, decision)
+            if not decision.ranked:
+                failure = Failure("context_length", "No configured model has a context for this request.")
+                return self._refuse(inbound, failure)
         call = Call(self, inbound, body, features, decision, began)
         if router.budgets is not None:
             scopes = router.budgets.scopes(inbound.key, inbound.service, inbound.customer)

@@ -131,7 +131,7 @@ def error_of(status: int, body: bytes) -> AvyayError:
         message, code = redact(str(error["message"]))[:1000], str(error.get("code") or "") or None
     except (ValueError, KeyError, TypeError, AttributeError):
         message, code = f"HTTP {status} without a readable error.", None
-    if code == "no_provider" or status in (401, 402):
+    if code in ("no_provider", "provider_key_refused") or status in (401, 402):
         return AuthError(message, hint="See: avyay marga providers", code=code)
     if status == 403 or code in ("budget_exceeded", "refused"):
         return PolicyError(message, code=code)

@@ -20,6 +20,7 @@ __all__ = ["QUALITY_OF_TIER", "Selection", "same_class", "select", "tier_for"]
 QUALITY_OF_TIER: Mapping[Tier, float] = {"local": 0.7, "medium": 0.9, "premium": 1.0}
 
 _UNKNOWN_LATENCY = 1.0  # seconds to the first byte a candidate is taken to need before it was measured
+_SURELY_TOO_LONG = 1.6
 _FREE = 2_000_000  # picodollars; keeps latency meaningful among free models
 _HEALTH = {"closed": 1.0, "half_open": 0.5, "open": 0.0}
 
@@ -155,7 +156,8 @@ def _unable(candidate: Candidate, view: RequestView, hints: Hints, input_tokens:
             return "cannot call tools"
         if view.images and "vision" not in model.capabilities:
             return "cannot read images"
-    if model.context is not None and input_tokens + min(view.max_tokens or 1, 256) > model.context:
+    # An estimate excludes only what is far too long; near the limit the gateway asks the target's own tokenizer.
+    if model.context is not None and input_tokens > model.context * _SURELY_TOO_LONG:
         return f"context of {model.context} tokens is too small for {input_tokens}"
     if hints.residency:
         region = candidate.provider.region

@@ -30,7 +30,7 @@ from avyay.marga.wire import (
 )
 from avyay.money import Picodollars, usd_string
 
-__all__ = ["count_tokens", "embeddings", "list_models", "list_tags"]
+__all__ = ["count_tokens", "embeddings", "list_models", "list_tags", "show_model"]
 
 _EMBEDDING_DIALECT: Dialect = "openai_chat"  # whose error envelope and whose providers hold for embeddings
 
@@ -197,6 +197,16 @@ def list_models(router: Router, *, anthropic: bool) -> Outbound:
         entries = [{"id": name, "object": "model", "created": 0, "owned_by": owner} for name, owner in found.items()]
         body = orjson.dumps({"object": "list", "data": entries})
     return Outbound(200, [("content-type", "application/json")], body)
+
+
+def show_model(router: Router, name: str) -> Outbound:
+    """GET /v1/models/NAME."""
+    try:
+        owner = "avyay" if name == "auto" else router.pinned(name)[0].provider.name
+    except UsageError as error:
+        return error_reply("openai_chat", Failure("not_found", error.message, code=error.code))
+    body = {"id": name, "object": "model", "created": 0, "owned_by": owner}
+    return Outbound(200, [("content-type", "application/json")], orjson.dumps(body))
 
 
 def list_tags(router: Router) -> Outbound:

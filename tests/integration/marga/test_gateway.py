@@ -135,6 +135,7 @@ def test_ollama_sdk(daemon: Daemon, upstream: Upstream, kind: str) -> None:
 def test_models_and_embeddings(daemon: Daemon) -> None:
     with openai.OpenAI(base_url=f"{daemon.url}/v1", api_key="x", max_retries=0) as client:
         assert {"auto", "openai-model"} <= {model.id for model in client.models.list()}
+        assert client.models.retrieve("openai-model").owned_by == "my-openai"
         reply = client.embeddings.create(model="openai-model", input="hi", encoding_format="float")
         assert reply.data[0].embedding == [0.1, 0.2]
     with anthropic.Anthropic(base_url=daemon.url, api_key="x", max_retries=0) as claude:
@@ -259,6 +260,48 @@ def test_the_daemons_own_key(tmp_path: Path) -> None:
         assert daemon.get("/marga/stats").status == 401
         assert daemon.get("/health").status == 200
         assert upstream.calls[0].headers["authorization"] == "Bearer k"
+
+
+def test_context_by_the_targets_own_count(tmp_path: Path) -> None:
+    with Upstream() as upstream:
+        models = [
+            {"name": "gpt-4o-small", "base": "gpt-4o", "context": 1000, "input_price": 1, "output_price": 1},
+            {"name": "large", "context": 100_000, "input_price": 2, "output_price": 2},
+        ]
+        config = {"providers": [provider("p", "openai", upstream.url, models=models, api_key_env="K")]}
+        with Daemon(tmp_path, config, K="k") as daemon:
+
+            def served(words: int) -> str:
+                messages = [{"role": "user", "content": "hello " * words}]
+                got = daemon.post("/v1/chat/completions", {"model": "auto", "messages": messages})
+                return got.headers.get("x-avyay-model") or got.body["error"]["code"]
+
+            # A token a word: by letters the estimate is half as much again.
+            assert served(900) == "gpt-4o-small"
+            assert served(1000) == "large"
+            assert served(200_000) == "context_length_exceeded" or served(200_000) == "no_capable_provider"
+
+
+def test_a_stored_response_is_continued_where_it_is(tmp_path: Path) -> None:
+    with Upstream() as first, Upstream() as second:
+        providers = [
+            provider(f"p{n}", "openai", up.url, models=["m"], api_key_env="K", priority=n)
+            for n, up in enumerate((first, second), 1)
+        ]
+        with Daemon(tmp_path, {"providers": providers}, K="k") as daemon:
+            first.default = Reply(status=500)
+            assert daemon.post("/v1/responses", {"model": "m", "input": "hi"}).headers["x-avyay-provider"] == "p2"
+            first.default = Reply()
+            more = {"model": "m", "input": "and?", "previous_response_id": "resp_1"}
+            assert daemon.post("/v1/responses", more).headers["x-avyay-provider"] == "p2"
+            # Where responses are not kept, it is refused, clearly.
+    with Upstream() as other:
+        config = {"providers": [provider("a", "anthropic", other.url, models=["m"], api_key_env="K")]}
+        with Daemon(tmp_path / "other", config, K="k") as daemon:
+            got = daemon.post("/v1/responses", more)
+            assert got.status == 400
+            assert "previous_response_id" in got.body["error"]["message"]
+            assert other.calls == []
 
 
 def test_without_a_provider(tmp_path: Path) -> None:

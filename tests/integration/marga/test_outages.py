@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -95,6 +96,30 @@ def test_a_refused_request_is_not_tried_elsewhere(tmp_path: Path, pair: tuple[Up
         assert (got.status, got.body["error"]["message"]) == (400, "temperature must be a number")
         assert second.calls == []
         assert daemon.get("/health").body["providers"]["p1"] == "closed"
+
+
+def test_an_expired_key_of_ours_is_not_the_callers_fault(tmp_path: Path, pair: tuple[Upstream, Upstream]) -> None:
+    for upstream in pair:
+        upstream.default = Reply(status=401, message="Incorrect API key provided: sk-canary-0123456789abcdef")
+    with Daemon(tmp_path, settings(*pair), K="k") as daemon:
+        for path in ("/v1/chat/completions", "/v1/messages", "/api/chat"):
+            got = daemon.post(path, {"model": "m", "max_tokens": 9, "messages": [{"role": "user", "content": "hi"}]})
+            assert got.status == 502
+            assert b"canary" not in got.raw
+            assert b"provider_key_refused" in got.raw
+        assert daemon.get("/health").body["providers"]["p1"] == "closed"
+
+
+def test_retries_do_not_amplify_an_outage(tmp_path: Path, pair: tuple[Upstream, Upstream]) -> None:
+    first, _ = pair
+    draw = random.Random(5)
+    with Daemon(tmp_path, settings(first), K="k") as daemon:
+        asked = 200
+        for _ in range(asked):
+            first.default = Reply(status=500) if draw.random() < 0.3 else Reply()
+            daemon.chat()
+        callers = [call for call in first.calls if call.body["messages"][0]["content"] != "Say hi"]
+        assert len(callers) <= 1.1 * asked + 10  # the budget's burst on top, once
 
 
 def test_breaker_opens_fails_fast_and_recovers_by_a_probe(tmp_path: Path, pair: tuple[Upstream, Upstream]) -> None:

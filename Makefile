@@ -25,7 +25,7 @@ $(VENV)/.development: $(VENV)/.runtime requirements/development.txt
 	@touch $@
 
 quickstart: $(VENV)/.runtime ## Install, then index, ask, route and scan REPO (default: this repository), offline
-	@$(BIN)/avyay quickstart $(REPO)
+	@$(if $(filter .,$(REPO)),AVYAY_CONFIG=avyay.yaml) $(BIN)/avyay quickstart $(REPO)
 
 test: $(VENV)/.development ## Run the tests; needs Python, git and make, and lists what it had to leave out
 	$(RUN) pytest -rs

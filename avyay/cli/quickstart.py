@@ -21,6 +21,7 @@ app = command_group("Index, ask, route and scan a repository, offline.")
 app.info.no_args_is_help = False
 
 EXCERPT = 6  # lines of a passage shown
+FINDINGS = 8  # rows of the severity table shown
 
 
 @command(app, results=True)
@@ -110,7 +111,10 @@ def _show_routes(run: Run, found: tuple[Explanation, ...]) -> None:
 def _show_scan(run: Run, report: Report) -> None:
     from avyay.raksha.report.text import print_report
 
-    print_report(report, run.out.console(), fail_on=run.loaded.settings.raksha.fail_on)
+    worst = report.findings[:FINDINGS]  # sorted: the worst come first
+    print_report(report, run.out.console(), fail_on=run.loaded.settings.raksha.fail_on, shown=worst)
+    if more := len(report.findings) - len(worst):
+        run.out.line(f"   and {more} more: avyay scan {report.root}")
 
 
 def _step_data(step: Step) -> dict[str, Any]:

@@ -30,6 +30,7 @@ _SUFFIXES = {
     "scala": ("scala",),
 }
 _BY_SUFFIX = {suffix: language for language, suffixes in _SUFFIXES.items() for suffix in suffixes}
+_NO_DOCKERFILE = frozenset({".md", ".txt", ".py", ".yaml", ".yml", ".json", ".js", ".ts", ".go", ".sh"})
 _DOCKERFILE = re.compile(r"(?i)^(dockerfile|containerfile)([.-].+)?$")
 _SHEBANG = re.compile(rb"^#!.*?\b(python|node|deno|bun|bash|sh|zsh)[\d.]*\b")
 _INTERPRETERS = {b"python": "python", b"node": "javascript", b"deno": "typescript", b"bun": "typescript"}
@@ -43,7 +44,7 @@ UNSUPPORTED = frozenset({"java", "kotlin", "ruby", "php", "rust", "c", "cpp", "c
 def language_of(name: str, head: bytes = b"") -> str:
     """The language of a file by its name (with slashes) and its first bytes; `text` when it is none of ours."""
     path = PurePosixPath(name)
-    if _DOCKERFILE.match(path.name) and path.suffix.lower() not in (".md", ".txt", ".py"):
+    if _DOCKERFILE.match(path.name) and path.suffix.lower() not in _NO_DOCKERFILE:
         return "dockerfile"
     suffix = path.suffix.lstrip(".").lower()
     if suffix in _BY_SUFFIX:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def avyay(*arguments: str, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -125,3 +128,38 @@ def test_without_git_a_plain_folder_still_works(tmp_path: Path) -> None:
     indexed = avyay("rag", "index", "docs", cwd=tmp_path, PATH=path)
     assert indexed.returncode in (0, 3), indexed.stderr
     assert "Traceback" not in indexed.stderr
+
+
+def test_without_semgrep_the_scan_is_never_clean(tmp_path: Path) -> None:
+    """An installation whose semgrep is gone: the other engines run, and the verdict is "could not check"."""
+    libraries = tmp_path / "libraries"
+    libraries.mkdir()
+    for entry in Path(sysconfig.get_path("purelib")).iterdir():
+        if not entry.name.lower().startswith(("semgrep", "__editable", "_editable")):
+            (libraries / entry.name).symlink_to(entry)
+    code = tmp_path / "code"
+    code.mkdir()
+    (code / "app.py").write_text("import subprocess\n\n\ndef run(x):\n    return subprocess.run(x, shell=True)\n")
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-S",
+            "-m",
+            "avyay",
+            "scan",
+            "code",
+            "--fail-on",
+            "critical",
+        ],  # -S: no site-packages but these
+        cwd=tmp_path,
+        env={
+            **os.environ,
+            "PYTHONPATH": f"{Path(__file__).parents[2]}{os.pathsep}{libraries}",
+            "PATH": "/usr/bin:/bin",
+        },
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 3, done.stdout + done.stderr
+    assert "semgrep is not installed" in done.stdout + done.stderr

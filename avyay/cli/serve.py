@@ -10,7 +10,7 @@ import typer
 from avyay.cli.app import command_group
 from avyay.cli.command import Run, command
 
-app = command_group("Run a component as a daemon: marga, rag.")
+app = command_group("Run a component as a daemon: marga, rag, raksha.")
 
 
 @app.callback()
@@ -57,3 +57,20 @@ def rag(
     shown = port if port is not None else services.settings.serve.port or DEFAULT_PORT
     run.out.note(f"RAG listens on http://{host or services.settings.serve.host}:{shown} (health: /health, MCP: /mcp)")
     serve_rag(services, host=host, port=port)
+
+
+@command(app)
+def raksha(
+    run: Run,
+    host: Annotated[str | None, typer.Option("--host", help="Address to bind; by default 127.0.0.1.")] = None,
+    port: Annotated[
+        int | None, typer.Option("--port", min=0, max=65535, help="Port to listen on; by default 8083.")
+    ] = None,
+) -> None:
+    """The scanner: code in, SARIF out."""
+    from avyay.serve.raksha import DEFAULT_PORT, serve_raksha
+
+    services = run.services
+    shown = port if port is not None else services.settings.serve.port or DEFAULT_PORT
+    run.out.note(f"RAKSHA listens on http://{host or services.settings.serve.host}:{shown} (health: /health)")
+    serve_raksha(services, host=host, port=port)

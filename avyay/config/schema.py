@@ -254,6 +254,8 @@ class RakshaSettings(Section):
     dependencies: Literal["auto", "required", "off"] = Field(
         "auto", description="Lock files against known vulnerabilities: auto, when `avyay raksha db update` was run."
     )
+    api_key_env: str | None = Field(None, description="Variable that holds the key callers of the daemon must send.")
+    git_hosts: tuple[str, ...] = Field((), description="Hosts of which the daemon fetches repositories.")
     advisories_url: str = Field(
         "https://osv-vulnerabilities.storage.googleapis.com", description="Where `avyay raksha db update` fetches."
     )

@@ -97,7 +97,9 @@ class Project:
         """Lower-case addresses of all authors and committers, and of trailers such as Co-authored-by."""
         if self.repository is None:
             return frozenset()
-        done = self.repository.git("log", "--all", "--format=%ae%n%ce%n%(trailers:only,valueonly)", "-n", "20000")
+        done = self.repository.git(
+            "log", "--no-show-signature", "--all", "--format=%ae%n%ce%n%(trailers:only,valueonly)", "-n", "20000"
+        )
         return _emails(done.text) if done.code == 0 else frozenset()
 
     @cached_property

@@ -201,11 +201,11 @@ class NetworkResolver:
         if done.code != 0:
             return PackageFacts(False) if "E404" in done.text + done.error_text else None
         try:
-            times = json.loads(done.stdout)
-            created = date.fromisoformat(str(times["created"])[:10])
-        except (ValueError, TypeError, KeyError):
+            times = {key: date.fromisoformat(str(at)[:10]) for key, at in json.loads(done.stdout).items()}
+        except (ValueError, TypeError, AttributeError):
             return PackageFacts(True) if done.stdout.strip() else None
-        return PackageFacts(True, created, len(times) - 2)
+        releases = len(times.keys() - {"created", "modified"})
+        return PackageFacts(True, min(times.values()), releases) if times else None
 
     def _go(self, name: str) -> PackageFacts | None:
         done = self._run([*self._clients.go, "list", "-m", "-versions", "-mod=mod", "--", f"{name}@latest"])

@@ -86,6 +86,11 @@ class CodeScanner:
         self._cache = cache
         self._clock = clock
 
+    @property
+    def engines(self) -> tuple[Engine, ...]:
+        """What looks for faults, in the order in which their words count."""
+        return self._engines
+
     def rules(self) -> dict[str, Rule]:
         """Everything that can be found, by id."""
         return dict(self._rules)

@@ -8,7 +8,7 @@ from avyay.errors import AuthError, AvyayError, DependencyError, PolicyError, Un
 
 __all__ = ["problem", "status_of"]
 
-_NOT_FOUND = frozenset({"no_source", "no_document", "no_answer", "no_job"})
+_NOT_FOUND = frozenset({"no_source", "no_document", "no_answer", "no_job", "no_rule"})
 _CONFLICT = frozenset({"no_index", "index_busy", "embedder_changed"})
 
 

@@ -97,7 +97,8 @@ else: sys.exit('ERROR: No matching distribution found for ' + name)
 """
 NPM = """
 name = sys.argv[-2]
-if name in ('npm', '@s/real'): print('{"created": "2020-01-02T03:04:05Z", "modified": "x", "1.0.0": "x"}')
+times = '{"created": "2020-01-02T03:04:05Z", "modified": "2021-01-01", "1.0.0": "2020-02-02"}'
+if name in ('npm', '@s/real'): print(times)
 else: sys.exit('npm error code E404')
 """
 GO = """

@@ -7,7 +7,9 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-__all__ = ["Fraction", "Name", "Port", "Seconds", "Section", "project_safe"]
+from avyay.errors import AvyayError
+
+__all__ = ["Fraction", "Name", "Port", "Seconds", "Section", "Usd", "project_safe"]
 
 _DURATION = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)?\s*$")
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -25,6 +27,22 @@ def parse_duration(value: Any) -> Any:
 
 Seconds = Annotated[float, BeforeValidator(parse_duration), Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+def parse_amount(value: Any) -> Any:
+    """`30`, `0.5`, `"$1,000"`: checked here, kept as written."""
+    if isinstance(value, int | float | str) and not isinstance(value, bool):
+        from avyay.money import parse_usd
+
+        try:
+            if parse_usd(value) >= 0:
+                return repr(value) if isinstance(value, int | float) else value
+        except AvyayError as error:
+            raise ValueError(f"{error}; {error.hint}") from error
+    raise ValueError("not an amount of US dollars: write 30 or 0.50")
+
+
+Usd = Annotated[str, BeforeValidator(parse_amount)]
 Port = Annotated[int, Field(ge=0, le=65535)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 

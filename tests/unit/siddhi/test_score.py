@@ -6,7 +6,7 @@ import asyncio
 import json
 import re
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,11 +14,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from planted_pains import PAINS, corpus
+from scripted_model import Model
 
 from avyay.embed.hashing import Hashing
 from avyay.errors import UnreachableError
-from avyay.money import Picodollars
-from avyay.ports import Completion, CompletionDelta, CompletionReply, Tokens
 from avyay.siddhi.cluster import Cluster, cluster, copies
 from avyay.siddhi.score import WEIGHTS, rule_score, score
 from avyay.siddhi.store import Store
@@ -96,27 +95,6 @@ def test_the_rule_shows_its_working() -> None:
     assert all(claim.permalink in links for claim in made.claims)
     alone = rule_score([replace(one, source="hn") for one in posts])
     assert alone.value < made.value
-
-
-class Model:
-    """A completer that says what it is told to."""
-
-    def __init__(self, text: str | Exception) -> None:
-        self.text = text
-        self.asked: list[Completion] = []
-
-    async def complete(self, request: Completion) -> CompletionReply:
-        self.asked.append(request)
-        if isinstance(self.text, Exception):
-            raise self.text
-        return CompletionReply(self.text, "small", "ollama", "local", Tokens(), Picodollars(0), "d1")
-
-    async def stream(self, request: Completion) -> AsyncIterator[CompletionDelta]:
-        raise NotImplementedError
-        yield
-
-    def available(self) -> bool:
-        return True
 
 
 GOOD = {

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from avyay.rag.service import RagService
     from avyay.rag.stores.base import VectorStore
     from avyay.raksha.scan import CodeScanner
+    from avyay.siddhi.pipeline import Siddhi
 
 __all__ = ["MCP_COMPONENTS", "Services", "open_services"]
 
@@ -180,6 +181,22 @@ class Services:
             passages=settings.passages,
             include=settings.include,
             exclude=settings.exclude,
+            clock=self.clock,
+        )
+        self._open.callback(service.close)
+        return service
+
+    @cached_property
+    def siddhi(self) -> Siddhi:
+        """The finder of products; opens its files when first used, and calls nobody."""
+        from avyay.siddhi.build import build_siddhi
+
+        service = build_siddhi(
+            self.settings.siddhi,
+            self.paths,
+            self.loaded.environment,
+            embedder=lambda: self.embedder,
+            completer=lambda: self.completer if self.completer.available() else None,
             clock=self.clock,
         )
         self._open.callback(service.close)

@@ -21,7 +21,7 @@ from avyay.clock import SYSTEM_CLOCK, Clock
 from avyay.db import Synchronous
 from avyay.errors import AvyayError, PolicyError, UsageError
 from avyay.ledger import Ledger, Reservation, ReservationState, Scope, daily, monthly
-from avyay.money import ROUND_CEILING, ROUND_FLOOR, Picodollars, format_usd, scale
+from avyay.money import ROUND_CEILING, ROUND_FLOOR, ZERO, Picodollars, format_usd, scale
 from avyay.siddhi.ads.base import AdPlatform, Campaign, Order, UnknownOutcomeError
 from avyay.siddhi.campaigns import CampaignRow, Campaigns, Phase
 
@@ -119,14 +119,14 @@ class Governor:
         """The most that an order can be billed."""
         return scale(amount, self._platform(platform).overspend, rounding=ROUND_CEILING)
 
-    def largest_order(self, platform: str, hypothesis: str, days: float) -> Picodollars:
-        """The largest order whose worst case fits into every scope now."""
+    def largest_order(self, platform: str, hypothesis: str, days: float, *, leave: Picodollars = ZERO) -> Picodollars:
+        """The largest order whose worst case fits into every scope now and leaves `leave` there."""
         now = self.clock.now()
         room = self.caps.total
         for scope in self._scopes(platform, hypothesis, now, now + days * 86_400):
             balance = self.ledger.balance(scope.key)
             if scope.cap is not None:
-                room = min(room, Picodollars(max(0, scope.cap - balance.spent - balance.reserved)))
+                room = min(room, Picodollars(max(0, scope.cap - balance.spent - balance.reserved - leave)))
         return scale(room, 1 / Decimal(self._platform(platform).overspend), rounding=ROUND_FLOOR)
 
     def order(

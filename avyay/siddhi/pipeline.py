@@ -25,7 +25,7 @@ from avyay.siddhi.mine import Mined, mine
 from avyay.siddhi.miners.base import Miner
 from avyay.siddhi.power import assess, require_decidable
 from avyay.siddhi.score import score
-from avyay.siddhi.spending import GovernedCompleter
+from avyay.siddhi.spending import WORST, GovernedCompleter
 from avyay.siddhi.store import Store
 from avyay.siddhi.types import Hypothesis
 from avyay.siddhi.visitors import Visitors
@@ -218,7 +218,10 @@ class Siddhi:
                 f"dry run: would order {format_usd(parse_usd(f'{rules.cap / rules.overspend:.2f}'))} of clicks at"
                 f" {platform}, billed at most ${rules.cap:.2f}, for {self.terms.days} days"
             )
-        amount = self.governor.largest_order(platform, identifier, self.terms.days)
+        # A campaign must not eat what the models that comment on its end will need.
+        completer = self._completer()
+        leave = WORST if completer is not None and completer.available() else ZERO
+        amount = self.governor.largest_order(platform, identifier, self.terms.days, leave=leave)
         if amount < parse_usd(repr(self.terms.price)):
             raise PolicyError(
                 f"{format_usd(amount)} is left for {identifier}: less than a click.", hint="See: avyay siddhi budget"

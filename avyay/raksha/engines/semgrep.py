@@ -7,6 +7,7 @@ private to semgrep, so it is used only with the version below.
 
 from __future__ import annotations
 
+import glob
 import importlib.util
 import json
 import os
@@ -19,10 +20,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from avyay import __version__
 from avyay.config.environment import Environment
 from avyay.errors import ConfigError, DependencyError, UnreachableError
 from avyay.process import Completed, run
 from avyay.raksha.engines.base import FileResult, Outcome, Step
+from avyay.raksha.engines.prefilter import Condition, Words, conditions
 from avyay.raksha.languages import STRUCTURED, UNSUPPORTED
 from avyay.raksha.project import Project
 from avyay.raksha.registry import PatternRules, installed_version
@@ -69,6 +72,7 @@ class SemgrepEngine:
         self._timeout = timeout
         self._core = core
         self._program = program
+        self._seen: dict[str, tuple[SourceFile, Words]] = {}
 
     @cached_property
     def version(self) -> str:
@@ -85,7 +89,7 @@ class SemgrepEngine:
         return self._rules.digest
 
     def key(self, project: Project) -> str:
-        return f"{self.version}:{self._rules.digest}"
+        return f"{self.version}:{self._rules.digest}:{__version__}"
 
     def reads(self, file: SourceFile) -> bool:
         # Which languages have rules is known only after parsing them all: too dear for files that are in the cache.
@@ -102,14 +106,41 @@ class SemgrepEngine:
             binary = self._binary()
             rules_file = Path(folder, "rules.json")
             if binary is not None:
-                rules_file.write_text(json.dumps({"rules": [_lean(rule) for rule in rules]}))
+                rules = [lean for rule in rules if (lean := self._for_files(rule, files)) is not None]
+                rules_file.write_text(json.dumps({"rules": rules}))
                 document = self._run_core(binary, rules_file, places, analyzers, Path(folder), cancel)
             else:
                 rules_file.write_text(json.dumps({"rules": [dict(rule) for rule in rules]}))
                 document = self._run_command(rules_file, places, Path(folder), cancel)
             outcome = self._read(document, places)
+        self._seen.clear()
         step(len(files))
         return outcome
+
+    def _for_files(self, rule: Mapping[str, Any], files: Sequence[SourceFile]) -> dict[str, Any] | None:
+        """A rule without its prose, limited to the files it can match in; None when there are none."""
+        lean = {key: value for key, value in rule.items() if key != "metadata"}
+        needed = self._conditions[rule["id"]]
+        if not needed or "include" in (rule.get("paths") or {}):
+            return lean
+        languages = {_language(name) for name in rule["languages"]}
+        mine = [file for file in files if file.language in languages]
+        possible = [file for file in mine if all(condition.met(self._words(file)) for condition in needed)]
+        if not possible:
+            return None
+        if len(possible) < len(mine):
+            names = [f"/{glob.escape(file.name)}" for file in possible]
+            lean["paths"] = {**(rule.get("paths") or {}), "include": names}
+        return lean
+
+    @cached_property
+    def _conditions(self) -> dict[str, tuple[Condition, ...]]:
+        return {name: conditions(raw) for name, raw in self._rules.raw.items()}
+
+    def _words(self, file: SourceFile) -> Words:
+        if file.name not in self._seen or self._seen[file.name][0] is not file:
+            self._seen[file.name] = (file, Words(file.text))
+        return self._seen[file.name][1]
 
     def confirm(self, files: Sequence[SourceFile], *, cancel: threading.Event) -> dict[str, str]:
         binary = self._binary()
@@ -292,11 +323,6 @@ def _kind(error: Mapping[str, Any]) -> str:
 def _language(name: str) -> str:
     lower = str(name).lower()
     return _ALIASES.get(lower, lower)
-
-
-def _lean(rule: Mapping[str, Any]) -> dict[str, Any]:
-    """Without the prose, which the engine would parse and copy into every match."""
-    return {key: value for key, value in rule.items() if key != "metadata"}
 
 
 def _places(files: Sequence[SourceFile], folder: Path) -> Iterator[tuple[str, SourceFile]]:

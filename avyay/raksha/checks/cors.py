@@ -72,6 +72,7 @@ ORIGIN_KEYS = frozenset(
         "alloworiginpatterns",
         "allowedoriginpatterns",
         "access_control_allow_origin",
+        *["cors_origins", "cors_allowed_origins", "cors_allow_origins", "corsorigins", "corsallowedorigins", "allowed_cors_origins", "cors_allowed_origin_regexes", "cors_origin_regex_whitelist", "cors_origin_whitelist", "cors_allow_origin_regex"],
     ]
 )
 TRUE_KEYS = frozenset(["allowallorigins", "allow_all_origins", "cors_allow_all_origins", "cors_origin_allow_all"])
@@ -161,7 +162,7 @@ def _at(module: Module, index: int) -> tuple[int, int, str] | None:
     if after >= len(tokens) or tokens[after].text not in ("=", ":", ":="):
         return None
     end = _value_end(module, after + 1)
-    value = tokens[after + 1 : end]
+    value = split(tokens[after + 1 : end], "=")[-1]  # behind a type
     if not value:
         return None
     if name in TRUE_KEYS:
@@ -198,6 +199,8 @@ def _concerns_cors(module: Module, index: int, name: str) -> bool:
             and module.tokens[index].kind == "name"
             and name == "allowed_origins"
         )
+    if "cors" in name:
+        return True
     inside = module.parent[index]
     while inside >= 0:
         before = text_of(module.tokens[max(0, inside - 6) : inside])

@@ -84,7 +84,7 @@ USES_PROJECT = False
 
 PROGRAMS = frozenset({"python", "javascript", "typescript", "go"})
 NAMES = re.compile(
-    r"(?i)secret|passw|pwd|passphrase|\bpass\b|_pass\b|token|api_?key|access_?key|auth|_key\b|\w[a-z]Key\b|credential|bearer|jwt|hmac|cookieparser|cookiestore|serializer|fernet|login"
+    r"(?i)secret|passw|pwd|passphrase|\bpass\b|_pass\b|token|api[-_]?key|access[-_]?key|auth|_key\b|\w[a-z]Key\b|credential|bearer|jwt|hmac|cookieparser|cookiestore|serializer|fernet|login"
 )
 PRIVATE = re.compile(
     r"-----BEGIN (?:(?:RSA|EC|DSA|OPENSSH|ENCRYPTED|PGP) )?PRIVATE KEY(?: BLOCK)?-----(?:\s|\\n|\\r|[\"'`+])*([A-Za-z0-9+/=]{40,})"
@@ -194,6 +194,7 @@ class Given:
     token: Token
     fallback: bool = False
     kind: Kind | None = None
+    used: bool = False  # to log in, or to compare with what somebody typed
 
 
 def run(file: SourceFile, project: Project) -> Iterator[Finding]:
@@ -304,6 +305,8 @@ def _named(file: SourceFile, taken: list[tuple[int, int]]) -> Iterator[Finding]:
         if value.startswith("AIza") or _is_public_jwt(value):
             continue  # the former are judged by their format
         reason = judge(value, given.name, kind, fallback=given.fallback)
+        if reason is None and given.used and kind == "password" and value.lower() in SAMPLE_PASSWORDS - NOT_USED:
+            reason = "weak"
         if reason is None or not _free(taken, given.token.start, given.token.end):
             continue
         yield file.finding(
@@ -346,6 +349,7 @@ def _given(module: Module) -> Iterator[Given]:
             index + 1 < len(tokens)
             and tokens[index + 1].text in (":", ".", "]", "[")
             and tokens[index + 1].kind == "op"
+            and not tokens[index - 1].text.startswith(("==", "!="))
             and not (tokens[index + 1].text == "." and _encoded(tokens, index))
         ):
             continue  # a key, or the start of a longer expression
@@ -361,9 +365,33 @@ def _given(module: Module) -> Iterator[Given]:
         given = _name_before(module, before)
         if given is not None:
             name, fallback = given
-            yield Given(name, token, fallback)
+            compared = tokens[before].text in ("==", "===") and name.lower() in ("password", "passwd", "pwd")
+            yield Given(name, token, fallback, used=compared or _logs_in(module, index))
     for call in module.calls():
         yield from _in_call(module, call)
+
+
+LOGIN_CALL = re.compile(
+    r"(?i)(?:connect|create_?connection|create_?pool|connection|client|pool|redis|login|engine|sequelize|mysql|mongo\w*|auth\w*)$"
+)
+NOT_USED = frozenset(
+    {"example", "test", "changeme", "user", "username", "xxx", "xxxx", "xxxxx", "local", "dev", "app", "key", "token"}
+)
+
+
+def _logs_in(module: Module, index: int) -> bool:
+    """Whether the place is an argument of a call that connects or logs in."""
+    inside = module.parent[index]
+    for _ in range(2):
+        if inside <= 0:
+            return False
+        if module.tokens[inside].text == "(":
+            return (
+                module.tokens[inside - 1].kind == "name"
+                and LOGIN_CALL.search(module.tokens[inside - 1].text) is not None
+            )
+        inside = module.parent[inside]
+    return False
 
 
 def _encoded(tokens: list[Token], index: int) -> bool:

@@ -35,7 +35,7 @@ LANGUAGES = frozenset(RULE.languages)
 USES_PROJECT = False
 
 WORTH_READING = re.compile(
-    r"(?i)\.(?:get|route|api_route|head|all|any|handlefunc|handle)\(|\bdef\s+get\(|\brequest\b|\bGET\b|\breq\b|getServerSideProps|@Get|loader"
+    r"(?i)\.(?:get|route|api_route|head|all|any|handlefunc|handle|add_\w+)\(|\bdef\s+get\(|\brequest\b|\bGET\b|\breq\b|getServerSideProps|@Get|loader"
 )
 SQL_CHANGE = re.compile(
     r"(?is)^\s*(?:with\s.{0,400}\)\s*)?(?:insert\s+(?:or\s+\w+\s+|ignore\s+)?into\s+|update\s+(?=\S+\s+(?:as\s+\w+\s+)?set\b)|delete\s+from\s+|drop\s+(?:table|database)\s+"
@@ -370,7 +370,8 @@ def _first_change(module: Module, function: Function, start: int, end: int, dept
         kind = _kind(module, function, call, body)
         if kind is None:
             continue
-        if BENIGN.search(_without_strings(text)) or BENIGN.search(call.callee):
+        deletes = re.match(r"(?i)delete|remove|destroy|drop|truncate|clear|purge|unlink|rm", call.method)
+        if not deletes and (BENIGN.search(_without_strings(text)) or BENIGN.search(call.callee)):
             traces = True
             continue
         if kind == "commit":

@@ -680,7 +680,8 @@ def judge(value: str, name: str, kind: Kind, *, fallback: bool = False) -> str |
         and not re.search(r"(?i)your|<|\$\{|xxx|^https?:", value)
     ):
         return "weak"
-    if is_placeholder(value) or _is_reference(value, name):
+    invention = kind == "signing" and re.match(r"(?i)some[-_]", value)
+    if (is_placeholder(value) and not invention) or _is_reference(value, name):
         return None
     words = [word for word in re.split(r"[-_.\s:/]+|(?<=[a-z])(?=[A-Z])", value) if word]
     generic = all(word.lower() in GENERIC for word in words)
@@ -782,7 +783,7 @@ def _is_reference(value: str, name: str) -> bool:
             r"(?:https?|wss?|ftp|file|arn|vault|op|sm|ssm|secret|gs|s3|projects|env|kms|keyring|data|urn|mailto|aws|azure|gcp|ref\+\w+):?/?/",
             value,
         )
-        or re.match(r"(?:arn:|projects/|data:|urn:|env:|secretsmanager:|ssm:)", value)
+        or re.match(r"(?:arn:|vault:|op:|projects/|data:|urn:|env:|secretsmanager:|ssm:)", value)
         or re.fullmatch(r"[A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+", value)
         or (re.match(r"[./~]\S*/", value) and not re.search(r"[+=]", value))
         or re.search(

@@ -170,7 +170,8 @@ def _node_names(text: str) -> dict[str, str]:
         else:
             names[what] = f"{match.group('module')}.*"
     for match in re.finditer(
-        r"(?:const|let|var)\s+([\w$]+)\s*=\s*(?:[\w$]+\.)?promisify\(\s*(?:[\w$]+\.)?(exec|execFile)\b", text
+        r"(?:const|let|var)\s+([\w$]+)\s*=\s*(?:[\w$]+\.)?promisify\(\s*(?:require\([^)]*\)\.|[\w$]+\.)?(exec|execFile)\b",
+        text,
     ):
         names[match.group(1)] = match.group(2)
     return names

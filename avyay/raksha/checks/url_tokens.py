@@ -88,7 +88,7 @@ SPEAKS = re.compile(
     r"(?i)(?:^|\.)(?:log\w*|debug|info|warn\w*|error|print\w*|sub|subn|replace|replaceAll|replace_all|ReplaceAllString|compile|MustCompile|RegExp|match|search|test|split|includes|find|indexOf|startswith|assert\w*|skip|describe|it)$"
 )
 READERS = re.compile(
-    r"(?:(?:^|\.)(?:request|req|r|self\.request)\.(?:args|query_params|GET|values|rel_url\.query|query_arguments|query)\.get|(?:^|\.)get_query_argument|(?:^|\.)(?:c|ctx|gc)\.(?:Query|DefaultQuery|GetQuery|QueryParam|query)"
+    r"(?:(?:^|\.)(?:request|req|r|self\.request|websocket|ws)\.(?:args|query_params|GET|values|rel_url\.query|query_arguments|query)\.get|(?:^|\.)get_query_argument|(?:^|\.)(?:c|ctx|gc)\.(?:Query|DefaultQuery|GetQuery|QueryParam|query)"
     r"|\.Query\(\)\.Get|(?:^|\.)searchParams\.get|(?:^|\.)(?:query|params|qs|q)\.get|(?:^|\.)(?:query|params|q|values)\.Get)$"
 )
 WRITERS = re.compile(

@@ -50,6 +50,7 @@ def _python(module: Module) -> Iterator[Handler]:
             module.text,
         )
     )
+    yield from _registered(module)
     for function in module.functions:
         routed = False
         restricted: frozenset[str] | None = None
@@ -87,6 +88,21 @@ def _python(module: Module) -> Iterator[Handler]:
                 yield Handler(function, frozenset({"GET"}))
         elif django and not function.owner and function.parameters[:1] == ("request",) and not function.indent:
             yield Handler(function, ANY)
+
+
+def _registered(module: Module) -> Iterator[Handler]:
+    """`app.add_url_rule("/x", view_func=f)`, `app.add_api_route("/x", f)`, `Route("/x", f)`, `router.add_get("/x", f)`."""
+    for call in module.calls():
+        method = call.method
+        if method not in ("add_url_rule", "add_api_route", "add_route", "add_get", "Route") or "mock" in call.callee:
+            continue
+        arguments = module.arguments(call)
+        path = next((tokens[0].value for _, tokens in arguments[:1] if tokens[0].kind == "string"), "")
+        listed = next((_listed(tokens) for keyword, tokens in arguments if keyword == "methods"), frozenset())
+        for _, tokens in arguments[1:]:
+            if all(token.kind == "name" or token.text == "." for token in tokens):
+                for function in module.named(tokens[-1].text)[:1]:
+                    yield Handler(function, listed or frozenset({"GET"}), path)
 
 
 def _view_class(module: Module, function: Function) -> bool:

@@ -78,9 +78,8 @@ def score_noise(root: Path) -> None:
     lines = sum(path.read_bytes().count(b"\n") for path in kept)
     report = scanner(*TESTS).scan([root])
     loud = Counter(f.rule for f in report.findings if at_least(f.severity, "medium"))
-    print(
-        f"{root.name:12} {lines / 1000:8.1f} KLOC {loud.total():4} = {1000 * loud.total() / max(lines, 1):.3f}/KLOC {dict(loud)}"
-    )
+    rate = 1000 * loud.total() / max(lines, 1)
+    print(f"{root.name:12} {lines / 1000:8.1f} KLOC {loud.total():4} = {rate:.3f}/KLOC {dict(loud)}")
 
 
 if __name__ == "__main__":

@@ -72,7 +72,18 @@ ORIGIN_KEYS = frozenset(
         "alloworiginpatterns",
         "allowedoriginpatterns",
         "access_control_allow_origin",
-        *["cors_origins", "cors_allowed_origins", "cors_allow_origins", "corsorigins", "corsallowedorigins", "allowed_cors_origins", "cors_allowed_origin_regexes", "cors_origin_regex_whitelist", "cors_origin_whitelist", "cors_allow_origin_regex"],
+        *[
+            "cors_origins",
+            "cors_allowed_origins",
+            "cors_allow_origins",
+            "corsorigins",
+            "corsallowedorigins",
+            "allowed_cors_origins",
+            "cors_allowed_origin_regexes",
+            "cors_origin_regex_whitelist",
+            "cors_origin_whitelist",
+            "cors_allow_origin_regex",
+        ],
     ]
 )
 TRUE_KEYS = frozenset(["allowallorigins", "allow_all_origins", "cors_allow_all_origins", "cors_origin_allow_all"])

@@ -222,25 +222,28 @@ class Governor:
         self.campaigns.halt(reason)
         failures: list[str] = []
 
+        def pause(there: AdPlatform, remote: str) -> None:
+            try:
+                there.pause(remote)
+            except AvyayError as error:
+                failures.append(f"{there.name} {remote}: {error}")
+
         def quieten(there: AdPlatform) -> None:
-            running = {
+            # What we know of first, at once; then what the platform knows of besides.
+            known = {
                 row.remote
                 for row in self.campaigns.all(unfinished=True)
                 if row.platform == there.name and row.remote and row.phase in (Phase.STARTING, Phase.RUNNING)
             }
-            try:
-                running |= {one.id for one in there.campaigns(self.campaigns.prefix) if one.status == "enabled"}
-            except AvyayError as error:
-                failures.append(f"{there.name}: {error}")
-
-            def pause(remote: str) -> None:
-                try:
-                    there.pause(remote)
-                except AvyayError as error:
-                    failures.append(f"{there.name} {remote}: {error}")
-
             with ThreadPoolExecutor(16) as pool:
-                list(pool.map(pause, sorted(running)))
+                list(pool.map(lambda remote: pause(there, remote), sorted(known)))
+                try:
+                    listed = there.campaigns(self.campaigns.prefix)
+                except AvyayError as error:
+                    failures.append(f"{there.name}: {error}")
+                    return
+                left = [one.id for one in listed if one.status == "enabled"]
+                list(pool.map(lambda remote: pause(there, remote), left))
 
         with ThreadPoolExecutor(max(1, len(self.platforms))) as pool:
             list(pool.map(quieten, self.platforms.values()))

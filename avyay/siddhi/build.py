@@ -160,12 +160,12 @@ def _platforms(settings: SiddhiSettings, environment: Environment, clock: Clock)
             key("GOOGLE_ADS_REFRESH_TOKEN"),
             test.google_login_customer,
         )
-        return {"google": GoogleAds(client(), google, clock=clock)}
+        return {"google": GoogleAds(client(read=10.0), google, clock=clock)}
     if test.platform == "meta":
         from avyay.siddhi.ads.meta import MetaAds, MetaKeys
 
         if test.meta_account is None or test.meta_page is None:
             raise ConfigError("Meta needs an account and a page.", hint="Set siddhi.test.meta_account and meta_page.")
         meta = MetaKeys(test.meta_account.removeprefix("act_"), test.meta_page, key("META_ACCESS_TOKEN"))
-        return {"meta": MetaAds(client(), meta, clock=clock)}
+        return {"meta": MetaAds(client(read=10.0), meta, clock=clock)}
     return {}

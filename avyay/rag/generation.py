@@ -64,7 +64,7 @@ def load_generation(folder: Path, *, dimensions: int) -> Generation:
         postings = Postings(*(np.asarray(getattr(mapped, item.name)) for item in fields(mapped)))
         uids = np.asarray(np.load(folder / "uids.npy", mmap_mode="r"))
         document_ids = np.asarray(np.load(folder / "document_ids.npy", mmap_mode="r"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError) as error:
         raise _damaged(folder) from error
     if not len(postings.documents) == len(postings.lengths) == len(uids):
         raise _damaged(folder)
@@ -151,4 +151,7 @@ def _flush(path: Path) -> None:
 
 
 def _damaged(folder: Path) -> CorruptError:
-    return CorruptError(f"The index files in {folder} are damaged.", hint="Make them again: avyay rag reconcile")
+    return CorruptError(
+        f"The index files in {folder} are damaged, or of another version of avyay.",
+        hint="Make them again: avyay rag reconcile",
+    )

@@ -17,9 +17,10 @@ from avyay.clock import SYSTEM_CLOCK, Clock
 from avyay.db import Database, open_database
 from avyay.errors import CorruptError, UsageError
 from avyay.paths import ensure_directory
-from avyay.rag.catalog import SCHEMA, SourceRow, State, read_sources, read_state
+from avyay.rag.catalog import SCHEMA, SourceRow, State, read_chunks, read_sources, read_state, visible_chunks
 from avyay.rag.generation import Generation, empty_generation, load_generation, remove_generations
 from avyay.rag.lock import exclusive
+from avyay.rag.pipeline import pipeline_id
 from avyay.rag.places import IndexPlaces
 from avyay.rag.plan import Plan, SyncReport, make_plan, manifest
 from avyay.rag.publish import Publisher, record_source
@@ -31,9 +32,8 @@ from avyay.rag.vectors import VectorSupply
 if TYPE_CHECKING:
     from avyay.ports import Embedder, Progress
 
-__all__ = ["PIPELINE", "Indexer", "SyncReport"]
+__all__ = ["Indexer", "SyncReport"]
 
-PIPELINE = "1"  # raise when the same text would be cut, tokenised or embedded differently: sources are then cut again
 LOCK_WAIT = 900.0
 
 
@@ -68,7 +68,7 @@ class Indexer:
     @property
     def pipeline(self) -> str:
         """How documents are cut and embedded at present."""
-        return f"{PIPELINE}/{self.embedder.name}/{self.embedder.max_tokens}"
+        return f"{pipeline_id()}/{self.embedder.name}/{self.embedder.max_tokens}"
 
     def sync(
         self, specs: Sequence[SourceSpec], *, rebuild: bool = False, progress: Progress | None = None
@@ -119,9 +119,9 @@ class Indexer:
             rows = {row.spec.name: row for row in read_sources(database)}
             if name not in rows:
                 raise no_source(name, sorted(rows))
-            state = read_state(database)
+            state, old = self._load_or_rewrite(database, read_state(database), _silent)
             retired = [identity for _, identity in manifest(database, rows[name].id).values()]
-            publisher = Publisher(database, self.places.generations, state, self.load(state))
+            publisher = Publisher(database, self.places.generations, state, old)
             with publisher.transaction():
                 publisher.retire(retired)
                 database.execute("DELETE FROM sources WHERE id = ?", (rows[name].id,))
@@ -154,6 +154,32 @@ class Indexer:
             return empty_generation(self.embedder.dimensions)
         return load_generation(self.places.generations / state.files, dimensions=state.dimensions)
 
+    def rewrite(self, database: Database, progress: Progress) -> State:
+        """Make the files of everything visible again, from the catalog's texts and the vector store."""
+        state = read_state(database)
+        uids = visible_chunks(database)
+        found = read_chunks(database, uids)
+        rows = [found[uid] for uid in uids]
+        nothing = empty_generation(self.embedder.dimensions)
+        texts = [row.chunk.embedding_text for row in rows]
+        vectors, _ = self.supply.vectors(database, nothing, texts, few_may_wait=False, progress=progress)
+        publisher = Publisher(database, self.places.generations, state, nothing)
+        with publisher.transaction():
+            publisher.retire([])
+            publisher.take_over(rows)
+            publisher.publish(vectors, embedder=self.embedder.name, now=self.clock.now())
+        now = read_state(database)
+        self.sweep(now, state)
+        return now
+
+    def _load_or_rewrite(self, database: Database, state: State, progress: Progress) -> tuple[State, Generation]:
+        """The visible generation; made again first when its files are damaged, or of an older avyay."""
+        try:
+            return state, self.load(state)
+        except CorruptError:
+            state = self.rewrite(database, progress)
+            return state, self.load(state)
+
     def sweep(self, state: State, previous: State) -> None:
         """Remove files of no generation, and of those that nobody can still be about to open."""
         remove_generations(self.places.generations, {state.files, previous.files} - {""})
@@ -168,7 +194,10 @@ class Indexer:
                     record_source(database, plan, pipeline=self.pipeline, now=now)
             return state.generation
         self.sweep(state, state)
-        known = self._known_before(state) if rebuild else self.load(state)
+        if rebuild:
+            known = self._known_before(state)
+        else:
+            state, known = self._load_or_rewrite(database, state, progress)
         texts = [chunk.embedding_text for plan in plans for chunk in plan.chunks]
         vectors, computed = self.supply.vectors(
             database, known, texts, few_may_wait=state.generation > 0, progress=progress

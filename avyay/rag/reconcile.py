@@ -13,10 +13,8 @@ import numpy as np
 
 from avyay.db import integrity_problems
 from avyay.errors import AvyayError, CorruptError
-from avyay.rag.catalog import ChunkRow, read_chunks, read_sources, read_state, visible_chunks
-from avyay.rag.generation import empty_generation
+from avyay.rag.catalog import read_chunks, read_sources, read_state, visible_chunks
 from avyay.rag.plan import SyncReport
-from avyay.rag.publish import Publisher
 from avyay.rag.verify import TOLERANCE, verify_generation
 
 if TYPE_CHECKING:
@@ -98,21 +96,7 @@ def _mend_files(indexer: Indexer, database: Database, report: ReconcileReport, p
         verify_generation(database, generation, uids, chunks, vectors, [])
     except CorruptError:
         report.mended.append("the search files were damaged or missing, and are made anew")
-        _rewrite(indexer, database, rows, progress)
-
-
-def _rewrite(indexer: Indexer, database: Database, rows: list[ChunkRow], progress: Progress) -> None:
-    """Make the files of all visible chunks again, from their texts."""
-    state = read_state(database)
-    texts = [row.chunk.embedding_text for row in rows]
-    nothing = empty_generation(indexer.embedder.dimensions)
-    vectors, _ = indexer.supply.vectors(database, nothing, texts, few_may_wait=False, progress=progress)
-    publisher = Publisher(database, indexer.places.generations, state, nothing)
-    with publisher.transaction():
-        publisher.retire([])
-        publisher.take_over(rows)
-        publisher.publish(vectors, embedder=indexer.embedder.name, now=indexer.clock.now())
-    indexer.sweep(read_state(database), state)
+        indexer.rewrite(database, progress)
 
 
 def _mend_store(indexer: Indexer, database: Database, report: ReconcileReport, progress: Progress) -> None:
@@ -144,7 +128,7 @@ def _mend_store(indexer: Indexer, database: Database, report: ReconcileReport, p
     if again := [*missing, *different]:
         indexer.supply.keep(again, indexer.embedder.embed([texts[key] for key in again], kind="document"))
         if different:
-            _rewrite(indexer, database, list(rows.values()), progress)
+            indexer.rewrite(database, progress)
     known = {key for (key,) in database.execute("SELECT DISTINCT vector_key FROM chunks")}
     store.retain(known)
     report.vectors = len(here)

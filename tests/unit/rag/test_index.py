@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from pathlib import Path
 
@@ -292,3 +293,30 @@ def test_repeated_syncs_are_stable(rag: RagService, repository: Repository, rebu
     first = [one.row.chunk for one in rag.retrieve(KAFKA, limit=50).found]
     rag.index(str(repository.root), rebuild=rebuild)
     assert [one.row.chunk for one in rag.retrieve(KAFKA, limit=50).found] == first
+
+
+@pytest.mark.parametrize("damage", ["removed", "older"])
+def test_a_sync_makes_damaged_files_again(rag: RagService, repository: Repository, damage: str) -> None:
+    rag.index(str(repository.root))
+    newest = max(rag.places.generations.iterdir(), key=lambda path: path.stat().st_mtime)
+    if damage == "removed":
+        shutil.rmtree(newest)
+    else:
+        (newest / "kinds.npy").unlink()  # an array that an earlier version did not write
+    rag.close()
+    repository.write("etcd.md", ETCD + "\nzebra\n")
+    repository.commit()
+    report = rag.index(str(repository.root))
+    assert (report.changed, report.unchanged) == (("etcd.md",), 1)
+    assert {one.row.document.path for one in rag.retrieve("zebra kafka").found} == {"etcd.md", "messaging/kafka.md"}
+    assert rag.reconcile().sound
+
+
+def test_another_way_of_cutting_cuts_everything_again(
+    rag: RagService, repository: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rag.index(str(repository.root))
+    monkeypatch.setattr("avyay.rag.index.pipeline_id", lambda: "another")
+    report = rag.index(str(repository.root))
+    assert (set(report.changed), report.embedded) == ({"etcd.md", "messaging/kafka.md"}, 0)
+    assert rag.index(str(repository.root)).up_to_date

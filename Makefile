@@ -40,7 +40,7 @@ lint: $(VENV)/.development ## ruff and mypy --strict
 	$(BIN)/mypy
 
 bench: $(VENV)/.development ## Measure; prints ratios against a peer or a floor of the same run
-	@for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+	@for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python -P $$file || exit 1; done
 
 soak: $(VENV)/.development ## The long runs: crashes, races, endurance
 	$(RUN) pytest -rs -m soak --no-header

@@ -25,11 +25,13 @@ if TYPE_CHECKING:
 
     from mcp.server.fastmcp import FastMCP
 
+    from avyay.config.schema import RankingSettings
     from avyay.engine.queue import Queue
     from avyay.marga.budgets import Budgets
     from avyay.marga.router import Router
     from avyay.marga.store import CallStore, SqliteStore
     from avyay.ports import Completer, Embedder
+    from avyay.rag.searcher import Ranking
     from avyay.rag.service import RagService
     from avyay.rag.stores.base import VectorStore
     from avyay.raksha.scan import CodeScanner
@@ -156,6 +158,7 @@ class Services:
         """Runbook retrieval; opens its files when first used."""
         from avyay.rag.places import IndexPlaces
         from avyay.rag.service import RagService
+        from avyay.rag.shadow import Shadow
 
         settings = self.settings.rag
         places = IndexPlaces.under(self.paths.data / "rag", settings.vectors_url)
@@ -181,6 +184,8 @@ class Services:
             passages=settings.passages,
             include=settings.include,
             exclude=settings.exclude,
+            ranking=_ranking(settings.ranking),
+            shadow=Shadow(_ranking(settings.shadow), settings.shadow.share) if settings.shadow.share else None,
             clock=self.clock,
         )
         self._open.callback(service.close)
@@ -247,6 +252,26 @@ class Services:
     def close(self) -> None:
         """Close what was opened, last first."""
         self._open.close()
+
+
+def _ranking(settings: RankingSettings) -> Ranking:
+    """A ranking as configured.
+
+    Raises:
+        ConfigError: a weight has a name that ranking does not know.
+    """
+    from dataclasses import fields
+
+    from avyay.errors import ConfigError
+    from avyay.rag.retrieve import Weights
+    from avyay.rag.searcher import Ranking
+
+    known = [item.name for item in fields(Weights)]
+    for name in settings.weights:
+        if name not in known:
+            raise ConfigError(f"Ranking has no weight {name!r}.", hint=f"Weights are: {', '.join(known)}.")
+    weights = Weights(**settings.weights) if settings.weights else None
+    return Ranking(settings.mode, weights, settings.freshness, settings.sources)
 
 
 def open_services(

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -16,7 +16,10 @@ from avyay.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
     from avyay.rag.catalog import SourceRow
+    from avyay.rag.evaluate import EvalQuery, EvalResult, Row
     from avyay.rag.plan import SyncReport
+    from avyay.rag.searcher import Mode
+    from avyay.rag.service import RagService
 
 app = command_group("Runbook indexes: index, sources, search.")
 
@@ -124,7 +127,7 @@ def search(
     run: Run,
     query: Annotated[str | None, typer.Argument(help="What to look for.", show_default=False)] = None,
     top: Annotated[int, typer.Option("--top", "-k", min=1, max=1000, help="Results for each query.")] = 10,
-    mode: Annotated[str, typer.Option("--mode", help="hybrid, keywords or vectors.")] = "hybrid",
+    mode: Annotated[str | None, typer.Option("--mode", help="hybrid, keywords or vectors.")] = None,
     source: Annotated[list[str] | None, typer.Option("--source", help="Only this source (repeatable).")] = None,
     path: Annotated[list[str] | None, typer.Option("--path", help="Only documents like this glob.")] = None,
     batch: Annotated[
@@ -133,13 +136,14 @@ def search(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the batch's results here.")] = None,
 ) -> ExitCode:
     """Find sections, best first, with the scores they are ranked by."""
-    if mode not in ("hybrid", "keywords", "vectors"):
-        raise UsageError(f"There is no mode {mode!r}.", hint="Modes are: hybrid, keywords, vectors.")
+    chosen = _mode(mode) if mode is not None else None
     rag = run.services.rag
     if batch is not None:
         if query is not None:
             raise UsageError("Give a query or --batch, not both.")
-        lines = (json.dumps(row, ensure_ascii=False) for row in rag.batch(list(_queries(batch)), limit=top))
+        lines = (
+            json.dumps(row, ensure_ascii=False) for row in rag.batch(list(_queries(batch)), limit=top, mode=chosen)
+        )
         if output is None:
             for line in lines:
                 run.out.line(line)
@@ -148,7 +152,7 @@ def search(
         return ExitCode.OK
     if query is None:
         raise UsageError("What should be looked for?", hint='For example: avyay rag search "disk full"')
-    result = rag.retrieve(query, limit=top, mode=mode, sources=source or (), paths=path or ())  # type: ignore[arg-type]
+    result = rag.retrieve(query, limit=top, mode=chosen, sources=source or (), paths=path or ())
     data = [
         {
             **asdict(one.passage),
@@ -204,6 +208,97 @@ def stats(run: Run) -> ExitCode:
     data = {**asdict(verdicts), "drift": {"enough": drift.enough, "alarm": drift.alarm, "signs": signs}}
     run.out.result(data, show)
     return ExitCode.FINDINGS if drift.alarm else ExitCode.OK
+
+
+@command(app, results=True)
+def shadow(run: Run) -> None:
+    """Show how the shadow ranking (rag.shadow) differs from the one in use, on live questions."""
+    report = run.services.rag.shadow()
+
+    def show() -> None:
+        run.out.line(
+            f"{report.questions} questions: {report.overlap:.0%} of the documents in common,"
+            f" the same one first in {report.same_first:.0%};"
+            f" confidence {report.confidence:.2f}, of the shadow {report.shadow_confidence:.2f}."
+        )
+        run.out.line(f"{report.disputed} answers did not help where the shadow had another document first.")
+
+    run.out.result(asdict(report), show)
+
+
+@command(app, "eval", results=True)
+def evaluate(
+    run: Run,
+    queries: Annotated[Path, typer.Argument(help="JSON lines: qid, query, gold_docs; see docs/guides/runbooks.md.")],
+    mode: Annotated[str | None, typer.Option("--mode", help="Compare: hybrid, keywords or vectors.")] = None,
+    answerability: Annotated[
+        bool, typer.Option("--answerability", help="Also ask each query with its documents left out.")
+    ] = False,
+    at_least: Annotated[
+        float | None, typer.Option("--min", help="Exit 1 when the macro nDCG@10 of documents is lower.")
+    ] = None,
+) -> ExitCode:
+    """Measure retrieval on labelled queries: recall, MRR and nDCG with 95 % intervals."""
+    from avyay.rag.evaluate import compare, load_queries, macro
+    from avyay.rag.evaluate import evaluate as measure
+
+    rag = run.services.rag
+    loaded = load_queries(queries)
+    found = _results(rag, loaded, None)
+    rows = measure(loaded, found)
+    gains = compare(loaded, found, _results(rag, loaded, _mode(mode))) if mode is not None else []
+    told = rag.answerability(loaded) if answerability else None
+
+    def show() -> None:
+        _show_rows(run, rows, None)
+        if gains:
+            _show_rows(run, gains, f"What --mode {mode} would gain")
+        if told is not None:
+            run.out.line(
+                f"Answerable queries that get an answer: {told.answered:.0%}; refused without their documents:"
+                f" {told.refused:.0%}; AUC of the confidence: {told.auc:.2f}"
+            )
+
+    score = macro(rows, "doc").mean
+    data = {
+        "rows": [asdict(row) for row in rows],
+        "gains": [asdict(row) for row in gains],
+        "answerability": asdict(told) if told is not None else None,
+        "macro_ndcg_at_10": score,
+    }
+    run.out.result(data, show)
+    return ExitCode.FINDINGS if at_least is not None and score < at_least else ExitCode.OK
+
+
+def _results(rag: RagService, queries: list[EvalQuery], mode: Mode | None) -> dict[str, list[EvalResult]]:
+    from avyay.rag.evaluate import EvalResult
+
+    pairs = [(query.qid, query.text) for query in queries]
+    return {
+        row["qid"]: [EvalResult(one["path"], tuple(one["headings"])) for one in row["results"]]
+        for row in rag.batch(pairs, limit=10, mode=mode)
+    }
+
+
+def _show_rows(run: Run, rows: list[Row], title: str | None) -> None:
+    from avyay.rag.evaluate import METRICS
+
+    cells = [
+        (
+            row.level,
+            row.group,
+            row.queries,
+            *(f"{i.mean:.3f} [{i.low:.3f}, {i.high:.3f}]" for i in row.metrics.values()),
+        )
+        for row in rows
+    ]
+    run.out.table(("Level", "Queries of", "n", *METRICS), cells, title=title)
+
+
+def _mode(name: str) -> Mode:
+    if name not in ("hybrid", "keywords", "vectors"):
+        raise UsageError(f"There is no mode {name!r}.", hint="Modes are: hybrid, keywords, vectors.")
+    return cast("Mode", name)
 
 
 @command(app, results=True)

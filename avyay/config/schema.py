@@ -24,9 +24,11 @@ __all__ = [
     "ProviderSettings",
     "RagSettings",
     "RakshaSettings",
+    "RankingSettings",
     "RoutingSettings",
     "ServeSettings",
     "Settings",
+    "ShadowSettings",
     "SiddhiBudgetSettings",
     "SiddhiMailSettings",
     "SiddhiMineSettings",
@@ -216,8 +218,26 @@ class EmbedderSettings(Section):
     threads: int | None = Field(None, ge=1, description="Texts embedded at once by minilm; by default one per CPU.")
 
 
+class RankingSettings(Section):
+    """How passages are ranked; the defaults were measured, change them with `avyay rag eval` at hand."""
+
+    mode: Literal["hybrid", "keywords", "vectors"] = project_safe("hybrid", "What is searched.")
+    weights: dict[str, float] = project_safe({}, "Weights of the mix, by name; see the reference of the Python API.")
+    freshness: float = project_safe(0.0, "Bonus of a document written now, halved every year.", ge=0, le=1)
+    sources: dict[str, float] = project_safe({}, "Bonus of each source, by name; small against 1.")
+
+
+class ShadowSettings(RankingSettings):
+    """Another ranking, tried unseen on a share of live questions; `avyay rag shadow` reports."""
+
+    share: Fraction = project_safe(0.0, "Share of questions it is tried on; 0: none.")
+
+
 class RagSettings(Section):
     """Runbook retrieval."""
+
+    ranking: RankingSettings = RankingSettings()
+    shadow: ShadowSettings = ShadowSettings()
 
     embedder: EmbedderSettings = EmbedderSettings()
     include: tuple[str, ...] = project_safe((), "Globs of files to index; by default every supported document.")

@@ -18,6 +18,7 @@ from avyay.db import Database, Migration, Schema, open_database
 from avyay.errors import UsageError
 from avyay.rag.answer import Turn
 from avyay.rag.drift import Observation
+from avyay.rag.shadow import Comparison
 
 __all__ = ["INTERACTIONS", "Interactions", "Verdicts"]
 
@@ -50,6 +51,19 @@ INTERACTIONS = Schema(
                 answer_id TEXT PRIMARY KEY REFERENCES answers (id) ON DELETE CASCADE,
                 verdict TEXT NOT NULL CHECK (verdict IN ('up', 'down')),
                 comment TEXT NOT NULL,
+                at REAL NOT NULL
+            );
+            """,
+        ),
+        Migration(
+            "0002_shadows",
+            """
+            CREATE TABLE shadows (
+                answer_id TEXT PRIMARY KEY,
+                overlap REAL NOT NULL,
+                same_first INTEGER NOT NULL,
+                confidence REAL NOT NULL,
+                shadow_confidence REAL NOT NULL,
                 at REAL NOT NULL
             );
             """,
@@ -162,6 +176,32 @@ class Interactions:
                 .fetchone()
             )
         return Verdicts(*row)
+
+    def add_shadow(self, answer: str, comparison: Comparison) -> None:
+        """Remember how a shadow's results compared."""
+        with self._lock, self._open().transaction() as database:
+            database.execute(
+                "INSERT OR REPLACE INTO shadows VALUES (?, ?, ?, ?, ?, ?)",
+                (
+                    *(answer, comparison.overlap, comparison.same_first),
+                    *(comparison.confidence, comparison.shadow_confidence, self._clock.now()),
+                ),
+            )
+            database.execute("DELETE FROM shadows WHERE rowid <= (SELECT max(rowid) FROM shadows) - ?", (KEPT_ANSWERS,))
+
+    def shadows(self) -> list[Comparison]:
+        """All remembered comparisons."""
+        if not self._path.is_file():
+            return []
+        with self._lock, self._open().errors():
+            rows = self._open().execute(
+                "SELECT s.overlap, s.same_first, s.confidence, s.shadow_confidence, v.verdict FROM shadows s"
+                " LEFT JOIN verdicts v ON v.answer_id = s.answer_id"
+            )
+            return [
+                Comparison(overlap, bool(same), shown, other, None if verdict is None else verdict == "up")
+                for overlap, same, shown, other, verdict in rows.fetchall()
+            ]
 
     def observations(self) -> list[Observation]:
         """All remembered answers, oldest first, for the drift alarm."""

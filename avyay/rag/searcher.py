@@ -6,8 +6,8 @@ A search imports neither LanceDB nor pyarrow: postings and vectors are mapped fr
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -20,9 +20,8 @@ from avyay.ports import Passage
 from avyay.rag.catalog import SCHEMA, ChunkRow, SourceRow, State, read_chunks, read_sources, read_state
 from avyay.rag.confidence import Confidence, assess
 from avyay.rag.generation import Generation, load_generation
-from avyay.rag.lexical.tokenise import identifiers
 from avyay.rag.query import Query, analyse, with_concepts, without_keywords
-from avyay.rag.retrieve import rank, search_lexical
+from avyay.rag.retrieve import Weights, freshness, rank, search_lexical
 from avyay.rag.sources.base import glob_pattern
 
 if TYPE_CHECKING:
@@ -31,10 +30,24 @@ if TYPE_CHECKING:
     from avyay.ports import Embedder
     from avyay.rag.types import Hit
 
-__all__ = ["Found", "Mode", "SearchResult", "Searcher", "no_index"]
+__all__ = ["Found", "Mode", "Ranking", "SearchResult", "Searcher", "no_index", "no_source"]
 
 Mode = Literal["hybrid", "keywords", "vectors"]
 DAY = 86_400.0
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """A configuration of the search: what a shadow comparison compares.
+
+    `freshness` is the bonus of a document written just now (halved with every year of its age), `sources` the bonus
+    of each source by name; both are small against 1, and off by default.
+    """
+
+    mode: Mode = "hybrid"
+    weights: Weights | None = None
+    freshness: float = 0.0
+    sources: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,11 +90,20 @@ class SearchResult:
 class Searcher:
     """Searches the visible generation; follows the index as it changes. Safe to share between threads."""
 
-    def __init__(self, database: Path, generations: Path, embedder: Embedder, *, clock: Clock = SYSTEM_CLOCK) -> None:
+    def __init__(
+        self,
+        database: Path,
+        generations: Path,
+        embedder: Embedder,
+        *,
+        ranking: Ranking | None = None,
+        clock: Clock = SYSTEM_CLOCK,
+    ) -> None:
         self._path = database
         self._folder = generations
         self._embedder = embedder
         self._clock = clock
+        self._ranking = ranking or Ranking()
         self._database: Database | None = None
         self._loaded: tuple[str, Generation] | None = None
         self._lock = threading.Lock()
@@ -114,15 +136,20 @@ class Searcher:
         query: str,
         *,
         limit: int = 10,
-        mode: Mode = "hybrid",
+        mode: Mode | None = None,
         sources: Sequence[str] = (),
         paths: Sequence[str] = (),
+        without: Collection[str] = (),
+        ranking: Ranking | None = None,
     ) -> SearchResult:
         """The chunks that answer `query`, best first.
 
         Args:
+            mode: By default the ranking's.
             sources: Names of sources to search; by default all.
             paths: Globs over document paths; by default all.
+            without: Paths of documents to leave out.
+            ranking: Instead of the configured one.
 
         Raises:
             UsageError: nothing has been indexed, the query is empty, or a source is unknown.
@@ -131,14 +158,17 @@ class Searcher:
         if not query.strip():
             raise UsageError("The question is empty.", hint='Write it in quotes: avyay ask "why is etcd slow?"')
         state, generation = self._current()
+        chosen = ranking or self._ranking
+        mode = mode or chosen.mode
         analysed = analyse(query)
         analysed, vector, notes = self._query_vector(analysed, state, generation, mode)
         if mode == "vectors" and vector is None:
             raise DependencyError("Vectors are unavailable: " + " ".join(notes), hint="Search with --mode keywords.")
-        eligible = self._eligible(generation, sources, paths)
+        eligible = self._eligible(generation, sources, paths, without)
         if mode == "vectors":
             analysed = without_keywords(analysed)
-        hits, confidence = _rank(generation, analysed, vector, limit, eligible)
+        prior = self._prior(generation, chosen)
+        hits, confidence = _rank(generation, analysed, vector, limit, eligible, chosen.weights, prior)
         with self._lock:
             rows = read_chunks(self._open(), [int(generation.uids[hit.chunk]) for hit in hits])
         now = self._clock.now()
@@ -236,28 +266,46 @@ class Searcher:
         return with_concepts(query, vectors[0], self._embedder.name), vectors.mean(axis=0), ()
 
     def _eligible(
-        self, generation: Generation, sources: Sequence[str], paths: Sequence[str]
+        self, generation: Generation, sources: Sequence[str], paths: Sequence[str], without: Collection[str]
     ) -> NDArray[np.bool_] | None:
-        if not sources and not paths:
+        if not sources and not paths and not without:
             return None
-        with self._lock:
-            database = self._open()
-            names = {row.spec.name for row in read_sources(database)} if sources else set()
+        if sources:
+            names = {row.spec.name for row in self.sources()}
             for name in sources:
                 if name not in names:
                     raise no_source(name, sorted(names))
-            with database.errors():
-                rows = database.execute(
-                    "SELECT d.id, d.path, s.name FROM documents d JOIN sources s ON s.id = d.source_id"
-                ).fetchall()
         patterns = [glob_pattern(glob) for glob in paths]
         wanted = [
             identity
-            for identity, path, name in rows
-            if (not sources or name in sources) and (not patterns or any(p.fullmatch(path) for p in patterns))
+            for identity, path, name, _ in self._document_rows()
+            if (not sources or name in sources)
+            and (not patterns or any(pattern.fullmatch(path) for pattern in patterns))
+            and path not in without
         ]
         documents = np.isin(generation.document_ids, np.asarray(wanted, dtype=np.int64))
         return documents[generation.postings.documents]
+
+    def _prior(self, generation: Generation, ranking: Ranking) -> NDArray[np.float32] | None:
+        """The bonus of each chunk for its document's age and source; None when neither counts."""
+        if not ranking.freshness and not ranking.sources:
+            return None
+        rows = {identity: (name, written) for identity, _, name, written in self._document_rows()}
+        now = self._clock.now()
+        known = [rows.get(int(identity), ("", None)) for identity in generation.document_ids]
+        ages = np.array([(now - written) / DAY if written is not None else np.inf for _, written in known])
+        bonus = freshness(ages.astype(np.float32), weight=ranking.freshness)
+        bonus += np.array([ranking.sources.get(name, 0.0) for name, _ in known], dtype=np.float32)
+        chunks: NDArray[np.float32] = bonus[generation.postings.documents]
+        return chunks
+
+    def _document_rows(self) -> list[tuple[int, str, str, int | None]]:
+        """Id, path, source and author time of every document."""
+        with self._lock, self._open().errors():
+            rows = self._open().execute(
+                "SELECT d.id, d.path, s.name, d.author_time FROM documents d JOIN sources s ON s.id = d.source_id"
+            )
+            return rows.fetchall()
 
 
 def _rank(
@@ -266,14 +314,24 @@ def _rank(
     vector: NDArray[np.float32] | None,
     limit: int,
     eligible: NDArray[np.bool_] | None,
+    weights: Weights | None,
+    prior: NDArray[np.float32] | None,
 ) -> tuple[tuple[Hit, ...], Confidence]:
     similarities = None
     if vector is not None and generation.vectors is not None:
         similarities = generation.vectors @ vector
     lexical = search_lexical(generation.postings, query)
-    hits = rank(query, generation.postings, lexical=lexical, similarities=similarities, limit=limit, eligible=eligible)
-    names = identifiers(query.text)
-    return hits, assess(generation.postings, query.terms, names, lexical, similarities, eligible)
+    hits = rank(
+        query,
+        generation.postings,
+        lexical=lexical,
+        similarities=similarities,
+        limit=limit,
+        weights=weights,
+        eligible=eligible,
+        prior=prior,
+    )
+    return hits, assess(query, generation.postings, hits, lexical, similarities, eligible)
 
 
 def no_index() -> UsageError:

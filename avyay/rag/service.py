@@ -8,7 +8,7 @@ with open_services() as services:
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
@@ -24,14 +24,17 @@ from avyay.rag.answer import (
     follow_up_query,
     says_not_found,
 )
+from avyay.rag.answerability import Answerability
 from avyay.rag.interactions import Interactions, Verdicts
 from avyay.rag.passages import gather, gather_sections
-from avyay.rag.searcher import Mode, Searcher, SearchResult
+from avyay.rag.searcher import Mode, Ranking, Searcher, SearchResult
+from avyay.rag.shadow import Shadow, ShadowReport, compare_results, summarise
 
 if TYPE_CHECKING:
     from avyay.ports import Progress
     from avyay.rag.catalog import SourceRow, State
     from avyay.rag.drift import Drift
+    from avyay.rag.evaluate import EvalQuery
     from avyay.rag.index import Indexer
     from avyay.rag.places import IndexPlaces
     from avyay.rag.plan import SyncReport
@@ -76,6 +79,8 @@ class RagService:
         embedder: Embeds queries and documents.
         open_store: Opens the vector store; called only when something is written.
         completer: What answers in words, or None; asked for when a question is answered.
+        ranking: How results are ranked.
+        shadow: Another configuration to try on some questions, out of sight.
     """
 
     def __init__(
@@ -88,6 +93,8 @@ class RagService:
         passages: int = 5,
         include: tuple[str, ...] = (),
         exclude: tuple[str, ...] = (),
+        ranking: Ranking | None = None,
+        shadow: Shadow | None = None,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self.places = places
@@ -97,7 +104,8 @@ class RagService:
         self._completer = completer
         self._passages = passages
         self._include, self._exclude = include, exclude
-        self._searcher = Searcher(places.database, places.generations, embedder, clock=clock)
+        self._shadow = shadow
+        self._searcher = Searcher(places.database, places.generations, embedder, ranking=ranking, clock=clock)
         self.interactions = Interactions(places.root / "interactions.db", clock=clock)
 
     def close(self) -> None:
@@ -112,22 +120,28 @@ class RagService:
         query: str,
         *,
         limit: int = 10,
-        mode: Mode = "hybrid",
+        mode: Mode | None = None,
         sources: Sequence[str] = (),
         paths: Sequence[str] = (),
+        without: Collection[str] = (),
+        ranking: Ranking | None = None,
     ) -> SearchResult:
         """The chunks that answer `query`, with scores and signals; see `Searcher.search`."""
-        return self._searcher.search(query, limit=limit, mode=mode, sources=sources, paths=paths)
+        return self._searcher.search(
+            query, limit=limit, mode=mode, sources=sources, paths=paths, without=without, ranking=ranking
+        )
 
     def search(self, query: str, *, limit: int = 5) -> Sequence[Passage]:
         """The port `Retriever`: the best passages, neighbouring chunks joined."""
         found = self.retrieve(query, limit=limit * OVERSEARCH).found
         return [passage.passage for passage in gather(found, limit)]
 
-    def batch(self, queries: Sequence[tuple[str, str]], *, limit: int = 10) -> Iterator[dict[str, Any]]:
+    def batch(
+        self, queries: Sequence[tuple[str, str]], *, limit: int = 10, mode: Mode | None = None
+    ) -> Iterator[dict[str, Any]]:
         """Answer (qid, query) pairs in the form retrieval scorers read."""
         for qid, query in queries:
-            found = self.retrieve(query, limit=limit * BATCH_OVERSEARCH).found
+            found = self.retrieve(query, limit=limit * BATCH_OVERSEARCH, mode=mode).found
             yield {
                 "qid": qid,
                 "results": [
@@ -143,6 +157,15 @@ class RagService:
                     for one in gather_sections(found, limit)
                 ],
             }
+
+    def answerability(self, queries: Sequence[EvalQuery]) -> Answerability:
+        """Whether "not in the runbooks" is said when it should be: queries as they are, and without their documents."""
+        judged: list[tuple[bool, bool, float]] = []
+        for query in queries:
+            for present in (True, False):
+                result = self.retrieve(query.text, without=() if present else query.documents)
+                judged.append((present, result.confidence.relevant, result.confidence.value))
+        return Answerability.of(judged)
 
     def state(self) -> State:
         """Which generation is visible, and how much is in it."""
@@ -212,6 +235,9 @@ class RagService:
             session=chosen.session,
         )
         chunks = tuple(identity for one in joined for identity in one.chunk_ids)
+        if self._shadow is not None and self._shadow.wanted():
+            other = search(query, ranking=self._shadow.ranking)
+            self.interactions.add_shadow(answer.id, compare_results(result, other, limit))
         completer = None if chosen.extractive or not relevant else self._completer()
         if completer is None or not completer.available():
             return Prepared(answer, None, chunks, confidence)
@@ -289,6 +315,10 @@ class RagService:
     def verdicts(self) -> Verdicts:
         """How answers were received."""
         return self.interactions.verdicts()
+
+    def shadow(self) -> ShadowReport:
+        """How the shadow configuration's results differ from those that were shown."""
+        return summarise(self.interactions.shadows())
 
     def drift(self) -> Drift:
         """Whether answers have become worse of late."""

@@ -95,6 +95,26 @@ def test_index_then_ask(repository: Path, tmp_path: Path, home: Path) -> None:
     assert {"path", "heading", "lines", "commit", "score"} <= rows[0]["results"][0].keys()
 
 
+def test_measuring_and_statistics(repository: Path, tmp_path: Path) -> None:
+    hashing = {"AVYAY_RAG_EMBEDDER_NAME": "hashing", "AVYAY_RAG_SHADOW_SHARE": "1", "AVYAY_RAG_SHADOW_MODE": "keywords"}
+    assert avyay("rag", "index", str(repository), cwd=tmp_path, **hashing).returncode == 0
+    queries = tmp_path / "queries.jsonl"
+    queries.write_text('{"qid": "1", "query": "etcdHighFsyncDurations", "gold_docs": ["alerts/etcd.md"]}\n')
+    done = avyay("rag", "eval", str(queries), "--answerability", "--min", "0.9", "--json", cwd=tmp_path, **hashing)
+    measured = json.loads(done.stdout)
+    assert (done.returncode, measured["macro_ndcg_at_10"], measured["answerability"]["answered"]) == (0, 1.0, 1.0)
+    queries.write_text('{"qid": "1", "query": "etcdHighFsyncDurations", "gold_docs": ["README.md"]}\n')
+    assert avyay("rag", "eval", str(queries), "--min", "0.9", cwd=tmp_path, **hashing).returncode == 1
+    assert avyay("ask", "etcdHighFsyncDurations", cwd=tmp_path, **hashing).returncode == 0
+    shadow = json.loads(avyay("rag", "shadow", "--json", cwd=tmp_path, **hashing).stdout)
+    assert (shadow["questions"], shadow["same_first"]) == (1, 1.0)
+    stats = avyay("rag", "stats", cwd=tmp_path, **hashing)
+    assert (stats.returncode, stats.stdout.splitlines()[0]) == (
+        0,
+        "1 answers, 0 of them not in the runbooks; 0 helped, 0 did not.",
+    )
+
+
 def test_a_question_loads_no_vector_database(repository: Path, tmp_path: Path) -> None:
     assert avyay("rag", "index", str(repository), cwd=tmp_path).returncode == 0
     code = (

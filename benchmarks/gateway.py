@@ -25,6 +25,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+sys.path[:] = [place for place in sys.path if Path(place).resolve() != Path(__file__).resolve().parent]
 TICK = os.sysconf("SC_CLK_TCK")
 PROMPT = "What is the capital of France? Answer in one short sentence."
 ANSWER = json.dumps(

@@ -26,6 +26,9 @@ def providers(
     """List the providers, their models and what keeps them from being used."""
     import asyncio
 
+    if (url := run.loaded.settings.marga.url) is not None:
+        _show_providers(run, _live_providers(run, url))
+        return
     router = run.services.router
     states: dict[str, str] = {}
 
@@ -51,8 +54,27 @@ def providers(
 
     if check or any(provider.lists_models for provider in router.usable()):
         asyncio.run(look())
-    rows = [_provider(provider, states.get(provider.name)) for provider in router.providers.values()]
+    _show_providers(run, [_provider(provider, states.get(provider.name)) for provider in router.providers.values()])
+    if not router.usable():
+        from avyay.marga.providers import SETUP_HINT
 
+        run.out.note(f"No provider can be used yet.\n{SETUP_HINT}")
+    run.services.close()
+
+
+def _live_providers(run: Run, url: str) -> list[dict[str, Any]]:
+    """The providers of the router daemon at `marga.url`, with the state of their breakers."""
+    from avyay.http import client, request_json
+
+    key = run.loaded.environment.value("MARGA_API_KEY")
+    headers = {"authorization": f"Bearer {key}"} if key else {}
+    with client(read=10.0, headers=headers) as http:
+        root = url.rstrip("/").removesuffix("/v1")
+        found = request_json(http, "GET", f"{root}/marga/providers", who="The router", check=lambda d: "providers" in d)
+    return list(found["providers"])
+
+
+def _show_providers(run: Run, rows: list[dict[str, Any]]) -> None:
     def text() -> None:
         columns = ("Provider", "Kind", "Endpoint", "State", "Models")
         cells = [
@@ -61,11 +83,6 @@ def providers(
         run.out.table(columns, cells)
 
     run.out.result({"providers": rows}, text)
-    if not router.usable():
-        from avyay.marga.providers import SETUP_HINT
-
-        run.out.note(f"No provider can be used yet.\n{SETUP_HINT}")
-    run.services.close()
 
 
 def _tiered(models: list[dict[str, str]]) -> list[str]:
@@ -289,3 +306,22 @@ def stats(
 
 
 add_commands(app)
+
+
+@command(app, results=True)
+def budgets(run: Run) -> None:
+    """Show what is spent and reserved of every cap."""
+    found = run.services.budgets
+    rows = [] if found is None else found.rows()
+
+    def text() -> None:
+        if not rows:
+            what = "No cap is configured" if found is None else "Nothing was spent under a cap yet"
+            run.out.note(f"{what}. See: marga.budgets in `avyay config schema`")
+            return
+        columns = ("Budget", "Spent", "Reserved", "Cap")
+        cells = [(r["budget"], f"${r['spent_usd']}", f"${r['reserved_usd']}", f"${r['cap_usd']}") for r in rows]
+        run.out.table(columns, cells)
+
+    run.out.result({"budgets": rows}, text)
+    run.services.close()

@@ -272,15 +272,16 @@ class _Guard:
     def look(self) -> None:
         """Begin to look."""
         self._timer.cancel()
-        if self._watcher is None and not self.done:
+        if not self.done and self._watcher is None:
             self._watcher = self._task.get_loop().create_task(self._wait())
 
     async def _wait(self) -> None:
-        while (await self._receive())["type"] != "http.disconnect":
+        receive, task = self._receive, self._task
+        while (await receive())["type"] != "http.disconnect":
             pass
         if not self.done:
             self.gone = True
-            self._task.cancel()
+            task.cancel()
 
     def end(self) -> None:
         """The request is over."""
@@ -288,6 +289,8 @@ class _Guard:
         self._timer.cancel()
         if self._watcher is not None:
             self._watcher.cancel()
+        # The task holds us as we hold it: let go, so that nothing has to wait for the collector.
+        del self._task, self._receive, self._watcher
 
 
 async def _send(send: Send, outbound: Outbound) -> None:

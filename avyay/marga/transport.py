@@ -237,7 +237,7 @@ class _Connection(asyncio.Protocol):
         self._pool = pool
         self._loop = loop
         self._transport: asyncio.Transport | None = None
-        self._parser = httptools.HttpResponseParser(self)
+        self._parser: Any = httptools.HttpResponseParser(self)
         self._reply: _Reply | None = None
         self._interim = False
 
@@ -263,7 +263,7 @@ class _Connection(asyncio.Protocol):
     def release(self) -> None:
         """The answer is complete."""
         self._reply = None
-        if self.usable and self._parser.should_keep_alive():
+        if self.usable and self._parser is not None and self._parser.should_keep_alive():
             self.since = self._loop.time()
             self._pool.give_back(self)
         else:
@@ -284,7 +284,7 @@ class _Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self.untouched = False
-        if self._reply is None:
+        if self._reply is None or self._parser is None:
             self.abort()  # nobody asked
             return
         try:
@@ -296,6 +296,7 @@ class _Connection(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         self._transport = None
+        self._parser = None  # it holds us as we hold it: without this only the collector could free the two
         self._pool.forget(self)
         reply, self._reply = self._reply, None
         if reply is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import gc
 import ipaddress
@@ -61,7 +62,7 @@ def serve(app: App, listener: socket.socket, *, drain: float = 30.0) -> None:
     config = uvicorn.Config(
         app,
         loop=_loop(),
-        http="httptools",
+        http=_protocol(),
         ws="none",
         lifespan="on",
         interface="asgi3",
@@ -76,7 +77,7 @@ def serve(app: App, listener: socket.socket, *, drain: float = 30.0) -> None:
     # What is loaded by now stays: the collector need not look at it again, and may look less often at the rest.
     gc.collect()
     gc.freeze()
-    gc.set_threshold(20_000, 20, 50)
+    gc.set_threshold(10_000, 10, 4)
     # uvicorn raises the signal anew once it has drained; by then the daemon has done all it was asked to.
     signal.signal(signal.SIGTERM, _already_done)
     signal.signal(signal.SIGINT, _already_done)
@@ -85,6 +86,19 @@ def serve(app: App, listener: socket.socket, *, drain: float = 30.0) -> None:
 
 def _already_done(number: int, frame: object) -> None:
     return None
+
+
+def _protocol() -> type[asyncio.Protocol]:
+    from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+    class Protocol(HttpToolsProtocol):
+        """Lets go of a connection that its client reset: uvicorn's keep-alive timer would hold it until it rings."""
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            super().connection_lost(exc)
+            self._unset_keepalive_if_required()
+
+    return Protocol
 
 
 def _loop() -> str:

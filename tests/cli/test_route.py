@@ -180,6 +180,31 @@ def test_a_routers_own_file_loads(tmp_path: Path) -> None:
     assert json.loads(explained.stdout)["provider"] == "anthropic"
 
 
+def test_everything_over_a_daemon(upstream: Upstream, tmp_path: Path) -> None:
+    from daemon import Daemon
+
+    provider = {"name": "far", "kind": "openai", "endpoint": f"{upstream.url}/v1", "api_key_env": "K"}
+    provider["models"] = [{"name": "m", "input_price": 1, "output_price": 2}]  # type: ignore[assignment]
+    budgets = [{"daily": 3}]
+    with Daemon(tmp_path, {"providers": [provider], "budgets": budgets}, key="secret", K="k") as daemon:
+        there = {"AVYAY_MARGA_URL": daemon.url, "MARGA_API_KEY": "secret"}
+        streamed = avyay("route", "hi", **there)
+        assert (streamed.returncode, streamed.stdout) == (0, "Hello from upstream.\n"), streamed.stderr
+        assert "far/m · medium" in streamed.stderr
+        assert "$0.000022" in streamed.stderr  # the final cost of a stream, read by its decision
+        whole = json.loads(avyay("route", "hi", "--json", **there).stdout)
+        assert (whole["cost_usd"], whole["tokens"]["input"]) == ("0.000022", 12)
+        assert whole["decision_id"].startswith("dec_")
+        (row,) = json.loads(avyay("marga", "providers", "--json", **there).stdout)["providers"]
+        assert (row["name"], row["state"]) == ("far", "closed")
+        assert avyay("route", "hi", **there | {"MARGA_API_KEY": "wrong"}).returncode == 4
+        same_home = {"AVYAY_HOME": str(daemon.database.parents[2])}
+        config = str(tmp_path / "avyay.yaml")
+        (cap,) = json.loads(avyay("marga", "budgets", "--json", "--config", config, **same_home).stdout)["budgets"]
+        assert cap["cap_usd"] == "3"
+    assert avyay("route", "hi", **there).returncode == 3  # nobody listens there any more
+
+
 def test_bad_input() -> None:
     assert avyay("route", "").returncode == 2
     assert avyay("route", "hi", "--tier", "gold").returncode == 2

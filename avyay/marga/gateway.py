@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
@@ -20,6 +20,7 @@ from avyay.marga.cost import cost_of, estimate
 from avyay.marga.dispatch import Answer, NoAnswerError, RejectedError
 from avyay.marga.providers import SETUP_HINT
 from avyay.marga.router import Router
+from avyay.marga.sticky import Conversations, conversation_key
 from avyay.marga.tokens import estimate_size
 from avyay.marga.transport import TransportError
 from avyay.marga.types import Attempt, CallRecord, CallStatus, Candidate, Decision, Dialect, Hints, Kind
@@ -110,6 +111,7 @@ class Gateway:
         self.active = 0
         self.finished: dict[str, int] = {}
         self._log = get_logger("marga")
+        self.conversations = Conversations(router.clock)
         self._homes: dict[str, str] = {}  # stored responses: whose they are
 
     async def open(self, inbound: Inbound) -> Outbound:
@@ -142,7 +144,12 @@ class Gateway:
             if not decision.ranked:
                 failure = Failure("context_length", "No configured model has a context for this request.")
                 return self._refuse(inbound, failure)
+        key = conversation_key(body, features, inbound.session)
+        last = self.conversations.last(key) if key is not None else None
+        if last is not None and (features.tool_loop or features.signed_thinking):
+            decision = stay_with(decision, last)
         call = Call(self, inbound, body, features, decision, began)
+        call.conversation, call.last_model = key, last
         if router.budgets is not None:
             scopes = router.budgets.scopes(inbound.key, inbound.service, inbound.customer)
             if scopes:
@@ -170,6 +177,18 @@ class Gateway:
         if len(self._homes) > 100_000:
             self._homes.clear()
         self._homes[response_id] = provider
+
+
+def stay_with(decision: Decision, last: str) -> Decision:
+    """The decision with the candidate that answered last in front, when it can take the request."""
+    ranked = decision.ranked
+    found = next((entry for entry in ranked if entry.candidate.name == last), None)
+    if found is None or found is ranked[0] or decision.hints.model != "auto":
+        return decision
+    others = tuple(entry for entry in ranked if entry is not found)
+    tier = found.candidate.model.tier
+    reason = f"stays with {last}: a tool loop or signed reasoning is under way"
+    return replace(decision, ranked=(found, *others), tier=tier, reasons=(reason, *decision.reasons))
 
 
 def _no_provider() -> Failure:
@@ -210,9 +229,11 @@ class Call:
         "_out",
         "_pipe",
         "_status",
+        "conversation",
         "cost",
         "decision",
         "estimated",
+        "last_model",
         "spending",
         "usage",
     )
@@ -231,6 +252,8 @@ class Call:
         self.cost: Picodollars | None = None
         self.estimated = False
         self.spending: Spending | None = None
+        self.conversation: str | None = None
+        self.last_model: str | None = None
         self._gateway = gateway
         self._inbound = inbound
         self._body = body
@@ -271,6 +294,7 @@ class Call:
             exchange_id=self.decision.id,
             created=int(self.decision.at),
             foreign_thinking=self._features.foreign_thinking,
+            model_switched=self._features.signed_thinking and self.last_model not in (None, candidate.name),
         )
         self._exchanges[candidate.name] = exchange
         same = exchange.passthrough
@@ -350,6 +374,8 @@ class Call:
         self._attempts = tuple(answer.attempts)
         self._candidate = answer.candidate
         self._exchange = self._exchanges[answer.candidate.name]
+        if self.conversation is not None:
+            gateway.conversations.served(self.conversation, answer.candidate.name)
         if self._exchange.streaming:
             kind = answer.incoming.headers.get("content-type") if self._exchange.passthrough else None
             kind = kind or stream_content_type(self._inbound.dialect)

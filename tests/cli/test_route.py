@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from upstream import Reply, Upstream
 
+ROOT = str(Path(__file__).resolve().parents[2])
 EXAMPLE = """\
 providers:
   - name: openai
@@ -36,7 +37,8 @@ def avyay(*arguments: str, stdin: str = "", **environment: str) -> subprocess.Co
         capture_output=True,
         text=True,
         timeout=60,
-        env={**os.environ, **environment},
+        env={**os.environ, "PYTHONPATH": ROOT, **environment},
+        cwd=os.environ["HOME"],  # not where this project's own avyay.yaml is
         check=False,
     )
 

@@ -304,6 +304,34 @@ def test_a_stored_response_is_continued_where_it_is(tmp_path: Path) -> None:
             assert other.calls == []
 
 
+def test_the_model_does_not_change_inside_a_tool_loop(tmp_path: Path) -> None:
+    tool = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
+    hard = "Design and prove a distributed algorithm, compare the trade-offs step by step. " * 5
+    with Upstream() as cheap, Upstream() as dear:
+        providers = [
+            provider("cheap", "openai", cheap.url, models=[{"name": "small", "tier": "local"}], api_key_env="K"),
+            provider("dear", "openai", dear.url, models=[{"name": "big", "tier": "premium"}], api_key_env="K"),
+        ]
+        with Daemon(tmp_path, {"providers": providers}, K="k") as daemon:
+            messages: list[dict[str, Any]] = [{"role": "user", "content": "Weather in Paris?"}]
+            dear.default = cheap.default = Reply(tool=("weather", "{}"))
+
+            def ask(**headers: str) -> str:
+                body = {"model": "auto", "messages": messages, "tools": [tool]}
+                return daemon.post("/v1/chat/completions", body, **headers).headers["x-avyay-provider"]
+
+            first = ask()
+            call = {"id": "call_1", "type": "function", "function": {"name": "weather", "arguments": "{}"}}
+            messages += [
+                {"role": "assistant", "content": None, "tool_calls": [call]},
+                {"role": "tool", "tool_call_id": "call_1", "content": hard},
+            ]
+            other = {"cheap": "premium", "dear": "local"}[first]
+            assert ask(x_cost_tier=other) == first  # a hint moves no conversation in the middle of a tool loop
+            messages += [{"role": "assistant", "content": "Sunny."}, {"role": "user", "content": "Thanks."}]
+            assert ask(x_cost_tier=other) != first
+
+
 def test_without_a_provider(tmp_path: Path) -> None:
     with Daemon(tmp_path, {}) as daemon:
         got = daemon.chat()

@@ -680,7 +680,11 @@ def judge(value: str, name: str, kind: Kind, *, fallback: bool = False) -> str |
         and not re.search(r"(?i)your|<|\$\{|xxx|^https?:", value)
     ):
         return "weak"
-    invention = kind == "signing" and re.match(r"(?i)some[-_]", value)
+    # It works as it stands, whatever its last words ask for.
+    invention = kind == "signing" and re.match(
+        r"(?i)some[-_]|(?!your|change|replace|please|insert|put|set|enter|todo)[a-z0-9]+(?:[-_][a-z0-9]+)*[-_]change[-_]?(?:me|this|it|in)",
+        value,
+    )
     if (is_placeholder(value) and not invention) or _is_reference(value, name):
         return None
     words = [word for word in re.split(r"[-_.\s:/]+|(?<=[a-z])(?=[A-Z])", value) if word]

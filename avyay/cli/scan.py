@@ -83,6 +83,7 @@ def scan(
     fix: Annotated[bool, typer.Option("--fix", help="Apply safe repairs; --fix=unsafe: all.")] = False,
     fix_unsafe: Annotated[bool, typer.Option("--fix-unsafe", hidden=True)] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="With --fix: print the changes, write nothing.")] = False,
+    triage: Annotated[bool, typer.Option("--triage", help="Ask a model for a second opinion on findings.")] = False,
     online: Annotated[bool, typer.Option("--online", help="Let checks ask DNS and your package registries.")] = False,
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Look at every file again.")] = False,
 ) -> ExitCode:
@@ -109,6 +110,8 @@ def scan(
         changed = _repair(run, scanner, report, paths or [Path()], exclude or (), unsafe=fix_unsafe, dry_run=dry_run)
         if changed and not dry_run:
             report = scanner.scan(paths or [Path()], baseline=accepted, diff=diff)
+    if triage and report.findings:
+        report = _triage(run, report)
     wanted = {level.value for level in severity} if severity else None
     shown = [finding for finding in report.findings if wanted is None or finding.severity in wanted]
     _write_files(run, report, shown, threshold, sarif, markdown, json_file)
@@ -131,6 +134,22 @@ def scan(
     else:
         _print(run, report, shown, threshold)
     return EXITS[verdict(report, threshold)]
+
+
+def _triage(run: Run, report: Report) -> Report:
+    """Second opinions; nothing is hidden by them, and the exit code stays."""
+    import asyncio
+
+    from avyay.money import parse_usd
+    from avyay.raksha.triage import counts
+    from avyay.raksha.triage import triage as second_opinions
+
+    budget = parse_usd(run.loaded.settings.raksha.triage_budget)
+    report, summary = asyncio.run(second_opinions(report, run.services.completer, budget=budget))
+    said = ", ".join(f"{count} {verdict}" for verdict, count in sorted(counts(report.findings).items()))
+    stopped = f"; stopped: {summary.stopped}" if summary.stopped else ""
+    run.out.note(f"Second opinions on {summary.asked}: {said or 'none'}{stopped}.")
+    return report
 
 
 def _repair(

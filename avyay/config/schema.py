@@ -286,6 +286,7 @@ class RakshaSettings(Section):
         "https://osv-vulnerabilities.storage.googleapis.com", description="Where `avyay raksha db update` fetches."
     )
     cache: bool = project_safe(True, "Remember results of unchanged files.")
+    triage_budget: float = Field(0.5, ge=0, description="Dollars that one `avyay scan --triage` may spend.")
     jobs: int = Field(0, ge=0, description="Processor cores to use; 0: all.")
 
 

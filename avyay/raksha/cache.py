@@ -151,7 +151,7 @@ def _rule(item: dict[str, Any]) -> Rule:
     return Rule(**values)
 
 
-_FIELDS = tuple(field.name for field in fields(Finding) if field.name not in ("secrets", "edits"))
+_FIELDS = tuple(field.name for field in fields(Finding) if field.name not in ("secrets", "edits", "triage"))
 
 
 def _finding(data: dict[str, Any], file: SourceFile) -> Finding:

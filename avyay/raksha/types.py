@@ -21,6 +21,7 @@ __all__ = [
     "Severity",
     "Skipped",
     "Suppressed",
+    "Triage",
     "Verdict",
     "at_least",
     "severity_rank",
@@ -105,6 +106,16 @@ class Edit:
 
 
 @dataclass(frozen=True, slots=True)
+class Triage:
+    """A model's opinion on a finding; `decision` names the routed call in the ledger."""
+
+    verdict: Literal["real", "false-positive", "unsure"]
+    reason: str
+    model: str
+    decision: str
+
+
+@dataclass(frozen=True, slots=True)
 class Finding(PortFinding):
     """A fault at a place, with what the outputs and `--fix` need.
 
@@ -113,6 +124,7 @@ class Finding(PortFinding):
 
     edits: tuple[Edit, ...] = ()
     secrets: tuple[str, ...] = field(default=(), repr=False)
+    triage: Triage | None = None
 
 
 @dataclass(frozen=True, slots=True)

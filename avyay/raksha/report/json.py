@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 from avyay.raksha.types import SEVERITIES, Finding, Report, Severity, Skipped, verdict
@@ -44,6 +45,7 @@ def _finding(finding: Finding) -> dict[str, Any]:
         "fix": finding.fix,
         "snippet": finding.snippet,
         "fingerprint": finding.fingerprint,
+        "triage": asdict(finding.triage) if finding.triage is not None else None,
     }
 
 

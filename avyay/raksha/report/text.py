@@ -68,6 +68,8 @@ def _print_table(findings: Sequence[Finding], console: Console) -> None:
     for finding in findings:
         message = Text(visible(finding.message))
         message.append(f"  {finding.rule}", style="dim")
+        if finding.triage is not None:
+            message.append(visible(f"\n{finding.triage.verdict}: {finding.triage.reason}"), style="italic")
         table.add_row(
             Text(LABELS[finding.severity], style=STYLES[finding.severity]),
             Text(visible(f"{finding.path}:{finding.line}")),

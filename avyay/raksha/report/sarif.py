@@ -156,7 +156,11 @@ def _result(finding: Finding, index: dict[str, int], prefix: str) -> Any:
         message=om.Message(text=_sentence(finding.message)),
         locations=[_location(finding, prefix)],
         partial_fingerprints={"primaryLocationLineHash": finding.fingerprint, "raksha/v1": finding.fingerprint},
-        properties={"origins": list(finding.origins), "severity": finding.severity},
+        properties={
+            "origins": list(finding.origins),
+            "severity": finding.severity,
+            **({"triage": finding.triage.verdict, "reason": finding.triage.reason} if finding.triage else {}),
+        },
     )
 
 

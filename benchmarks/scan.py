@@ -91,7 +91,7 @@ def _rounds(tree: Path, single: Path, place: Path, rounds: int) -> dict[str, lis
     avyay = [sys.executable, "-P", "-m", "avyay", "scan"]
     beside = Path(sys.executable).parent
     semgrep = [str(beside / "semgrep"), "scan", "--quiet", "--json", "--metrics=off", "--disable-version-check"]
-    semgrep += ["--no-git-ignore", "--config", str(RULES)]
+    semgrep += ["--no-git-ignore", "--config", str(_rules_file(place))]
     bandit = [str(beside / "bandit"), "--quiet", "--format", "json", "--recursive"]
     has_rules = any(RULES.rglob("*.yaml"))
     rows: dict[str, list[Cost]] = {}
@@ -112,6 +112,17 @@ def _rounds(tree: Path, single: Path, place: Path, rounds: int) -> dict[str, lis
             take("semgrep scan: the tree", [*semgrep, str(tree)], home)
         take("bandit: the tree", [*bandit, str(tree)], home)
     return rows
+
+
+def _rules_file(place: Path) -> Path:
+    """The same rules without their prose, as the bare command takes them."""
+    sys.path.insert(0, str(ROOT))
+    from avyay.raksha.registry import PatternRules
+
+    rules = [{key: value for key, value in raw.items() if key != "metadata"} for raw in PatternRules().raw.values()]
+    file = place / "rules.json"
+    file.write_text(json.dumps({"rules": rules}))
+    return file
 
 
 def _print(rows: dict[str, list[Cost]], files: int) -> None:

@@ -110,7 +110,9 @@ class SemgrepEngine:
                 rules_file.write_text(json.dumps({"rules": rules}))
                 document = self._run_core(binary, rules_file, places, analyzers, Path(folder), cancel)
             else:
-                rules_file.write_text(json.dumps({"rules": [dict(rule) for rule in rules]}))
+                # Its front end takes no decimal numbers in metadata, and needs none of the prose.
+                lean = [{key: value for key, value in rule.items() if key != "metadata"} for rule in rules]
+                rules_file.write_text(json.dumps({"rules": lean}))
                 document = self._run_command(rules_file, places, Path(folder), cancel)
             outcome = self._read(document, places)
         self._seen.clear()

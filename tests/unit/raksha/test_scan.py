@@ -21,6 +21,7 @@ from avyay.raksha.scan import CodeScanner
 from avyay.raksha.types import Report, Rule, verdict
 
 BAD = "import yaml\n\n\ndef f(cmd):\n    'é'; yaml.load(cmd)\n"
+BAD_YAML = "import requests\n\n\ndef f(u):\n    return requests.get(u, verify=False)\n"
 RULE = Rule("demo-check", "A demo", "low", ("CWE-1",), why="w", bad="b", good="g", fix="f")
 
 
@@ -157,6 +158,15 @@ def test_the_semgrep_command_is_the_fallback(pattern_rules: PatternRules, write,
     )
     engine = SemgrepEngine(pattern_rules, core=False, program=program(tmp_path, body))
     assert found(CodeScanner([engine]).scan([root])) == [("demo-eval", "b.ts", 1)]
+
+
+def test_the_real_semgrep_command_finds_the_same(write) -> None:
+    root = write({"a.py": BAD_YAML, "b.js": "eval(location.hash)\n"})
+    core, command = (CodeScanner([SemgrepEngine(PatternRules(), core=core)]).scan([root]) for core in (True, False))
+    assert found(core)
+    assert found(core) == found(command)
+    assert core.complete
+    assert command.complete
 
 
 def test_interrupting_stops_the_engines(pattern_rules: PatternRules, write, tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ _VENDORED = frozenset(
     }
 )  # fmt: skip
 _GENERATED = re.compile(r"(?:[.-]min\.(?:js|css|mjs)|\.bundle\.js|\.chunk\.js|_pb2(?:_grpc)?\.pyi?|\.pb\.go|\.map)$")
+_RULES = re.compile(rb"rules:\s*\n\s*-\s+id:\s")
 _MEDIA = frozenset(
     {
         "png", "jpg", "jpeg", "gif", "webp", "ico", "bmp", "tif", "tiff", "svg", "pdf", "zip", "gz", "xz", "bz2", "zst",
@@ -199,11 +200,21 @@ def _not_source(name: str, exclude: Sequence[str]) -> str | None:
     parts = name.split("/")
     if not _VENDORED.isdisjoint(parts[:-1]):
         return "Vendored or generated folder."
+    if _is_test_data(parts[:-1]):
+        return "Data of tests; scanned when it is named."
     if _GENERATED.search(parts[-1]):
         return "Minified or generated."
     if parts[-1].rpartition(".")[2].lower() in _MEDIA and "." in parts[-1]:
         return "Binary or media."
     return None
+
+
+def _is_test_data(folders: Sequence[str]) -> bool:
+    """Files that tests read: often bad on purpose, never part of what runs. `testdata` is Go's own word for them."""
+    if "testdata" in folders:
+        return True
+    tests = next((place for place, name in enumerate(folders) if name in ("test", "tests", "__tests__", "spec")), None)
+    return tests is not None and not {"fixtures", "test-data", "__fixtures__"}.isdisjoint(folders[tests:])
 
 
 def _read(path: Path, name: str, tree: Tree) -> None:
@@ -229,6 +240,9 @@ def _read(path: Path, name: str, tree: Tree) -> None:
             data = head + stream.read(MAXIMUM_BYTES)
     except OSError as error:
         tree.skipped.append(Skipped(name, f"Cannot be read: {error.strerror}."))
+        return
+    if language == "yaml" and _RULES.match(data) and b"\n---" not in data:
+        tree.ignored.append(Skipped(name, "Rules of a scanner: they quote what they look for."))
         return
     problem = _unreadable(data)
     if problem is not None:

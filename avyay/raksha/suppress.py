@@ -72,11 +72,14 @@ def find(file: SourceFile) -> list[Suppression]:
     if _MARK not in file.text:
         return []
     comments = _comment_lines(file)
+    prose = file.name.lower().endswith((".md", ".markdown", ".mdx"))
     found = []
     for number, line in enumerate(file.lines, start=1):
         match = _COMMENT.search(line) if _MARK in line else None
         if match is None or (comments is not None and number not in comments):
             continue
+        if prose and "<!--" not in line:
+            continue  # an example
         alone = not line[: match.start()].strip() and match["alone"] is not None
         rules = tuple(part.strip() for part in match["rules"].split(",") if part.strip())
         reason = _CLOSER.sub("", match["reason"]).strip().lstrip(":-– ").strip()

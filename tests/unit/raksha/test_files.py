@@ -109,6 +109,23 @@ def test_exclude_and_several_roots(write, monkeypatch: pytest.MonkeyPatch) -> No
     assert common_root([root / "docs", root / "x"]) == root
 
 
+def test_data_of_tests_is_scanned_only_when_it_is_named(write) -> None:
+    root = write({"a.py": "1", "tests/t.py": "2", "tests/unit/fixtures/x/bad.py": "3", "pkg/testdata/b.go": "4"})
+    write({"fixtures/c.py": "5"})
+    tree = collect([root])
+    assert names(tree) == ["a.py", "fixtures/c.py", "tests/t.py"]
+    assert names(collect([root / "tests" / "unit" / "fixtures"])) == ["x/bad.py"]
+    assert names(collect([root / "tests" / "unit" / "fixtures" / "x" / "bad.py"])) == ["bad.py"]
+
+
+def test_rules_of_scanners_are_no_findings(write) -> None:
+    rule = "rules:\n  - id: x\n    pattern: eval($X)\n"
+    root = write(
+        {"r.yaml": rule, "two.yaml": rule + "---\nkind: Pod\n", "role.yaml": "kind: Role\nrules:\n  - id: x\n"}
+    )
+    assert names(collect([root])) == ["role.yaml", "two.yaml"]
+
+
 def test_matches() -> None:
     assert matches("a/b/c.py", ["b"])
     assert matches("a/b.py", ["./a/*.py"])

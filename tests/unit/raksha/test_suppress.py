@@ -69,5 +69,7 @@ def test_unused_is_reported_only_for_rules_that_were_looked_for() -> None:
 
 
 def test_the_mark_in_a_string_is_text() -> None:
+    assert find(SourceFile("a.md", b"x  # avyay: ignore[demo] an example\n", "text")) == []
+    assert len(find(SourceFile("a.md", b"x <!-- avyay: ignore[demo] a reason -->\n", "text"))) == 1
     assert find(SourceFile("a.py", b's = "# avyay: ignore[demo] no comment"\n', "python")) == []
     assert len(find(SourceFile("a.py", b"def (:  # avyay: ignore[demo] unparsable\n", "python"))) == 1

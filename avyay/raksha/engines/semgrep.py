@@ -111,8 +111,8 @@ class SemgrepEngine:
                 document = self._run_core(binary, rules_file, places, analyzers, Path(folder), cancel)
             else:
                 # Its front end takes no decimal numbers in metadata, and needs none of the prose.
-                lean = [{key: value for key, value in rule.items() if key != "metadata"} for rule in rules]
-                rules_file.write_text(json.dumps({"rules": lean}))
+                bare = [{key: value for key, value in rule.items() if key != "metadata"} for rule in rules]
+                rules_file.write_text(json.dumps({"rules": bare}))
                 document = self._run_command(rules_file, places, Path(folder), cancel)
             outcome = self._read(document, places)
         self._seen.clear()

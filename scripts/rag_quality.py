@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from rank_bm25 import BM25Plus
 
 from avyay.embed.registry import open_embedder
 from avyay.ports import Embedder
@@ -24,7 +25,7 @@ from avyay.rag.chunk import chunk_document
 from avyay.rag.confidence import assess
 from avyay.rag.evaluate import EvalQuery, EvalResult, Interval, compare, evaluate, load_queries, macro
 from avyay.rag.fuse import reciprocal_rank
-from avyay.rag.lexical.bm25 import BM25F, rank_small, score
+from avyay.rag.lexical.bm25 import BM25F, score
 from avyay.rag.lexical.postings import Postings
 from avyay.rag.lexical.tokenise import identifiers, tokenise
 from avyay.rag.parsers import SUFFIXES
@@ -171,7 +172,8 @@ def fused(corpus: Corpus, asked: Asked) -> list[EvalResult]:
 
 def oracle(corpus: Corpus) -> Search:
     texts = [tokenise(f"{' '.join(lexical_fields(chunk)[:2])} {chunk.text}") for chunk in corpus.chunks]
-    return lambda of, asked: of.by_scores(rank_small(texts, list(asked.analysed.terms)))
+    index = BM25Plus(texts)
+    return lambda of, asked: of.by_scores(index.get_scores(list(asked.analysed.terms)))
 
 
 def no_words_added(query: Query) -> Query:

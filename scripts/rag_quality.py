@@ -27,7 +27,7 @@ from avyay.rag.evaluate import EvalQuery, EvalResult, Interval, compare, evaluat
 from avyay.rag.fuse import reciprocal_rank
 from avyay.rag.lexical.bm25 import BM25F, score
 from avyay.rag.lexical.postings import Postings
-from avyay.rag.lexical.tokenise import identifiers, tokenise
+from avyay.rag.lexical.tokenise import tokenise
 from avyay.rag.parsers import SUFFIXES
 from avyay.rag.query import Query, analyse, with_concepts, without_keywords
 from avyay.rag.rerankers.base import rerank
@@ -247,16 +247,16 @@ def answerable(corpus: Corpus) -> dict[str, float]:
         lexical = search_lexical(corpus.postings, asked.analysed)
         similarities = corpus.vectors @ asked.vector
         right = [corpus.number_of[path] for path in asked.query.documents if path in corpus.number_of]
-        left = ~np.isin(corpus.documents, right)
-        for kept, into in ((None, there), (left, gone)):
-            found = assess(
+        for eligible, into in ((None, there), (~np.isin(corpus.documents, right), gone)):
+            hits = rank(
+                asked.analysed,
                 corpus.postings,
-                asked.analysed.terms,
-                identifiers(asked.query.text),
-                lexical,
-                similarities,
-                kept,
+                lexical=lexical,
+                similarities=similarities,
+                limit=TOP,
+                eligible=eligible,
             )
+            found = assess(asked.analysed, corpus.postings, hits, lexical, similarities, eligible)
             into.append((found.relevant, asked.analysed.is_name))
     share = {
         "answered, document there": np.mean([said for said, _ in there]),

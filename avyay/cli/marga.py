@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from avyay.cli import marga_conformance, marga_judgement
 from avyay.cli.app import command_group
 from avyay.cli.command import Run, command
-from avyay.cli.marga_judgement import add_commands
 
 if TYPE_CHECKING:
     from avyay.marga.types import Model, Provider
@@ -305,9 +305,6 @@ def stats(
     run.services.close()
 
 
-add_commands(app)
-
-
 @command(app, results=True)
 def budgets(run: Run) -> None:
     """Show what is spent and reserved of every cap."""
@@ -325,3 +322,7 @@ def budgets(run: Run) -> None:
 
     run.out.result({"budgets": rows}, text)
     run.services.close()
+
+
+marga_judgement.add_commands(app)
+marga_conformance.add_commands(app)

@@ -284,9 +284,10 @@ def _response(body: dict[str, Any], out: Observed) -> None:
     out.stop = f"incomplete:{reason}" if body["status"] == "incomplete" else body["status"]
     usage = body.get("usage")
     if usage:
-        given = usage["input_tokens_details"]
-        read, write = given["cached_tokens"], given.get("cache_write_tokens") or 0
-        reasoning = usage["output_tokens_details"]["reasoning_tokens"]
+        given, made = usage.get("input_tokens_details") or {}, usage.get("output_tokens_details") or {}
+        out.expect("cached_tokens" in given and "reasoning_tokens" in made, "usage without its details")
+        read, write = given.get("cached_tokens") or 0, given.get("cache_write_tokens") or 0
+        reasoning = made.get("reasoning_tokens") or 0
         out.tokens = Tokens(usage["input_tokens"] - read - write, read, write, usage["output_tokens"], reasoning)
 
 
@@ -301,6 +302,7 @@ _PART_EVENTS = {
 
 def _responses_stream(events: list[Any], out: Observed) -> None:
     out.expect("[DONE]" not in events, "[DONE] does not belong here")
+    events = [event for event in events if event != "[DONE]"]
     numbers = [e.get("sequence_number") for e in events]
     out.expect(numbers == list(range(len(events))), "sequence_number does not count the events")
     kinds = [e["type"] for e in events]

@@ -28,8 +28,10 @@ if TYPE_CHECKING:
     from avyay.config.schema import RankingSettings
     from avyay.engine.queue import Queue
     from avyay.marga.budgets import Budgets
+    from avyay.marga.records import Records
     from avyay.marga.router import Router
     from avyay.marga.store import CallStore, SqliteStore
+    from avyay.marga.verdicts import VerdictStore
     from avyay.ports import Completer, Embedder
     from avyay.rag.searcher import Ranking
     from avyay.rag.service import RagService
@@ -40,7 +42,7 @@ if TYPE_CHECKING:
 __all__ = ["MCP_COMPONENTS", "Services", "open_services"]
 
 # attribute of Services -> the module that registers its tools
-MCP_COMPONENTS = {"rag": "avyay.rag.mcp", "raksha": "avyay.raksha.mcp"}
+MCP_COMPONENTS = {"rag": "avyay.rag.mcp", "raksha": "avyay.raksha.mcp", "marga": "avyay.marga.mcp"}
 
 
 class Services:
@@ -118,7 +120,13 @@ class Services:
 
         settings = self.settings.marga
         providers = resolve_providers(settings, self.loaded.environment)
-        return Router(providers, settings, store=store, budgets=self.budgets, clock=self.clock)
+        router = Router(providers, settings, store=store, budgets=self.budgets, clock=self.clock)
+        calibration = self.paths.component("marga") / "calibration.json"
+        if calibration.is_file():
+            from avyay.marga.calibrate import load_calibration
+
+            router.calibration = load_calibration(calibration.read_bytes())
+        return router
 
     @cached_property
     def budgets(self) -> Budgets | None:
@@ -139,6 +147,22 @@ class Services:
         from avyay.marga.store import SqliteStore
 
         store = SqliteStore(self.paths.component("marga") / "marga.db")
+        self._open.callback(store.close)
+        return store
+
+    @cached_property
+    def marga(self) -> Records:
+        """The router's records, to be read."""
+        from avyay.marga.records import Records
+
+        return Records(lambda: self.calls, self.clock)
+
+    @cached_property
+    def verdicts(self) -> VerdictStore:
+        """What the router's judgement has learned of request classes."""
+        from avyay.marga.verdicts import VerdictStore
+
+        store = VerdictStore(self.paths.component("marga") / "verdicts.db")
         self._open.callback(store.close)
         return store
 

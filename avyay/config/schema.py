@@ -14,13 +14,17 @@ from avyay.money import parse_usd
 
 __all__ = [
     "AllowSettings",
+    "ArmSettings",
     "BudgetSettings",
     "CircuitBreakerSettings",
     "EmbedderSettings",
+    "ExperimentSettings",
     "HealthCheckSettings",
     "LogSettings",
     "MargaSettings",
     "PathRuleSettings",
+    "PiiRuleSettings",
+    "PiiSettings",
     "ProviderSettings",
     "RagSettings",
     "RakshaSettings",
@@ -28,7 +32,7 @@ __all__ = [
     "RoutingSettings",
     "ServeSettings",
     "Settings",
-    "ShadowSettings",
+    "ShadowEvaluationSettings",
     "SiddhiBudgetSettings",
     "SiddhiMailSettings",
     "SiddhiMineSettings",
@@ -181,6 +185,64 @@ class BudgetSettings(Section):
         return self
 
 
+PiiAction = Literal["allow", "mask", "local_only", "block"]
+PiiKind = Literal["email", "phone", "card", "iban", "ssn", "aadhaar", "pan", "ip", "api_key"]
+
+
+class PiiRuleSettings(Section):
+    """What happens to personal data and credentials in requests."""
+
+    action: PiiAction = Field("allow", description="For every kind: allow, mask (and put back), local_only or block.")
+    kinds: dict[PiiKind, PiiAction] = Field({}, description="For kinds that differ: email, card, aadhaar ...")
+
+
+class PiiSettings(Section):
+    """Rules on personal data, by provider and by caller's key. A key's rule can only be stricter."""
+
+    default: PiiRuleSettings = PiiRuleSettings()
+    providers: dict[str, PiiRuleSettings] = Field({}, description="By provider name; local ones have no default rule.")
+    keys: dict[str, PiiRuleSettings] = Field({}, description="By the key's label, as decisions show it.")
+
+
+class ShadowEvaluationSettings(Section):
+    """Shadow evaluation: a sample of what cheap tiers answer is also asked of premium, and classes move by evidence."""
+
+    enabled: bool = Field(False, description="Off by default, because it spends money.")
+    share: Fraction = Field(0.05, description="Of the requests below premium that are compared.")
+    daily_budget: str = Field("1.00", description="USD a day that comparisons may cost.")
+    embedding: bool = Field(False, description="Compare long answers by the bundled embedder.")
+    judge: bool = Field(True, description="Let a premium model decide what cheaper comparisons cannot, in both orders.")
+
+    @field_validator("daily_budget", mode="before")
+    @classmethod
+    def _amount(cls, value: Any) -> Any:
+        return repr(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
+class ArmSettings(Section):
+    """One arm of an experiment."""
+
+    name: Name = Field(description="How it appears in reports.")
+    target: str = Field(description="A tier (local, medium, premium) or a model.")
+    share: Fraction = Field(description="Of the class's traffic; the shares of all arms add up to 1.")
+
+
+class ExperimentSettings(Section):
+    """An A/B experiment on one request class. The first arm is what the others are compared with."""
+
+    name: Name = Field(description="Changing it assigns everybody anew.")
+    request_class: str = Field(description="The X-Request-Class it divides.")
+    arms: tuple[ArmSettings, ...] = Field(description="Two or more.")
+
+    @model_validator(mode="after")
+    def _sound(self) -> ExperimentSettings:
+        if len(self.arms) < 2 or abs(sum(arm.share for arm in self.arms) - 1) > 1e-9:
+            raise ValueError("an experiment needs two arms or more whose shares add up to 1")
+        if len({arm.name for arm in self.arms}) != len(self.arms) or any(arm.share <= 0 for arm in self.arms):
+            raise ValueError("arms need different names and shares above 0")
+        return self
+
+
 class MargaSettings(Section):
     """MĀRGA, the router."""
 
@@ -189,6 +251,9 @@ class MargaSettings(Section):
     health_check: HealthCheckSettings = HealthCheckSettings()
     routing: RoutingSettings = RoutingSettings()
     timeouts: TimeoutSettings = TimeoutSettings()
+    pii: PiiSettings = PiiSettings()
+    shadow: ShadowEvaluationSettings = ShadowEvaluationSettings()
+    experiments: tuple[ExperimentSettings, ...] = Field((), description="A/B experiments, at most one for each class.")
     budgets: tuple[BudgetSettings, ...] = Field((), description="Caps on spending; every one that applies must hold.")
     max_body: int = Field(32_000_000, ge=1000, description="Largest request the daemon reads, in bytes.")
     api_key_env: str | None = Field(None, description="Environment variable with the key the daemon asks callers for.")

@@ -5,13 +5,17 @@ Fails closed: a provider of unknown region is nowhere, a request that cannot be 
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
+from urllib.parse import urlsplit
 
+from avyay.config.schema import PiiRuleSettings, PiiSettings
 from avyay.marga.pii import KINDS, PiiKind
+from avyay.marga.types import Provider
 
-__all__ = ["Action", "PiiPolicy", "PiiRule", "Verdict", "resident"]
+__all__ = ["Action", "PiiPolicy", "PiiRule", "Verdict", "judge_candidate", "on_own_network", "pii_policy", "resident"]
 
 Action: TypeAlias = Literal["allow", "mask", "local_only", "block"]
 """What a rule asks for, from loose to strict. `local_only`: no provider beyond the user's own machines sees it."""
@@ -121,3 +125,37 @@ class PiiPolicy:
                     return Verdict(False, reason=f"{kind} cannot be masked{unread}")
                 masked.add(kind)
         return Verdict(True, frozenset(masked))
+
+
+def pii_policy(settings: PiiSettings) -> PiiPolicy | None:
+    """The policy a configuration describes; None when it asks for nothing."""
+
+    def rule(of: PiiRuleSettings) -> PiiRule:
+        return PiiRule(of.action, dict(of.kinds))
+
+    policy = PiiPolicy(
+        rule(settings.default),
+        {name: rule(of) for name, of in settings.providers.items()},
+        {name: rule(of) for name, of in settings.keys.items()},
+    )
+    return None if policy.idle else policy
+
+
+def judge_candidate(
+    policy: PiiPolicy, found: frozenset[PiiKind] | None, provider: Provider, key: str | None
+) -> Verdict:
+    """What a policy says of a request at a provider."""
+    return policy.judge(found, provider.name, key, local=on_own_network(provider.endpoint))
+
+
+_TAILNET = ipaddress.ip_network("100.64.0.0/10")
+
+
+def on_own_network(endpoint: str) -> bool:
+    """Whether an endpoint is a machine of the user's own: loopback, a private address, the tailnet, a local name."""
+    host = urlsplit(endpoint).hostname or ""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return host == "localhost" or host.endswith((".localhost", ".local", ".internal", ".lan", ".ts.net"))
+    return address.is_loopback or address.is_private or address.is_link_local or address in _TAILNET

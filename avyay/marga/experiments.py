@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
+from avyay.config.schema import ExperimentSettings
 from avyay.marga.sequential import Interval, Moments, confidence_sequence, difference_sequence, ratio_mismatch
 from avyay.marga.shadow import share_of
 
-__all__ = ["METRICS", "Arm", "ArmResult", "Experiment", "Metric", "Report", "assign", "record", "report"]
+__all__ = [
+    "METRICS",
+    "Arm",
+    "ArmResult",
+    "Experiment",
+    "Metric",
+    "Report",
+    "assign",
+    "experiment_of",
+    "record",
+    "report",
+    "results_of",
+]
 
 Metric: TypeAlias = Literal["cost", "latency", "quality"]
 METRICS: tuple[Metric, ...] = ("cost", "latency", "quality")
@@ -41,6 +54,12 @@ class Experiment:
             raise ValueError("two arms have one name")
         if any(arm.share <= 0 for arm in self.arms) or abs(sum(arm.share for arm in self.arms) - 1) > 1e-9:
             raise ValueError("the shares of the arms must be positive and add up to 1")
+
+
+def experiment_of(settings: ExperimentSettings) -> Experiment:
+    """An experiment as configured."""
+    arms = tuple(Arm(arm.name, arm.target, arm.share) for arm in settings.arms)
+    return Experiment(settings.name, settings.request_class, arms)
 
 
 def assign(experiment: Experiment, unit: str) -> Arm:
@@ -112,3 +131,25 @@ def report(experiment: Experiment, results: Mapping[str, ArmResult]) -> Report:
     counts = {arm.name: results.get(arm.name, ArmResult()).assigned for arm in arms}
     mismatch = ratio_mismatch(counts, {arm.name: arm.share for arm in arms})
     return Report(experiment.name, counts, means, differences, mismatch)
+
+
+def results_of(
+    experiment: Experiment, rows: Iterable[Mapping[str, Any]], quality: Mapping[str, float]
+) -> dict[str, ArmResult]:
+    """What the ledger holds of an experiment: rows with their parsed `detail`, oldest first.
+
+    Args:
+        quality: 0..1 by decision, where an answer was compared.
+    """
+    results = {arm.name: ArmResult() for arm in experiment.arms}
+    for row in rows:
+        name, arm = row["detail"]["features"].get("experiment") or (None, None)
+        if name != experiment.name or arm not in results:
+            continue
+        values: dict[str, float] = {}
+        if row["status"] == "ok":
+            values = {"cost": row["cost"] / 1e12, "latency": row["seconds"]}
+        if row["id"] in quality:
+            values["quality"] = quality[row["id"]]
+        results[arm] = record(results[arm], **values)
+    return results

@@ -6,24 +6,32 @@ Knows no server: `asgi.py` gives it what came in over HTTP, `completer.py` what 
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
+
+from orjson import dumps
 
 from avyay.errors import AvyayError, PolicyError, UnreachableError, UsageError
 from avyay.log import get_logger, redact
 from avyay.marga.backends.base import Backend, Outgoing
 from avyay.marga.budgets import Spending, worst_case
+from avyay.marga.compliance import PiiPolicy, judge_candidate, pii_policy
 from avyay.marga.context_limit import drop_too_long, near_limit
 from avyay.marga.cost import cost_of, estimate
 from avyay.marga.dispatch import Answer, NoAnswerError, RejectedError
+from avyay.marga.masking import Masker, scan_body
+from avyay.marga.pii import PiiKind
 from avyay.marga.providers import SETUP_HINT
+from avyay.marga.restore import StreamRestorer
 from avyay.marga.router import Router
-from avyay.marga.sticky import Conversations, conversation_key
+from avyay.marga.shadowing import Shadowing
+from avyay.marga.sticky import Answered, conversation_of
 from avyay.marga.tokens import estimate_size
 from avyay.marga.transport import TransportError
-from avyay.marga.types import Attempt, CallRecord, CallStatus, Candidate, Decision, Dialect, Hints, Kind
+from avyay.marga.types import Attempt, CallRecord, CallStatus, Candidate, Decision, Dialect, Hints, Kind, Ranked
 from avyay.marga.view import view_features
 from avyay.marga.wire import (
     Exchange,
@@ -108,10 +116,11 @@ class Gateway:
 
     def __init__(self, router: Router) -> None:
         self.router = router
+        self.pii: PiiPolicy | None = pii_policy(router.settings.pii)
+        self.shadowing: Shadowing | None = None
         self.active = 0
         self.finished: dict[str, int] = {}
         self._log = get_logger("marga")
-        self.conversations = Conversations(router.clock)
         self._homes: dict[str, str] = {}  # stored responses: whose they are
 
     async def open(self, inbound: Inbound) -> Outbound:
@@ -131,25 +140,26 @@ class Gateway:
             inbound.latency_budget_ms,
             inbound.residency,
         )
+        conversation = conversation_of(inbound.key, inbound.session, features, body)
+        last = router.last_model(conversation)
         try:
-            decision = router.decide(view_features(features), hints, at=began)
+            decision = router.decide(view_features(features), hints, at=began, conversation=conversation)
         except UsageError as error:
             if not router.usable():
                 return self._refuse(inbound, _no_provider())
             return self._refuse(inbound, Failure("not_found", f"{error.message} {error.hint}", code=error.code))
         if not decision.ranked:
             return self._refuse(inbound, _no_provider() if not router.usable() else _nobody_able(features))
-        if any(near_limit(decision, entry.candidate) for entry in decision.ranked):
+        # Counting exactly sends the text to its provider: not before the rules on personal data have been asked.
+        if self.pii is None and any(near_limit(decision, entry.candidate) for entry in decision.ranked):
             decision = await drop_too_long(router, inbound.dialect, body, decision)
             if not decision.ranked:
                 failure = Failure("context_length", "No configured model has a context for this request.")
                 return self._refuse(inbound, failure)
-        key = conversation_key(body, features, inbound.session)
-        last = self.conversations.last(key) if key is not None else None
-        if last is not None and (features.tool_loop or features.signed_thinking):
-            decision = stay_with(decision, last)
         call = Call(self, inbound, body, features, decision, began)
-        call.conversation, call.last_model = key, last
+        call.conversation, call.last_model = conversation, last
+        if self.pii is not None and (refused := call.comply(self.pii)) is not None:
+            return refused
         if router.budgets is not None:
             scopes = router.budgets.scopes(inbound.key, inbound.service, inbound.customer)
             if scopes:
@@ -177,18 +187,6 @@ class Gateway:
         if len(self._homes) > 100_000:
             self._homes.clear()
         self._homes[response_id] = provider
-
-
-def stay_with(decision: Decision, last: str) -> Decision:
-    """The decision with the candidate that answered last in front, when it can take the request."""
-    ranked = decision.ranked
-    found = next((entry for entry in ranked if entry.candidate.name == last), None)
-    if found is None or found is ranked[0] or decision.hints.model != "auto":
-        return decision
-    others = tuple(entry for entry in ranked if entry is not found)
-    tier = found.candidate.model.tier
-    reason = f"stays with {last}: a tool loop or signed reasoning is under way"
-    return replace(decision, ranked=(found, *others), tier=tier, reasons=(reason, *decision.reasons))
 
 
 def _no_provider() -> Failure:
@@ -224,10 +222,14 @@ class Call:
         "_exchanges",
         "_features",
         "_first",
+        "_found",
         "_gateway",
         "_inbound",
+        "_maskers",
         "_out",
+        "_permitted",
         "_pipe",
+        "_restorer",
         "_status",
         "conversation",
         "cost",
@@ -270,6 +272,41 @@ class Call:
         self._status: CallStatus = "aborted"  # until it is known better: the caller may go at any time
         self._error: str | None = None
         self._ended = False
+        self._permitted: tuple[Ranked, ...] | None = None  # None: a rule on personal data was never asked
+        self._maskers: dict[str, Masker] = {}
+        self._restorer: StreamRestorer | None = None
+
+    # ------------------------------------------------------------ personal data
+
+    def comply(self, policy: PiiPolicy) -> Outbound | None:
+        """Leave out the providers that may not see this request, and note what to mask for the others.
+
+        Returns:
+            The refusal, when nobody is left.
+        """
+        try:
+            found: frozenset[PiiKind] | None = scan_body(self._body)
+        except RecursionError:
+            found = None  # fails closed
+        permitted: list[Ranked] = []
+        reasons: set[str] = set()
+        for entry in self.decision.ranked:
+            provider = entry.candidate.provider
+            verdict = judge_candidate(policy, found, provider, self._inbound.key)
+            if not verdict.allowed:
+                reasons.add(verdict.reason)
+                continue
+            permitted.append(entry)
+            if verdict.masked:
+                self._maskers[provider.name] = Masker(verdict.masked, self._body)
+        self._permitted = tuple(permitted)
+        if permitted:
+            return None
+        message = f"Personal data keeps this request from every provider: {'; '.join(sorted(reasons))}."
+        self._gateway.active += 1
+        self._finish("refused", message)
+        failure = Failure("policy", f"{message} See marga.pii in the configuration.", code="pii_refused")
+        return error_reply(self._inbound.dialect, failure, [("x-avyay-decision-id", self.decision.id)])
 
     # ------------------------------------------------------------ towards the provider
 
@@ -286,11 +323,17 @@ class Call:
         if model.mode == "responses" and "openai_responses" in dialects:
             dialect = "openai_responses"
         target = _target(dialect, candidate.provider.kind, model.name, model.max_output)
+        raw, body = inbound.raw, self._body
+        masker = self._maskers.get(candidate.provider.name)
+        if masker is not None:
+            body = masker.mask_body(body)
+            raw = dumps(body)
         exchange = begin(
             inbound.dialect,
-            inbound.raw,
-            self._body,
+            raw,
+            body,
             target,
+            edited=masker is not None,
             exchange_id=self.decision.id,
             created=int(self.decision.at),
             foreign_thinking=self._features.foreign_thinking,
@@ -337,7 +380,7 @@ class Call:
         """Find a candidate that answers; of a whole answer, all of it."""
         gateway, features, decision = self._gateway, self._features, self.decision
         gateway.active += 1
-        ranked = decision.ranked
+        ranked = decision.ranked if self._permitted is None else self._permitted
         if features.previous_response_id is not None:
             home = gateway.home_of(features.previous_response_id)
             if home is not None:
@@ -374,8 +417,10 @@ class Call:
         self._attempts = tuple(answer.attempts)
         self._candidate = answer.candidate
         self._exchange = self._exchanges[answer.candidate.name]
-        if self.conversation is not None:
-            gateway.conversations.served(self.conversation, answer.candidate.name)
+        self._remember_model(0)
+        masker = self._maskers.get(answer.candidate.provider.name)
+        if masker is not None and self._exchange.streaming:
+            self._restorer = StreamRestorer(self._inbound.dialect, masker)
         if self._exchange.streaming:
             kind = answer.incoming.headers.get("content-type") if self._exchange.passthrough else None
             kind = kind or stream_content_type(self._inbound.dialect)
@@ -394,7 +439,10 @@ class Call:
         if self.estimated:
             cost.append(("x-avyay-cost-estimated", "true"))
         status = 200 if out.failure is None or exchange.passthrough else out.failure.status
-        return Outbound(status, self._headers("application/json") + cost, out.body, self)
+        shown = out.body
+        if (masker := self._maskers.get(answer.candidate.provider.name)) is not None:
+            shown = dumps(masker.unmask_body(load_body(shown)))
+        return Outbound(status, self._headers("application/json") + cost, shown, self)
 
     def _headers(self, content_type: str) -> list[tuple[str, str]]:
         answer, exchange = self._answer, self._exchange
@@ -422,6 +470,20 @@ class Call:
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """The stream for the caller; ends in the dialect's error event when the provider breaks off."""
+        restorer = self._restorer
+        if restorer is None:
+            async with aclosing(self._chunks()) as pieces:
+                async for piece in pieces:
+                    yield piece
+            return
+        async with aclosing(self._chunks()) as pieces:
+            async for piece in pieces:
+                if out := restorer.feed(piece):
+                    yield out
+        if rest := restorer.close():
+            yield rest
+
+    async def _chunks(self) -> AsyncGenerator[bytes]:
         answer, pipe = self._answer, self._pipe
         assert answer is not None
         assert pipe is not None
@@ -520,6 +582,12 @@ class Call:
         provider, model, tier = "", "", ""
         if candidate is not None:
             provider, model, tier = candidate.provider.name, candidate.model.name, candidate.model.tier
+        if candidate is not None and status == "ok":
+            self._remember_model(usage.cache_read + usage.cache_write)
+            if gateway.shadowing is not None:
+                gateway.shadowing.consider(
+                    inbound, self._body, self.decision, candidate.model.tier, int(self.cost or 0)
+                )
         gateway.keep(
             CallRecord(
                 self.decision,
@@ -591,6 +659,15 @@ class Call:
             attributes=attributes,
             error=self._error,
             parent=self._inbound.traceparent,
+        )
+
+    def _remember_model(self, cached: int) -> None:
+        """Note who answers this conversation, and how much of it is warm there."""
+        if self.conversation is None or self._candidate is None:
+            return
+        router = self._gateway.router
+        router.conversations.remember(
+            self.conversation, Answered(self._candidate.name, router.clock.monotonic(), cached)
         )
 
     def _state(self, provider: str) -> str:

@@ -123,6 +123,7 @@ _AADHAAR_WORD = re.compile(r"(?i)aadh?aar|uidai|आधार")
 _PHONE_WORD = re.compile(
     r"(?i)phone|mobile|\bcell\b|\bcall\b|\btel\b|whatsapp|\bfax\b|\bsms\b|contact|\bdial\b|\btext me\b|☎|📞"
 )
+_MOST_GROUPS = 6  # groups of digits a number is written in at most
 _CONTEXT = 40  # characters before a number in which a word may say what it is
 _ISSUERS = re.compile(
     r"4\d{12}(?:\d{3}){0,2}$|5[1-5]\d{14}$|2(?:22[1-9]|2[3-9]\d|[3-6]\d\d|7[01]\d|720)\d{12}$|3[47]\d{13}$"
@@ -237,7 +238,7 @@ def _inside(run: str, offset: int, text: str) -> Iterator[Match]:
     words = [(w.start(), w.end()) for w in re.finditer(r"[^ \t\u00a0]+", run)]
     first = 0
     while first < len(words):
-        for last in range(len(words), first, -1):
+        for last in range(min(len(words), first + _MOST_GROUPS), first, -1):
             start, end = words[first][0], words[last - 1][1]
             if end - start == len(run):
                 continue
@@ -268,17 +269,19 @@ def _number_kind(written: str, text: str, start: int) -> PiiKind | None:
     if not digits.isascii():
         digits = "".join(str(int(c)) for c in digits)
     count = len(digits)
+    if not 8 <= count <= 19:
+        return None
     if 13 <= count <= 19 and _CARD_LAYOUT.match(written) and _ISSUERS.match(digits) and luhn(digits):
         return "card" if len(set(digits)) > 1 else None
     if count == 12 and (layout := _AADHAAR.match(written)) and verhoeff(digits):
         return "aadhaar" if layout[1] or _said(_AADHAAR_WORD, text, start) else None
     if count == 9 and (layout := _SSN.match(written)):
         return "ssn" if layout[1] == "-" or _said(_SSN_WORD, text, start) else None
-    if 8 <= count <= 15 and _INTERNATIONAL.match(written) and (written[0] == "+" or _said(_PHONE_WORD, text, start)):
+    if count <= 15 and _INTERNATIONAL.match(written) and (written[0] == "+" or _said(_PHONE_WORD, text, start)):
         return "phone"
-    if _NORTH_AMERICAN.match(written):
+    if count in (10, 11) and _NORTH_AMERICAN.match(written):
         return "phone"
-    if 8 <= count <= 13 and not _DATE.match(written) and _said(_PHONE_WORD, text, start):
+    if count <= 13 and not _DATE.match(written) and _said(_PHONE_WORD, text, start):
         return "phone"
     return None
 

@@ -7,6 +7,7 @@ import random
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from avyay.clock import SYSTEM_CLOCK, Clock
 from avyay.config.schema import CircuitBreakerSettings, MargaSettings
@@ -14,17 +15,22 @@ from avyay.errors import AuthError, AvyayError, UsageError
 from avyay.marga.backends import open_backend
 from avyay.marga.backends.base import Backend
 from avyay.marga.budgets import Budgets
+from avyay.marga.calibrate import Calibrated
 from avyay.marga.catalogue import Catalogue, bundled_catalogue, configured_model
 from avyay.marga.complexity import Complexity, score
 from avyay.marga.dispatch import Dispatcher
+from avyay.marga.experiments import assign, experiment_of
 from avyay.marga.health import Health
 from avyay.marga.providers import SETUP_HINT
 from avyay.marga.select import Selection, select, tier_for
+from avyay.marga.shadow import UNCLASSED
+from avyay.marga.sticky import Answered, Conversations, stay
 from avyay.marga.store import CallStore
 from avyay.marga.tokens import LearnedRatios, estimate_size
 from avyay.marga.transport import Transport
-from avyay.marga.types import Candidate, Condition, Decision, Hints, Kind, Model, Provider, Ranked
-from avyay.marga.view import RequestView
+from avyay.marga.types import TIERS, Candidate, Condition, Decision, Hints, Kind, Model, Provider, Ranked
+from avyay.marga.view import RequestView, view_stored
+from avyay.ports import Tier
 from avyay.resilience.breaker import BreakerPolicy
 from avyay.resilience.timeouts import TimeoutPolicy
 
@@ -104,6 +110,10 @@ class Router:
         self._smallest_context = 0
         self._selected: dict[tuple[object, ...], tuple[Selection, Mapping[str, Condition]]] = {}
         self._selected_at = -1
+        self.floors: dict[str, Tier] = {}  # by request class: the lowest tier that was found good enough
+        self.conversations = Conversations()
+        self.calibration: Calibrated | None = None
+        self.experiments = {e.request_class: experiment_of(e) for e in settings.experiments}
         self._make_store = store
         self._store: CallStore | None = None
         self._score = score
@@ -237,6 +247,7 @@ class Router:
         candidates: Sequence[Candidate] | None = None,
         conditions: Mapping[str, Condition] | None = None,
         at: float | None = None,
+        conversation: str | None = None,
     ) -> Decision:
         """Where a request goes.
 
@@ -244,24 +255,46 @@ class Router:
             candidates: Instead of the usable ones: to explain without a provider.
             conditions: Instead of the present ones: to take a decision again.
             at: When the decision began, on the monotonic clock, for its latency.
+            conversation: What names the conversation, so that it can keep its model.
 
         Raises:
             UsageError: the model named is nobody's.
         """
         started = self.clock.monotonic() if at is None else at
         tokens = estimate_size(view.chars, view.last_user) + 4 * view.messages
+        arm: tuple[str, str] | None = None
+        if self.experiments and hints.model == "auto" and hints.tier is None:
+            hints, arm = self._assign(hints, conversation)
         pinned: tuple[Candidate, ...] = ()
         complexity = _UNSCORED
         if hints.model != "auto":
             pinned = tuple(self.pinned(hints.model))
         else:
             complexity = self._score(view)
+            if self.calibration is not None:
+                learned = self.calibration.rate(complexity.score, view.features(), hints.request_class)
+                complexity = replace(
+                    complexity, score=learned, reasons=("calibrated on this traffic", *complexity.reasons)
+                )
+        floor = self.floors.get(hints.request_class or UNCLASSED, "local") if not pinned else "local"
         if candidates is None and conditions is None:
-            selection, conditions = self._select(view, hints, complexity, pinned, tokens)
+            selection, conditions = self._select(view, hints, complexity, pinned, tokens, floor)
         else:
             pool = self.candidates() if candidates is None else candidates
             conditions = self.health.conditions(pool) if conditions is None else conditions
-            selection = self._select_now(view, hints, complexity, pinned, tokens, pool, conditions)
+            shape, size, _ = self._size_class(view, tokens)
+            selection = self._select_now(shape, hints, complexity, pinned, size, pool, conditions, floor)
+        features = {**view.features(), "input_tokens": tokens}
+        if floor != "local":
+            features["floor"] = floor
+        if arm is not None:
+            features["experiment"] = arm
+        if conversation is not None and not pinned:
+            bound = view.tool_loop or view.signed_thinking
+            last = self.conversations.last(conversation, self.clock.monotonic(), bound=bound)
+            if last is not None:
+                features["last"] = [last.candidate, last.cached]
+                selection = _kept(view, selection, last, conditions, tokens)
         return Decision(
             id=self.new_id(),
             at=self.clock.now(),
@@ -270,14 +303,56 @@ class Router:
             reasons=(*selection.reasons, *complexity.reasons),
             ranked=selection.ranked,
             hints=hints,
-            features={**view.features(), "input_tokens": tokens},
+            features=features,
             conditions=conditions,
             seconds=self.clock.monotonic() - started,
             displaced=selection.displaced,
         )
 
+    def _assign(self, hints: Hints, conversation: str | None) -> tuple[Hints, tuple[str, str] | None]:
+        """The hints of the arm this request falls into, where its class is under experiment."""
+        experiment = self.experiments.get(hints.request_class or "")
+        if experiment is None:
+            return hints, None
+        arm = assign(experiment, conversation or self.new_id())
+        if arm.target in TIERS:
+            tier: Tier = TIERS[TIERS.index(arm.target)]
+            return replace(hints, tier=tier), (experiment.name, arm.name)
+        try:
+            self.pinned(arm.target)
+        except UsageError:
+            return hints, None  # nobody has it: the class is routed as if there were no experiment
+        return replace(hints, model=arm.target), (experiment.name, arm.name)
+
+    def decide_again(
+        self, features: Mapping[str, Any], hints: Hints, complexity: float, conditions: Mapping[str, Condition]
+    ) -> Selection:
+        """The selection for a decision on record, from its stored features and conditions.
+
+        Under the configuration it was taken with this is the same selection; under another, what would have been.
+
+        Raises:
+            UsageError: the model named is nobody's here.
+        """
+        view = view_stored(features)
+        tokens = int(features["input_tokens"])
+        pinned = tuple(self.pinned(hints.model)) if hints.model != "auto" else ()
+        floor: Tier = features.get("floor", "local")
+        pool = self.candidates()
+        shape, size, _ = self._size_class(view, tokens)
+        found = self._select_now(shape, hints, Complexity(complexity, ()), pinned, size, pool, conditions, floor)
+        if not pinned and (last := features.get("last")) is not None:
+            found = _kept(view, found, Answered(last[0], 0.0, last[1]), conditions, tokens)
+        return found
+
     def _select(
-        self, view: RequestView, hints: Hints, complexity: Complexity, pinned: tuple[Candidate, ...], tokens: int
+        self,
+        view: RequestView,
+        hints: Hints,
+        complexity: Complexity,
+        pinned: tuple[Candidate, ...],
+        tokens: int,
+        floor: Tier,
     ) -> tuple[Selection, Mapping[str, Condition]]:
         """The selection among the present candidates; remembered for small requests of a kind, since most are alike."""
         pool = self.candidates()
@@ -285,23 +360,29 @@ class Router:
         if version != self._selected_at or len(self._selected) > 1000:
             self._selected.clear()
             self._selected_at = version
-        # Requests of a size class are costed alike: at its upper end, so that a context limit is kept.
-        size = 1 << max(6, tokens.bit_length())
-        small = 2 * size <= self._smallest_context
+        shape, size, small = self._size_class(view, tokens)
         key: tuple[object, ...] | None = None
         if small:
-            tier = tier_for(
-                complexity.score, hints, self.settings.routing.local_below, self.settings.routing.premium_from
+            local_below, premium_from = self._limits(floor)
+            tier = tier_for(complexity.score, _at_least(hints, floor), local_below, premium_from)
+            key = (
+                hints,
+                floor,
+                tier[0] if not pinned else None,
+                size,
+                shape.max_tokens,
+                view.tools > 0,
+                view.images > 0,
             )
-            output = None if view.max_tokens is None else view.max_tokens.bit_length()
-            key = (hints, tier[0] if not pinned else None, size, output, view.tools > 0, view.images > 0)
             if (found := self._selected.get(key)) is not None:
                 selection, conditions = found
                 if not pinned:
                     selection = replace(selection, reasons=(*tier[1], *selection.reasons[len(tier[1]) :]))
                 return selection, conditions
         conditions = self.health.conditions(pool)
-        selection = self._select_now(view, hints, complexity, pinned, size if small else tokens, pool, conditions)
+        selection = self._select_now(
+            view, hints, complexity, pinned, size if small else tokens, pool, conditions, floor
+        )
         kept = _of_ranked(conditions, selection.ranked)
         if key is not None:
             self._selected[key] = (selection, kept)
@@ -316,19 +397,49 @@ class Router:
         tokens: int,
         pool: Sequence[Candidate],
         conditions: Mapping[str, Condition],
+        floor: Tier,
     ) -> Selection:
-        routing = self.settings.routing
-        return select(
+        local_below, premium_from = self._limits(floor)
+        found = select(
             view,
-            hints,
+            _at_least(hints, floor),
             complexity,
             pool,
             conditions,
             input_tokens=tokens,
-            local_below=routing.local_below,
-            premium_from=routing.premium_from,
+            local_below=local_below,
+            premium_from=premium_from,
             pinned=pinned,
         )
+        if floor == "local":
+            return found
+        return replace(found, reasons=(*found.reasons, f"its class needs {floor} at least, by comparison of answers"))
+
+    def _size_class(self, view: RequestView, tokens: int) -> tuple[RequestView, int, bool]:
+        """The request as it is costed, its size, and whether it is small.
+
+        Small requests of a size class are costed alike: at its upper end, so that a context limit is kept.
+        """
+        size = 1 << max(6, tokens.bit_length())
+        if 2 * size > self._smallest_context:
+            return view, tokens, False
+        if view.max_tokens is not None:
+            view = replace(view, max_tokens=1 << view.max_tokens.bit_length())
+        return view, size, True
+
+    def _limits(self, floor: Tier) -> tuple[float, float]:
+        """The thresholds of the tiers for a class with a floor."""
+        routing = self.settings.routing
+        if floor == "premium":
+            return 0.0, 0.0
+        return (0.0 if floor == "medium" else routing.local_below), routing.premium_from
+
+    def last_model(self, conversation: str | None) -> str | None:
+        """The candidate (`provider/model`) that answered a conversation last."""
+        if conversation is None:
+            return None
+        last = self.conversations.last(conversation, self.clock.monotonic(), bound=True)
+        return last.candidate if last is not None else None
 
     def estimate_input(self, decision: Decision, candidate: Candidate) -> int:
         """Input tokens of a decided request as this candidate would count them, nearly."""
@@ -342,6 +453,23 @@ class Router:
         self._users -= 1
         if self._users == 0:
             await self.transport.aclose()
+
+
+def _at_least(hints: Hints, floor: Tier) -> Hints:
+    """Hints that ask for no tier below a measured floor: what a tier cannot do is no matter of taste."""
+    if hints.tier is None or TIERS.index(hints.tier) >= TIERS.index(floor):
+        return hints
+    return replace(hints, tier=floor)
+
+
+def _kept(
+    view: RequestView, selection: Selection, last: Answered, conditions: Mapping[str, Condition], tokens: int
+) -> Selection:
+    """The selection with the conversation's model in front, where it should stay there."""
+    ranked, reason = stay(view, selection.ranked, last, selection.tier, conditions, input_tokens=tokens)
+    if reason is None:
+        return selection
+    return replace(selection, tier=ranked[0].candidate.model.tier, ranked=ranked, reasons=(reason, *selection.reasons))
 
 
 def _of_ranked(conditions: Mapping[str, Condition], ranked: Sequence[Ranked]) -> Mapping[str, Condition]:

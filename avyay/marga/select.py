@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from avyay.marga.complexity import Complexity
+from avyay.marga.compliance import on_own_network, resident
 from avyay.marga.cost import estimate
 from avyay.marga.types import TIERS, Candidate, Condition, Hints, Ranked
 from avyay.marga.view import RequestView
@@ -161,8 +162,8 @@ def _unable(candidate: Candidate, view: RequestView, hints: Hints, input_tokens:
         return f"context of {model.context} tokens is too small for {input_tokens}"
     if hints.residency:
         region = candidate.provider.region
-        local = candidate.provider.kind == "ollama"
-        if not local and (region is None or not region.lower().startswith(hints.residency.lower())):
+        local = on_own_network(candidate.provider.endpoint)
+        if not local and not resident(hints.residency, region):
             return f"processes data in {region or 'an unknown region'}, not {hints.residency}"
     return None
 

@@ -18,6 +18,7 @@ from avyay.ports import Tier
 
 __all__ = [
     "DEFAULT_TEST",
+    "UNCLASSED",
     "ClassChange",
     "ClassState",
     "ShadowPlan",
@@ -29,6 +30,7 @@ __all__ = [
 ]
 
 
+UNCLASSED = "default"  # the class of requests that name none
 DEFAULT_TEST = TestPlan(good=0.05, bad=0.10, false_alarm=0.01, miss=0.05)
 
 

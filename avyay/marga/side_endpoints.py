@@ -10,9 +10,11 @@ import orjson
 from avyay.errors import AvyayError, UsageError
 from avyay.marga.backends.base import Backend, Outgoing
 from avyay.marga.budgets import worst_case
+from avyay.marga.compliance import judge_candidate
 from avyay.marga.cost import cost_of
 from avyay.marga.dispatch import NoAnswerError, RejectedError
 from avyay.marga.gateway import Gateway, Inbound, Outbound, error_reply
+from avyay.marga.masking import Masker, scan_body
 from avyay.marga.router import Router
 from avyay.marga.tokens import count_tokens as count_text
 from avyay.marga.tokens import estimate_size
@@ -51,6 +53,16 @@ async def embeddings(gateway: Gateway, inbound: Inbound) -> Outbound:
     if not candidates:
         failure = Failure("invalid_request", f"No provider offers embeddings of {name!r}.", code="no_capable_provider")
         return error_reply("openai_chat", failure)
+    maskers: dict[str, Masker] = {}
+    if gateway.pii is not None:
+        found = scan_body(body)
+        verdicts = [(c, judge_candidate(gateway.pii, found, c.provider, inbound.key)) for c in candidates]
+        candidates = [candidate for candidate, verdict in verdicts if verdict.allowed]
+        if not candidates:
+            reason = "; ".join(sorted({verdict.reason for _, verdict in verdicts}))
+            failure = Failure("policy", f"Personal data keeps this request back: {reason}.", code="pii_refused")
+            return error_reply("openai_chat", failure)
+        maskers = {c.provider.name: Masker(verdict.masked, body) for c, verdict in verdicts if verdict.masked}
     texts = body.get("input")
     chars = len(texts) if isinstance(texts, str) else sum(len(t) for t in texts or () if isinstance(t, str))
     sized = estimate_size(chars, texts if isinstance(texts, str) else "")
@@ -68,7 +80,11 @@ async def embeddings(gateway: Gateway, inbound: Inbound) -> Outbound:
     reported: dict[str, Any] = {}
 
     def render(candidate: Candidate, backend: Backend) -> Outgoing:
-        raw = edit_body(inbound.raw, body, {"model": candidate.model.name})
+        masker = maskers.get(candidate.provider.name)
+        if masker is None:
+            raw = edit_body(inbound.raw, body, {"model": candidate.model.name})
+        else:
+            raw = orjson.dumps({**masker.mask_body(body), "model": candidate.model.name})
         return Outgoing(_EMBEDDING_DIALECT, candidate.model.name, raw, operation="embeddings")
 
     def accept(candidate: Candidate, data: bytes, headers: Mapping[str, str]) -> None:
@@ -149,7 +165,9 @@ async def count_tokens(gateway: Gateway, inbound: Inbound) -> Outbound:
             return error_reply("anthropic_messages", Failure("not_found", error.message, code=error.code))
         return error_reply("anthropic_messages", failure_from_exception(error))
     chosen = decision.chosen
-    if chosen is not None and chosen.provider.kind == "anthropic":
+    # Counting at the provider sends it the text: where rules are set, only text they have nothing to say about.
+    harmless = gateway.pii is None or not scan_body(body)
+    if chosen is not None and chosen.provider.kind == "anthropic" and harmless:
         ranked = tuple(entry for entry in decision.ranked if entry.candidate.provider.kind == "anthropic")
 
         def render(candidate: Candidate, backend: Backend) -> Outgoing:

@@ -1,57 +1,128 @@
-"""Which model a conversation is with: it must not change in a tool loop, nor under reasoning only its issuer reads."""
+"""When a conversation keeps its model: always inside a tool loop, and while a warm prompt cache makes staying cheaper.
+
+Pure but for the bounded memory of who answered whom.
+"""
 
 from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
 
-from avyay.clock import Clock
+from avyay.marga.cost import EXPECTED_OUTPUT, cost_of
+from avyay.marga.types import TIERS, Candidate, Condition, Ranked
+from avyay.marga.view import RequestView
 from avyay.marga.wire import RequestFeatures
+from avyay.ports import Tier
 
-__all__ = ["Conversations", "conversation_key"]
-
-_MOST = 50_000
-_FORGET_AFTER = 3600.0  # seconds
+__all__ = ["Answered", "Conversations", "conversation_of", "stay"]
 
 
-def conversation_key(body: dict[str, Any], features: RequestFeatures, session: str | None) -> str | None:
-    """What tells one conversation from another; None when its model may change freely.
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """Who answered a conversation last. `cached` tokens of it may still be warm at that provider; `at` is monotonic."""
 
-    The session the caller names, else its first turns: those stay when a conversation grows.
-    """
-    if not (features.tools or features.provider_tools or features.signed_thinking or features.tool_loop):
-        return None
-    named = session or features.session
-    if named is not None:
-        return f"named:{named}"
-    turns = body.get("messages") or body.get("input")
-    if not isinstance(turns, list) or not turns:
-        return None
-    first = next((i for i, t in enumerate(turns) if isinstance(t, dict) and t.get("role") == "user"), 0)
-    begin = orjson.dumps([features.user, turns[: first + 1]])
-    return hashlib.blake2b(begin, digest_size=16).hexdigest()
+    candidate: str
+    at: float
+    cached: int = 0
 
 
 class Conversations:
-    """Remembers who served a conversation last, for an hour."""
+    """Remembers the last answer of each conversation, bounded and with expiry.
 
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
-        self._served: OrderedDict[str, tuple[str, float]] = OrderedDict()
+    Args:
+        ttl: Seconds a conversation without an open tool loop is remembered; prompt caches live about 300.
+        loop_ttl: The same while tools run: people leave a tool waiting overnight.
+    """
 
-    def last(self, key: str) -> str | None:
-        """The candidate (`provider/model`) that answered last."""
-        found = self._served.get(key)
-        if found is None or self._clock.monotonic() - found[1] > _FORGET_AFTER:
-            return None
-        return found[0]
+    def __init__(self, *, ttl: float = 300.0, loop_ttl: float = 86_400.0, most: int = 50_000) -> None:
+        self._ttl = ttl
+        self._loop_ttl = loop_ttl
+        self._most = most
+        self._known: OrderedDict[str, Answered] = OrderedDict()
 
-    def served(self, key: str, candidate: str) -> None:
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def remember(self, conversation: str, answered: Answered) -> None:
         """A candidate has answered."""
-        self._served[key] = (candidate, self._clock.monotonic())
-        self._served.move_to_end(key)
-        if len(self._served) > _MOST:
-            self._served.popitem(last=False)
+        self._known[conversation] = answered
+        self._known.move_to_end(conversation)
+        while len(self._known) > self._most:
+            self._known.popitem(last=False)
+
+    def last(self, conversation: str, now: float, *, bound: bool) -> Answered | None:
+        """Who answered last, if that still counts.
+
+        Args:
+            bound: The conversation is in a tool loop or carries signed reasoning.
+        """
+        known = self._known.get(conversation)
+        if known is None or now - known.at > (self._loop_ttl if bound else self._ttl):
+            return None
+        return known
+
+
+def conversation_of(
+    key: str | None, session: str | None, features: RequestFeatures, body: Mapping[str, Any]
+) -> str | None:
+    """What tells one conversation from another; None when its model may change freely. Tenants never share one.
+
+    The session the caller names, else its first turns: those stay when a conversation grows.
+    """
+    named = session or features.session
+    if named is not None:
+        start: Any = named
+    elif features.tools or features.provider_tools or features.signed_thinking or features.cache_marks:
+        turns = body.get("messages") or body.get("input")
+        if not isinstance(turns, list) or not turns:
+            return None
+        first = next((i for i, turn in enumerate(turns) if isinstance(turn, dict) and turn.get("role") == "user"), 0)
+        start = [features.user, turns[: first + 1]]
+    else:
+        return None
+    said = orjson.dumps([key, named is not None, start], option=orjson.OPT_SORT_KEYS)
+    return hashlib.blake2b(said, digest_size=16).hexdigest()
+
+
+def stay(
+    view: RequestView,
+    ranked: Sequence[Ranked],
+    last: Answered | None,
+    tier: Tier,
+    conditions: Mapping[str, Condition],
+    *,
+    input_tokens: int,
+) -> tuple[tuple[Ranked, ...], str | None]:
+    """The candidates with the one that answered last in front, where it should stay; and the reason.
+
+    A model is never changed under a tool loop or under reasoning that only its issuer can read back, unless it is down.
+    Otherwise it stays when it is good enough for this request and, its warm cache counted, no dearer than the first.
+    """
+    if last is None or not ranked:
+        return tuple(ranked), None
+    place = next((i for i, entry in enumerate(ranked) if entry.candidate.name == last.candidate), None)
+    if place is None or conditions.get(last.candidate, Condition()).state == "open":
+        return tuple(ranked), None
+    entry = ranked[place]
+    front = (entry, *ranked[:place], *ranked[place + 1 :])
+    if view.tool_loop:
+        return front, f"stays with {last.candidate}: a tool loop is open" if place else None
+    if view.signed_thinking:
+        return front, f"stays with {last.candidate}: its signed reasoning is in the conversation" if place else None
+    if place == 0 or last.cached <= 0 or TIERS.index(entry.candidate.model.tier) < TIERS.index(tier):
+        return tuple(ranked), None
+    warm = _cost(entry.candidate, view, input_tokens, min(last.cached, input_tokens))
+    cold = _cost(ranked[0].candidate, view, input_tokens, 0)
+    if warm is None or cold is None or warm > cold:
+        return tuple(ranked), None
+    return front, f"stays with {last.candidate}: {last.cached} tokens are warm in its cache, which is no dearer"
+
+
+def _cost(candidate: Candidate, view: RequestView, tokens: int, cached: int) -> int | None:
+    output = min(view.max_tokens or EXPECTED_OUTPUT, EXPECTED_OUTPUT)
+    return cost_of(candidate.model, input_tokens=tokens, output_tokens=output, cache_read=cached)

@@ -239,6 +239,24 @@ class SqliteStore:
             for row in self._database.execute(sql, (*values, limit)):
                 yield dict(zip((name for name in _COLUMNS if name != "detail"), row, strict=True))
 
+    def columns(self, names: tuple[str, ...], *, since: float = 0.0) -> Iterator[tuple[Any, ...]]:
+        """Some columns of every call since a time, oldest first."""
+        if not set(names) <= set(_COLUMNS):
+            raise ValueError(f"no such columns: {set(names) - set(_COLUMNS)}")
+        with self._database.errors():
+            yield from self._database.execute(
+                f"SELECT {', '.join(names)} FROM calls WHERE at >= ? ORDER BY at",  # noqa: S608
+                (since,),
+            )
+
+    def history(self, *, since: float = 0.0) -> Iterator[dict[str, Any]]:
+        """Every call since a time, oldest first, with its details."""
+        sql = f"SELECT {', '.join(_COLUMNS)} FROM calls WHERE at >= ? ORDER BY at, id"  # noqa: S608
+        with self._database.errors():
+            for row in self._database.execute(sql, (since,)):
+                found = dict(zip(_COLUMNS, row, strict=True))
+                yield {**found, "detail": orjson.loads(found["detail"])}
+
     def call(self, prefix: str) -> dict[str, Any]:
         """One call with its details, by the start of its id.
 

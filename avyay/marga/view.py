@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from avyay.marga.wire import RequestFeatures
 from avyay.ports import Completion
 
-__all__ = ["RequestView", "view_completion", "view_features"]
+__all__ = ["RequestView", "view_completion", "view_features", "view_stored"]
 
 
 @dataclass(slots=True)
@@ -89,3 +90,12 @@ def view_features(features: RequestFeatures) -> RequestView:
         tool_loop=features.tool_loop,
         signed_thinking=features.signed_thinking,
     )
+
+
+def view_stored(features: Mapping[str, Any]) -> RequestView:
+    """The view of a decision on record. Its text was not kept; what was read of it was."""
+    names = (
+        *("messages", "chars", "system_chars", "tools", "images", "structured", "temperature", "max_tokens", "stream"),
+        *("reasoning", "tool_loop", "signed_thinking"),
+    )
+    return RequestView("", **{name: features[name] for name in names if name in features})

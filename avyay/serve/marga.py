@@ -17,10 +17,13 @@ from avyay.errors import PolicyError, UsageError
 from avyay.marga.asgi import MargaApp
 from avyay.marga.gateway import Gateway
 from avyay.marga.router import Router
+from avyay.marga.shadow import ShadowPlan
+from avyay.marga.shadowing import Shadowing
 from avyay.marga.shared_health import HealthMember, HealthOwner
 from avyay.marga.store import SqliteStore, WriterStore
+from avyay.marga.verdicts import VerdictStore
 from avyay.marga.watch import Watch
-from avyay.money import usd_string
+from avyay.money import parse_usd, usd_string
 from avyay.resilience.breaker import BreakerState
 from avyay.serve.house import Metric, house_app
 from avyay.serve.run import App, bind, is_loopback, serve
@@ -125,6 +128,7 @@ def build_app(services: Services, *, key: str | None = None, owner: Path | None 
     store = WriterStore(path)
     router = services.router_with(lambda: store)
     gateway = Gateway(router)
+    verdicts = _shadow(services, gateway)
     watch = Watch(router)
     member = HealthMember(router.health, counters=lambda: dict(gateway.finished), lost=_end_worker)
     report = _Report(services, gateway, store, member)
@@ -139,6 +143,10 @@ def build_app(services: Services, *, key: str | None = None, owner: Path | None 
 
     async def stopped() -> None:
         await watch.stop()
+        if gateway.shadowing is not None:
+            await gateway.shadowing.close()
+        if verdicts is not None:
+            verdicts.close()
         if owner is not None:
             await member.stop()
         await router.__aexit__()
@@ -160,6 +168,22 @@ def build_app(services: Services, *, key: str | None = None, owner: Path | None 
     )
     settings = services.settings.marga
     return MargaApp(gateway, house, key=key, max_body=settings.max_body, started=started, stopped=stopped)
+
+
+def _shadow(services: Services, gateway: Gateway) -> VerdictStore | None:
+    """Set up shadow evaluation where it is wanted; what was learned of the classes holds in any case."""
+    settings = services.settings.marga.shadow
+    path = services.paths.component("marga") / "verdicts.db"
+    if not settings.enabled and not path.exists():
+        return None
+    store = VerdictStore(path)
+    if settings.enabled:
+        plan = ShadowPlan(share=settings.share, daily_budget=int(parse_usd(settings.daily_budget)))
+        embedder = (lambda: services.embedder) if settings.embedding else None
+        gateway.shadowing = Shadowing(gateway, store, plan, embedder=embedder, judge=settings.judge)
+    else:
+        gateway.router.floors.update({name: state.floor for name, state in store.states().items()})
+    return store
 
 
 def _end_worker() -> None:

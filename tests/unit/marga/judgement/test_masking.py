@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from avyay.marga.compliance import PiiPolicy, PiiRule, resident
+from avyay.marga.compliance import PiiPolicy, PiiRule, on_own_network, resident
 from avyay.marga.masking import Masker, StreamMasker, Unmasker, scan_body
 from avyay.marga.pii import KINDS, detect
 
@@ -201,3 +201,21 @@ def test_what_cannot_be_read_is_not_sent_where_a_rule_holds() -> None:
 )
 def test_residency(wanted: str, region: str | None, inside: bool) -> None:
     assert resident(wanted, region) is inside
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "own"),
+    [
+        ("http://127.0.0.1:11434", True),
+        ("http://localhost:8000/v1", True),
+        ("http://192.168.1.4", True),
+        ("http://100.64.0.7:11434", True),
+        ("http://[::1]:11434", True),
+        ("https://mac.tail1234.ts.net", True),
+        ("https://ollama.example.com", False),
+        ("https://api.openai.com/v1", False),
+        ("http://8.8.8.8:11434", False),
+    ],
+)
+def test_what_counts_as_the_users_own_machine(endpoint: str, own: bool) -> None:
+    assert on_own_network(endpoint) is own

@@ -44,7 +44,8 @@ def analyse(text: str) -> Query:
     terms = query_terms(text)
     names = identifiers(text)
     words = [word for word in text.split() if word.lower() not in STOP_WORDS]
-    if len(words) <= NAME_WORDS:
+    # "How do I run the tests?" has few words that say something, and is a sentence all the same.
+    if len(words) <= NAME_WORDS and (names or len(text.split()) <= NAME_WORDS):
         names = list(dict.fromkeys([*names, *(term for word in words for term in tokenise(word)[:1])]))
         return Query(text, terms, {}, tuple(names), True, (text,), frozenset())
     others = glossary.phrases(text)

@@ -45,6 +45,7 @@ class Vectors:
 
     def __init__(self, embedder: Embedder, cache: Path | None) -> None:
         self.embedder, self.cache = embedder, cache
+        # avyay: ignore[unpickling-parameter-python] the developer's own cache, written below
         self.known: dict[str, np.ndarray] = pickle.loads(cache.read_bytes()) if cache and cache.exists() else {}
 
     def __call__(self, texts: Sequence[str]) -> np.ndarray:

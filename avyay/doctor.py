@@ -46,7 +46,15 @@ def examine(services: Services) -> tuple[Check, ...]:
         _providers,
         _tailscale,
     )
-    return tuple(check(services) for check in checks)
+    return tuple(_careful(check, services) for check in checks)
+
+
+def _careful(check: Callable[[Services], Check], services: Services) -> Check:
+    """A look that itself fails is one more thing to mend, not the end of the examination."""
+    try:
+        return check(services)
+    except AvyayError as error:
+        return Check(check.__name__.lstrip("_"), "missing", error.message, error.hint or "")
 
 
 def _python(_: Services) -> Check:

@@ -121,7 +121,7 @@ class Services:
         settings = self.settings.marga
         providers = resolve_providers(settings, self.loaded.environment)
         router = Router(providers, settings, store=store, budgets=self.budgets, clock=self.clock)
-        calibration = self.paths.component("marga") / "calibration.json"
+        calibration = self.paths.data / "marga" / "calibration.json"  # reading creates no folder
         if calibration.is_file():
             from avyay.marga.calibrate import load_calibration
 

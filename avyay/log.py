@@ -26,7 +26,7 @@ REDACTED = "[redacted]"
 
 # What `configure_logging` asked for before anything was logged. structlog costs as much to import as the whole of a
 # short command, and most commands log nothing.
-_pending: tuple[Level, bool, TextIO] | None = None
+_pending: tuple[Level, bool, TextIO | None] | None = None
 
 
 def redact(text: str) -> str:
@@ -51,7 +51,7 @@ def configure_logging(level: Level = "warning", *, json: bool | None = None, str
     """
     global _pending
     out = stream or sys.stderr
-    _pending = (level, not out.isatty() if json is None else json, out)
+    _pending = (level, not out.isatty() if json is None else json, stream)
     if "structlog" in sys.modules:
         _configure()
 
@@ -81,7 +81,8 @@ def _configure() -> None:
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
-        logger_factory=structlog.PrintLoggerFactory(file=out),
+        # Standard error is looked up for each logger: who replaces it later (a test, a daemonising parent) means it.
+        logger_factory=lambda *_: structlog.PrintLogger(out or sys.stderr),
         cache_logger_on_first_use=False,
     )
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import socket
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -45,6 +47,16 @@ def _no_outside_network(monkeypatch: pytest.MonkeyPatch) -> None:
         connect(self, address)  # type: ignore[arg-type]
 
     monkeypatch.setattr(socket.socket, "connect", guarded)
+
+
+@pytest.fixture(autouse=True)
+def _own_logging() -> Iterator[None]:
+    """A test that sets up logging does so for itself alone."""
+    yield
+    if (log := sys.modules.get("avyay.log")) is not None:
+        log._pending = None  # type: ignore[attr-defined]
+    if (structlog := sys.modules.get("structlog")) is not None:
+        structlog.reset_defaults()  # type: ignore[attr-defined]
 
 
 @pytest.fixture(autouse=True)

@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV   ?= .venv
 REPO   ?= .
+# Most tests wait for processes more than they compute: a little more than two cores' worth.
+WORKERS ?= 3
 BIN    := $(VENV)/bin
 RUN    := $(BIN)/python -m
 
@@ -28,11 +30,11 @@ quickstart: $(VENV)/.runtime ## Install, then index, ask, route and scan REPO (d
 	@$(if $(filter .,$(REPO)),AVYAY_CONFIG=avyay.yaml) $(BIN)/avyay quickstart $(REPO)
 
 test: $(VENV)/.development ## Run the tests; needs Python, git and make, and lists what it had to leave out
-	$(RUN) pytest -rs
+	$(RUN) pytest -rs -n $(WORKERS) --dist loadfile
 
 test-full: $(VENV)/.development ## Install what Debian and npm offer, then run every test
 	scripts/install_test_tools
-	AVYAY_TEST_FULL=1 $(RUN) pytest -rs
+	AVYAY_TEST_FULL=1 $(RUN) pytest -rs -n $(WORKERS) --dist loadfile
 
 lint: $(VENV)/.development ## ruff and mypy --strict
 	$(BIN)/ruff check .

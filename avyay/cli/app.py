@@ -73,6 +73,8 @@ def run(arguments: list[str]) -> int:
             args=arguments, prog_name="avyay", standalone_mode=False, complete_var="_AVYAY_COMPLETE"
         )
         sys.stdout.flush()
+        if result == ExitCode.INTERRUPTED:  # typer makes an exit code of Ctrl-C, and says nothing
+            raise KeyboardInterrupt
         return int(result) if isinstance(result, int) else ExitCode.OK
     except AvyayError as error:
         _say(error.message, error.hint)

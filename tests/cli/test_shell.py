@@ -189,6 +189,24 @@ class TestProcess:
     def test_pipes_have_no_escape_codes(self) -> None:
         assert "\x1b" not in avyay("config", "show").stdout
 
+    def test_ctrl_c_is_a_word_and_exit_130(self) -> None:
+        code = (
+            "import avyay.cli.config as c, avyay.cli.main as m\n"
+            "from avyay.cli.command import Run, command\n"
+            "from avyay.cli.app import command_group\n"
+            "app = command_group('x')\n"
+            "@command(app)\n"
+            "def wait(run: Run) -> None:\n"
+            "    import os, signal, time\n"
+            "    os.kill(os.getpid(), signal.SIGINT)\n"
+            "    time.sleep(30)\n"
+            "app.info.no_args_is_help = False\n"
+            "c.app = app\n"
+            "m.main(['config'])\n"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+        assert (done.returncode, done.stderr.strip()) == (130, "avyay: interrupted.")
+
     def test_a_bug_is_one_sentence_and_exit_70(self, tmp_path: Path) -> None:
         code = (
             "import avyay.cli.config as c, avyay.cli.main as m\n"

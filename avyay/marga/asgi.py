@@ -14,7 +14,8 @@ from functools import lru_cache
 from typing import Any, TypeAlias
 
 from avyay.log import get_logger
-from avyay.marga.gateway import Gateway, Inbound, Outbound, error_reply
+from avyay.marga.envelope import Inbound, Outbound, error_reply
+from avyay.marga.gateway import Gateway
 from avyay.marga.side_endpoints import count_tokens, embeddings, list_models, list_tags, show_model
 from avyay.marga.types import Dialect
 from avyay.marga.wire import Failure

@@ -7,7 +7,8 @@ from contextlib import aclosing
 from dataclasses import replace
 
 from avyay.errors import UnreachableError
-from avyay.marga.gateway import Gateway, Inbound, Outbound
+from avyay.marga.envelope import Inbound, Outbound
+from avyay.marga.gateway import Gateway
 from avyay.marga.plain import PlainReader, ProviderFailedError, encode_completion, error_of
 from avyay.marga.router import Router, no_provider
 from avyay.marga.types import Hints

@@ -22,7 +22,8 @@ from avyay.marga.verdicts import VerdictStore
 from avyay.ports import Embedder, Event, Events, Tier
 
 if TYPE_CHECKING:
-    from avyay.marga.gateway import Gateway, Inbound
+    from avyay.marga.envelope import Inbound
+    from avyay.marga.gateway import Gateway
 
 __all__ = ["SERVICE", "Shadowing", "answer_text"]
 

@@ -10,10 +10,11 @@ import orjson
 from avyay.errors import AvyayError, UsageError
 from avyay.marga.backends.base import Backend, Outgoing
 from avyay.marga.budgets import worst_case
-from avyay.marga.compliance import judge_candidate
+from avyay.marga.clearance import clear
 from avyay.marga.cost import cost_of
 from avyay.marga.dispatch import NoAnswerError, RejectedError
-from avyay.marga.gateway import Gateway, Inbound, Outbound, error_reply
+from avyay.marga.envelope import Inbound, Outbound, error_reply
+from avyay.marga.gateway import Gateway
 from avyay.marga.masking import Masker, scan_body
 from avyay.marga.router import Router
 from avyay.marga.tokens import count_tokens as count_text
@@ -53,26 +54,25 @@ async def embeddings(gateway: Gateway, inbound: Inbound) -> Outbound:
     if not candidates:
         failure = Failure("invalid_request", f"No provider offers embeddings of {name!r}.", code="no_capable_provider")
         return error_reply("openai_chat", failure)
-    maskers: dict[str, Masker] = {}
+    ranked = tuple(Ranked(candidate, None) for candidate in candidates)
+    maskers: Mapping[str, Masker] = {}
     if gateway.pii is not None:
-        found = scan_body(body)
-        verdicts = [(c, judge_candidate(gateway.pii, found, c.provider, inbound.key)) for c in candidates]
-        candidates = [candidate for candidate, verdict in verdicts if verdict.allowed]
-        if not candidates:
-            reason = "; ".join(sorted({verdict.reason for _, verdict in verdicts}))
+        cleared = clear(gateway.pii, body, ranked, inbound.key)
+        ranked, maskers = cleared.ranked, cleared.maskers
+        if not ranked:
+            reason = "; ".join(cleared.reasons)
             failure = Failure("policy", f"Personal data keeps this request back: {reason}.", code="pii_refused")
             return error_reply("openai_chat", failure)
-        maskers = {c.provider.name: Masker(verdict.masked, body) for c, verdict in verdicts if verdict.masked}
     texts = body.get("input")
     chars = len(texts) if isinstance(texts, str) else sum(len(t) for t in texts or () if isinstance(t, str))
     sized = estimate_size(chars, texts if isinstance(texts, str) else "")
     decision = Decision(
         router.new_id(),
         router.clock.now(),
-        candidates[0].model.tier,
+        ranked[0].candidate.model.tier,
         0.0,
         (f"the caller named {name}",),
-        tuple(Ranked(candidate, None) for candidate in candidates),
+        ranked,
         Hints(name),
         {**RequestView("", chars=chars).features(), "input_tokens": sized},
         seconds=router.clock.monotonic() - began,
@@ -101,7 +101,7 @@ async def embeddings(gateway: Gateway, inbound: Inbound) -> Outbound:
         spending = router.budgets.spending(scopes) if scopes else None
     try:
         if spending is not None:
-            await spending.draw(worst_case(candidates[0].model, input_tokens=sized, max_tokens=None))
+            await spending.draw(worst_case(ranked[0].candidate.model, input_tokens=sized, max_tokens=None))
     except AvyayError as error:
         gateway.keep(CallRecord(decision, "openai_embeddings", "refused", error=error.message))
         return error_reply("openai_chat", failure_from_exception(error), headers)

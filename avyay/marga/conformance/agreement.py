@@ -7,9 +7,9 @@ import string
 from typing import Any
 
 from avyay.marga.conformance.asking import Ask
+from avyay.marga.conformance.samples import TOOLS, plain
 from avyay.marga.conformance.scripted import Call, Script, Tokens
 from avyay.marga.conformance.traps_avyay import cost_of_call
-from avyay.marga.conformance.traps_requests import TOOLS, plain
 from avyay.marga.conformance.trial import Trial
 from avyay.marga.conformance.upstream import Answer
 

@@ -14,7 +14,7 @@ from avyay.errors import UnreachableError, UsageError
 from avyay.http import async_client
 from avyay.marga.conformance.agreement import agree
 from avyay.marga.conformance.registry import CALLERS, GROUPS, UPSTREAMS, Case, cases_of, traps
-from avyay.marga.conformance.traps_requests import plain
+from avyay.marga.conformance.samples import plain
 from avyay.marga.conformance.trial import NAMES, Bench, NotExpressibleError, Trial
 from avyay.marga.conformance.upstream import Upstream
 from avyay.marga.wire.model import Dialect

@@ -104,6 +104,7 @@ def traps() -> tuple[Trap, ...]:
         traps_avyay,
         traps_endpoints,
         traps_errors,
+        traps_parameters,
         traps_requests,
         traps_streams,
     )

@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 from avyay.marga.conformance.asking import Ask
 from avyay.marga.conformance.registry import trap
+from avyay.marga.conformance.samples import TOOLS, plain
 from avyay.marga.conformance.scripted import Call, Script, Tokens
-from avyay.marga.conformance.traps_requests import TOOLS, plain
 from avyay.marga.conformance.trial import Trial
 from avyay.marga.conformance.upstream import Answer
 from avyay.marga.wire.model import Dialect

@@ -6,8 +6,8 @@ from decimal import Decimal
 
 from avyay.marga.conformance.asking import Ask
 from avyay.marga.conformance.registry import trap
+from avyay.marga.conformance.samples import plain
 from avyay.marga.conformance.scripted import Script, Tokens
-from avyay.marga.conformance.traps_requests import plain
 from avyay.marga.conformance.trial import Got, NotExpressibleError, Trial
 from avyay.marga.conformance.upstream import Answer
 

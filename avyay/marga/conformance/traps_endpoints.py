@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from avyay.marga.conformance.registry import trap
-from avyay.marga.conformance.traps_requests import plain
+from avyay.marga.conformance.samples import plain
 from avyay.marga.conformance.trial import Trial
 from avyay.marga.conformance.upstream import Answer
 

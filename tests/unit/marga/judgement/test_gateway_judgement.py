@@ -15,8 +15,9 @@ from avyay.clock import FakeClock
 from avyay.config.schema import ArmSettings, ExperimentSettings, MargaSettings, PiiRuleSettings, PiiSettings
 from avyay.marga.backends.base import Outgoing
 from avyay.marga.backends.fake import FakeAnswer, FakeBackend
+from avyay.marga.envelope import Inbound, Outbound
 from avyay.marga.experiments import report, results_of
-from avyay.marga.gateway import Gateway, Inbound, Outbound
+from avyay.marga.gateway import Gateway
 from avyay.marga.masking import Masker
 from avyay.marga.replay import ledger_calls, replay
 from avyay.marga.restore import StreamRestorer

@@ -36,6 +36,12 @@ def add(
     attempts: Annotated[int, typer.Option("--attempts", min=1, help="Tries before it is given up.")] = 3,
     fingerprint: Annotated[str | None, typer.Option("--fingerprint", help="Add it only once.")] = None,
     approval: Annotated[bool, typer.Option("--approval", help="A person must approve it first.")] = False,
+    agent: Annotated[str, typer.Option("--agent", help="The agent that shall do it.")] = "",
+    allow: Annotated[Texts, typer.Option("--allow", help="May change tests, ci, locks, or a glob; repeat it.")] = None,
+    repository: Annotated[str, typer.Option("--repository", help="The name of a configured repository.")] = "",
+    dollars: Annotated[float | None, typer.Option("--dollars", min=0, help="Its own cap.")] = None,
+    turns: Annotated[int | None, typer.Option("--turns", min=1, help="Its own cap on answers of the model.")] = None,
+    wall: Annotated[float | None, typer.Option("--wall", min=1, help="Its own cap on seconds.")] = None,
     name: Annotated[str | None, typer.Option("--id", help="Its id; by default made up.")] = None,
 ) -> None:
     """Add a task; prints its id."""
@@ -46,7 +52,13 @@ def add(
     task = NewTask(
         title=title, description=description, accept=accept, needs=tuple(needs or ()), files=tuple(files or ()),
         requires=frozenset(requires or ()), evidence=tuple(evidence or ()), priority=priority, attempts=attempts,
-        fingerprint=fingerprint, approval=approval, id=name,
+        fingerprint=fingerprint, approval=approval, id=name, agent=agent, allow=frozenset(allow or ()),
+        repository=repository,
+        caps={
+            key: repr(value) if key == "dollars" else value
+            for key, value in (("dollars", dollars), ("turns", turns), ("wall", wall))
+            if value is not None
+        },
     )  # fmt: skip
     with run.services as services:
         (added,) = services.engine.add([task])
@@ -177,7 +189,7 @@ def export(run: Run) -> None:
 
 
 def _data(task: Task) -> dict[str, Any]:
-    return {**asdict(task), "requires": sorted(task.requires)}
+    return {**asdict(task), "requires": sorted(task.requires), "allow": sorted(task.allow)}
 
 
 def _table(run: Run, tasks: list[Task], counts: dict[str, int]) -> None:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from avyay.config.engine import EngineSettings
 from avyay.config.types import Fraction, Name, Port, Seconds, Section, Usd, project_safe
 from avyay.errors import UsageError
 from avyay.money import parse_usd
@@ -18,6 +19,7 @@ __all__ = [
     "BudgetSettings",
     "CircuitBreakerSettings",
     "EmbedderSettings",
+    "EngineSettings",
     "ExperimentSettings",
     "HealthCheckSettings",
     "LogSettings",
@@ -446,6 +448,7 @@ class Settings(BaseSettings):
     rag: RagSettings = RagSettings()
     raksha: RakshaSettings = RakshaSettings()
     siddhi: SiddhiSettings = SiddhiSettings()
+    engine: EngineSettings = EngineSettings()
     serve: ServeSettings = ServeSettings()
 
     @classmethod

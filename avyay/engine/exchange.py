@@ -28,8 +28,8 @@ _ALIASES = {
     "verify": "accept",
     "test": "accept",
 }
-_LISTS = frozenset({"needs", "files", "requires", "evidence"})
-_TEXTS = frozenset({"title", "description", "accept", "id", "fingerprint"})
+_LISTS = frozenset({"needs", "files", "requires", "evidence", "allow"})
+_TEXTS = frozenset({"title", "description", "accept", "id", "fingerprint", "repository", "agent", "size"})
 _FINISHED = frozenset({"done", "completed", "complete", "finished", "closed", "merged"})
 _IGNORED = frozenset({"created", "updated", "created_at", "updated_at", "state", "status", "reason", "history"})
 
@@ -83,7 +83,7 @@ def _task(row: Mapping[str, Any], label: str, finished: set[str]) -> NewTask:
             if not isinstance(value, list) or not all(isinstance(item, str | int) for item in value):
                 raise UsageError(f"{label}: {name} must be a list of names.", hint=f'Write "{name}": ["..."].')
             items = tuple(str(item) for item in value)
-            values[field] = frozenset(items) if field == "requires" else items
+            values[field] = frozenset(items) if field in ("requires", "allow") else items
         elif field in _TEXTS:
             if not isinstance(value, str | int):
                 raise UsageError(f"{label}: {name} must be text.", hint=f'Write "{name}": "...".')
@@ -94,6 +94,10 @@ def _task(row: Mapping[str, Any], label: str, finished: set[str]) -> NewTask:
             values[field] = value
         elif field == "approval":
             values[field] = bool(value)
+        elif field == "caps":
+            if not isinstance(value, dict) or not set(value) <= {"dollars", "wall", "stall", "turns"}:
+                raise UsageError(f"{label}: caps may hold dollars, wall, stall and turns.", hint='Write {"turns": 50}.')
+            values[field] = value
         else:
             raise UsageError(f"{label}: unknown field {name!r}.", hint=f"Known: {', '.join(sorted(_KNOWN))}.")
     if "title" not in values:
@@ -102,7 +106,7 @@ def _task(row: Mapping[str, Any], label: str, finished: set[str]) -> NewTask:
     return NewTask(**values)
 
 
-_KNOWN = _LISTS | _TEXTS | {"priority", "attempts", "approval"}
+_KNOWN = _LISTS | _TEXTS | {"priority", "attempts", "approval", "caps"}
 
 
 def export_tasks(tasks: Iterable[Task]) -> list[dict[str, Any]]:
@@ -120,6 +124,11 @@ def export_tasks(tasks: Iterable[Task]) -> list[dict[str, Any]]:
             "evidence": list(task.evidence),
             "fingerprint": task.fingerprint,
             "attempts": task.attempts,
+            "repository": task.repository,
+            "agent": task.agent,
+            "allow": sorted(task.allow),
+            "caps": dict(task.caps),
+            "size": task.size,
             "state": task.state,
             "reason": task.reason,
         }

@@ -22,7 +22,7 @@ from avyay.engine.graph import find_cycle
 from avyay.engine.lease import Breath
 from avyay.engine.overlap import overlapping
 from avyay.engine.schema import SCHEMA
-from avyay.engine.types import ACTIVE, FINAL, Entry, Lease, NewTask, State, Task, allowed
+from avyay.engine.types import ACTIVE, FINAL, Entry, Lease, NewTask, State, Task, allowed, pack_extra, unpack_extra
 from avyay.errors import AvyayError, UsageError
 from avyay.resilience.backoff import Backoff
 
@@ -123,12 +123,12 @@ class Queue:
     def _insert(self, db: Database, name: str, task: NewTask, now: float) -> None:
         db.execute(
             "INSERT INTO tasks (id, title, description, accept, files, requires, evidence, fingerprint, priority,"
-            " state, approval, attempts, created, updated)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 'blocked', ?, ?, ?, ?)",
+            " state, approval, attempts, created, updated, extra)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 'blocked', ?, ?, ?, ?, ?)",
             (
                 name, task.title.strip(), task.description, task.accept, json.dumps(task.files),
                 json.dumps(sorted(task.requires)), json.dumps(task.evidence), task.fingerprint, task.priority,
-                int(task.approval), task.attempts, now, now,
+                int(task.approval), task.attempts, now, now, json.dumps(pack_extra(task)),
             ),
         )  # fmt: skip
 
@@ -210,8 +210,12 @@ class Queue:
             self._set(db, lease.task.id, after, "")
             self._record(db, lease.task.id, after, before, after, lease.owner, lease.fence, detail, data)
 
-    def finish(self, lease: Lease, detail: str = "", **data: Any) -> None:
+    def finish(self, lease: Lease, detail: str = "", *, act: Callable[[], None] | None = None, **data: Any) -> None:
         """The task is done; whatever waited for it alone becomes ready.
+
+        Args:
+            act: Done inside the transaction, when the lease is known to hold and nobody can take it: the step that
+                must not happen twice, such as moving a branch. When it raises, the task stays what it was.
 
         Raises:
             LostLeaseError: the lease is lost.
@@ -219,6 +223,8 @@ class Queue:
         now = self._clock.now()
         with self._db.transaction() as db:
             before = self._owned(db, lease, "done")
+            if act is not None:
+                act()
             self._set(db, lease.task.id, "done", "")
             self._record(db, lease.task.id, "done", before, "done", lease.owner, lease.fence, detail, data)
             self._wake(db, lease.task.id, now)
@@ -482,10 +488,11 @@ def _entry(row: tuple[Any, ...]) -> Entry:
 
 def _task(row: tuple[Any, ...], needs: tuple[str, ...]) -> Task:
     (_, name, title, description, accept, files, requires, evidence, fingerprint, priority, state, reason, _, _,
-     attempt, attempts, fence, owner, beats, not_before, created, updated) = row  # fmt: skip
+     attempt, attempts, fence, owner, beats, not_before, created, updated, extra) = row  # fmt: skip
     return Task(
         id=name, title=title, description=description, accept=accept, needs=needs, files=tuple(json.loads(files)),
         requires=frozenset(json.loads(requires)), priority=priority, evidence=tuple(json.loads(evidence)),
         fingerprint=fingerprint, state=state, reason=reason, attempt=attempt, attempts=attempts, fence=fence,
         owner=owner, beats=beats, not_before=not_before, created=created, updated=updated,
+        **unpack_extra(json.loads(extra)),
     )  # fmt: skip

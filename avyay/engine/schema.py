@@ -61,5 +61,6 @@ SCHEMA = Schema(
             INSERT INTO fences (last) VALUES (0);
             """,
         ),
+        Migration("0002_extra", "ALTER TABLE tasks ADD COLUMN extra TEXT NOT NULL DEFAULT '{}'"),
     ),
 )

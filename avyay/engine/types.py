@@ -17,6 +17,8 @@ __all__ = [
     "State",
     "Task",
     "allowed",
+    "pack_extra",
+    "unpack_extra",
 ]
 
 State = Literal[
@@ -50,6 +52,23 @@ TRANSITIONS: Mapping[State, frozenset[State]] = {
 }
 
 
+def pack_extra(task: NewTask) -> dict[str, Any]:
+    """The fields that queues keep as one JSON value: those no query looks at."""
+    values = {
+        "repository": task.repository,
+        "agent": task.agent,
+        "allow": sorted(task.allow),
+        "caps": dict(task.caps),
+        "size": task.size,
+    }
+    return {name: value for name, value in values.items() if value}
+
+
+def unpack_extra(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Keyword arguments for `Task` from what `pack_extra` made."""
+    return {**values, "allow": frozenset(values.get("allow", ()))}
+
+
 def allowed(before: State, after: State) -> bool:
     """Whether a task may go from `before` to `after`."""
     return after in TRANSITIONS[before]
@@ -71,6 +90,11 @@ class NewTask:
         fingerprint: Tells the same need found again; a second task with it is not added.
         approval: A person must approve before it is claimed.
         id: By default made up.
+        repository: The name of the repository, of those configured; empty is the default one.
+        agent: The agent that shall do it; empty leaves it to the dispatcher.
+        allow: Kinds of protected files it may change: "tests", "ci", "locks", or globs.
+        caps: Its own caps, where they differ: "dollars" (a decimal), "wall" and "stall" (seconds), "turns".
+        size: A guess: "small", "medium", "large", or empty.
     """
 
     title: str
@@ -85,6 +109,11 @@ class NewTask:
     approval: bool = False
     attempts: int = 3
     id: str | None = None
+    repository: str = ""
+    agent: str = ""
+    allow: frozenset[str] = frozenset()
+    caps: Mapping[str, float | str] = field(default_factory=dict)
+    size: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +140,11 @@ class Task:
     not_before: float
     created: float
     updated: float
+    repository: str = ""
+    agent: str = ""
+    allow: frozenset[str] = frozenset()
+    caps: Mapping[str, float | str] = field(default_factory=dict)
+    size: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,94 @@
+"""What the loop asks of its parts: the queue, the generator, the sources of context. Small protocols, many makers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from avyay.engine.lease import Breath
+from avyay.engine.types import Entry, Lease, NewTask, State, Task
+from avyay.money import Picodollars
+
+__all__ = ["Bill", "BillReader", "ContextSource", "Generator", "TaskQueue"]
+
+
+class TaskQueue(Protocol):
+    """A queue of tasks, as `avyay.engine.queue.Queue` documents it. One object is used by one thread."""
+
+    def add(self, new: Sequence[NewTask]) -> list[str]: ...
+
+    def claim(
+        self,
+        owner: str,
+        capabilities: frozenset[str] = frozenset(),
+    ) -> Lease | None: ...
+
+    def beat(self, lease: Lease) -> None: ...
+
+    def breaths(self) -> list[Breath]: ...
+
+    def advance(self, lease: Lease, after: State, detail: str = "", **data: Any) -> None: ...
+
+    def finish(self, lease: Lease, detail: str = "", *, act: Callable[[], None] | None = None, **data: Any) -> None: ...
+
+    def fail(self, lease: Lease, reason: str, *, final: bool = False, **data: Any) -> State: ...
+
+    def park(self, lease: Lease, seconds: float, reason: str) -> None: ...
+
+    def expire(self, breath: Breath, reason: str = "no heartbeat") -> State | None: ...
+
+    def get(self, name: str) -> Task: ...
+
+    def tasks(self, *states: State) -> Iterator[Task]: ...
+
+    def counts(self) -> dict[str, int]: ...
+
+    def history(self, name: str | None = None, *, after: int = 0, limit: int = 1000) -> list[Entry]: ...
+
+    def close(self) -> None: ...
+
+
+class Generator(Protocol):
+    """Finds work in a repository."""
+
+    def generate(self, repository: Path, *, limit: int) -> Sequence[NewTask]:
+        """Tasks with evidence, acceptance command and fingerprint; the queue drops those it knows by fingerprint.
+
+        Raises:
+            AvyayError: nothing could be looked at.
+        """
+        ...
+
+
+class ContextSource(Protocol):
+    """Knows which parts of a repository matter to a task."""
+
+    def context(self, repository: Path, task: Task, *, tokens: int) -> str:
+        """A ranked map of files and symbols, as text of at most so many tokens; empty when nothing is known."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Bill:
+    """What the router charged: dollars and calls."""
+
+    cost: Picodollars = Picodollars(0)
+    calls: int = 0
+
+
+class BillReader(Protocol):
+    """Reads the router's ledger."""
+
+    def task(self, task: str) -> Bill:
+        """Everything ever charged to a task.
+
+        Raises:
+            AvyayError: the ledger cannot be read.
+        """
+        ...
+
+    def since(self, moment: float) -> Bill:
+        """Everything charged to the engine since a time (seconds since the epoch)."""
+        ...

@@ -74,8 +74,8 @@ class ContextSource(Protocol):
 class Bill:
     """What the router charged: dollars and calls."""
 
-    cost: Picodollars = Picodollars(0)
-    calls: int = 0
+    cost: Picodollars
+    calls: int
 
 
 class BillReader(Protocol):

@@ -236,7 +236,8 @@ class Services:
         """The build engine's queue."""
         from avyay.engine.queue import Queue
 
-        queue = Queue(self.paths.component("engine") / "engine.db", clock=self.clock)
+        place = self.settings.engine.queue_url or self.paths.component("engine") / "engine.db"
+        queue = Queue(place, clock=self.clock)
         self._open.callback(queue.close)
         return queue
 

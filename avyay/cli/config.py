@@ -8,6 +8,7 @@ import typer
 
 from avyay.cli.app import command_group
 from avyay.cli.command import Run, command
+from avyay.log import redact
 
 app = command_group("Show settings with their origin; print the schema.")
 
@@ -19,6 +20,8 @@ def show(
 ) -> None:
     """Print every setting with its value and where it came from."""
     rows = [row for row in run.loaded.rows() if key is None or row[0] == key or row[0].startswith(f"{key}.")]
+    # A URL may hold a password, and this output is what people paste into reports.
+    rows = [(name, redact(value) if isinstance(value, str) else value, origin) for name, value, origin in rows]
     settings = [{"key": name, "value": value, "origin": str(origin)} for name, value, origin in rows]
     files: dict[str, Any] = {
         "project_file": str(run.loaded.project_file) if run.loaded.project_file else None,

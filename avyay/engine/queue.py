@@ -1,27 +1,25 @@
-"""The queue: SQLite, every change one transaction with its line of history, every write of an owner fenced.
+"""The queue: every change one transaction with its line of history, every write of an owner fenced.
 
 A claim hands out a fence, a number that only grows. Whatever an owner writes later is conditional on that fence, so an
-agent that wakes up after its task was given to another changes nothing. Commits are synchronous=FULL: what was
-acknowledged survives kill -9 and a power cut.
+agent that wakes up after its task was given to another changes nothing. It lives in SQLite, or in PostgreSQL by URL.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import random as random_module
 import secrets
-import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from avyay.clock import SYSTEM_CLOCK, Clock
-from avyay.db import Database, open_database
+from avyay.engine.database import QueueDatabase, open_queue_database
 from avyay.engine.graph import find_cycle
 from avyay.engine.lease import Breath
 from avyay.engine.overlap import overlapping
-from avyay.engine.schema import SCHEMA
 from avyay.engine.types import ACTIVE, FINAL, Entry, Lease, NewTask, State, Task, allowed, pack_extra, unpack_extra
 from avyay.errors import AvyayError, UsageError
 from avyay.resilience.backoff import Backoff
@@ -29,6 +27,7 @@ from avyay.resilience.backoff import Backoff
 __all__ = ["LostLeaseError", "Queue"]
 
 _ID_BYTES = 5
+_BATCH = 100
 
 
 class LostLeaseError(AvyayError):
@@ -41,20 +40,20 @@ class Queue:
     """The tasks of one home.
 
     Args:
-        path: The SQLite file.
+        place: The SQLite file, or a `postgresql://` URL.
         random: Uniform in [0, 1), for the backoff between attempts.
         backoff: Between attempts; how many attempts there are is each task's own.
     """
 
     def __init__(
         self,
-        path: Path,
+        place: Path | str,
         *,
         clock: Clock = SYSTEM_CLOCK,
         random: Callable[[], float] = random_module.random,
         backoff: Backoff | None = None,
     ) -> None:
-        self._db = open_database(path, SCHEMA, synchronous="FULL", busy_timeout=30.0)
+        self._db = open_queue_database(place)
         self._clock = clock
         self._random = random
         self._backoff = backoff or Backoff(base=30.0, cap=1800.0, attempts=1_000_000)
@@ -75,7 +74,7 @@ class Queue:
             UsageError: an id that exists, a need that does not, or a cycle; names the tasks.
         """
         now = self._clock.now()
-        with self._db.transaction() as db:
+        with self._db.transaction("graph") as db:
             ids: list[str] = []
             fresh: list[tuple[str, NewTask]] = []
             for task in new:
@@ -93,13 +92,13 @@ class Queue:
                 self._settle_waiting(db, name, "added", now, first=True, approval=task.approval)
         return ids
 
-    def _with_fingerprint(self, db: Database, fingerprint: str | None) -> str | None:
+    def _with_fingerprint(self, db: QueueDatabase, fingerprint: str | None) -> str | None:
         if fingerprint is None:
             return None
         row = db.execute("SELECT id FROM tasks WHERE fingerprint = ?", (fingerprint,)).fetchone()
         return str(row[0]) if row else None
 
-    def _check(self, db: Database, fresh: Sequence[tuple[str, NewTask]]) -> None:
+    def _check(self, db: QueueDatabase, fresh: Sequence[tuple[str, NewTask]]) -> None:
         times = Counter(name for name, _ in fresh)
         for name, task in fresh:
             if not task.title.strip():
@@ -120,7 +119,7 @@ class Queue:
         if cycle := find_cycle(graph):
             raise UsageError(f"These tasks wait for each other: {' -> '.join(cycle)}.", hint="Break the cycle.")
 
-    def _insert(self, db: Database, name: str, task: NewTask, now: float) -> None:
+    def _insert(self, db: QueueDatabase, name: str, task: NewTask, now: float) -> None:
         db.execute(
             "INSERT INTO tasks (id, title, description, accept, files, requires, evidence, fingerprint, priority,"
             " state, approval, attempts, created, updated, extra)"
@@ -141,29 +140,49 @@ class Queue:
         """
         now = self._clock.now()
         with self._db.transaction() as db:
-            busy = [
-                glob
-                for (files,) in db.execute(
-                    "SELECT files FROM tasks WHERE state IN ('leased', 'running', 'verifying', 'merging')"
-                )
-                for glob in json.loads(files)
-            ]
-            rows = db.execute(
-                "SELECT id, files, requires FROM tasks WHERE state = 'ready' AND not_before <= ?"
-                " ORDER BY priority DESC, number",
-                (now,),
-            )
-            for name, files, requires in rows:
+            busy = self._busy(db)
+            for name, files, requires in self._ready(db, now):
                 if not capabilities.issuperset(json.loads(requires)):
                     continue
-                if busy and overlapping(json.loads(files), busy):
+                globs = json.loads(files)
+                if busy and overlapping(globs, busy):
                     continue
-                rows.close()
-                return self._lease(db, str(name), owner, now)
+                if self._hold(db, name, globs):
+                    return self._lease(db, name, owner, now)
         return None
 
-    def _lease(self, db: Database, name: str, owner: str, now: float) -> Lease:
-        (fence,) = db.execute("UPDATE fences SET last = last + 1 RETURNING last").fetchone()
+    def _ready(self, db: QueueDatabase, now: float) -> Iterator[tuple[str, str, str]]:
+        """(id, files, requires) of what may be claimed, first things first."""
+        after: tuple[Any, ...] = (-math.inf, 0)
+        while True:
+            rows = db.execute(
+                "SELECT id, files, requires, priority, number FROM tasks WHERE state = 'ready' AND not_before <= ?"
+                " AND (-priority, number) > (?, ?) ORDER BY priority DESC, number LIMIT ?",
+                (now, *after, _BATCH),
+            ).fetchall()
+            for name, files, requires, _, _ in rows:
+                yield str(name), str(files), str(requires)
+            if len(rows) < _BATCH:
+                return
+            after = (-rows[-1][3], rows[-1][4])
+
+    def _busy(self, db: QueueDatabase) -> list[str]:
+        """The globs of all tasks at work."""
+        rows = db.execute("SELECT files FROM tasks WHERE state IN ('leased', 'running', 'verifying', 'merging')")
+        return [glob for (files,) in rows for glob in json.loads(files)]
+
+    def _hold(self, db: QueueDatabase, name: str, globs: Sequence[str]) -> bool:
+        """Keep other claims off this task; False when one was quicker, or has taken its files meanwhile."""
+        query = f"SELECT 1 FROM tasks WHERE id = ? AND state = 'ready'{db.skip_locked}"  # noqa: S608 - fixed words
+        if db.execute(query, (name,)).fetchone() is None:
+            return False
+        if globs and db.skip_locked:  # where claims run side by side, two could each see the other's files as free
+            db.guard("files")
+            return not overlapping(globs, self._busy(db))
+        return True
+
+    def _lease(self, db: QueueDatabase, name: str, owner: str, now: float) -> Lease:
+        fence = db.next_fence()
         db.execute(
             "UPDATE tasks SET state = 'leased', owner = ?, fence = ?, attempt = attempt + 1, beats = 0, reason = '',"
             " updated = ? WHERE id = ?",
@@ -221,7 +240,7 @@ class Queue:
             LostLeaseError: the lease is lost.
         """
         now = self._clock.now()
-        with self._db.transaction() as db:
+        with self._db.transaction("graph") as db:
             before = self._owned(db, lease, "done")
             if act is not None:
                 act()
@@ -238,7 +257,7 @@ class Queue:
         Raises:
             LostLeaseError: the lease is lost.
         """
-        with self._db.transaction() as db:
+        with self._db.transaction("graph") as db:
             before = self._owned(db, lease, "failed")
             return self._end_attempt(db, lease.task.id, before, "failed", reason, final=final, data=data)
 
@@ -260,9 +279,9 @@ class Queue:
 
     def expire(self, breath: Breath, reason: str = "no heartbeat") -> State | None:
         """Take the task from an owner that stopped breathing; None when it breathed after all, or was quicker."""
-        with self._db.transaction() as db:
+        with self._db.transaction("graph") as db:
             row = db.execute(
-                "SELECT state FROM tasks WHERE id = ? AND fence = ? AND beats = ?",
+                f"SELECT state FROM tasks WHERE id = ? AND fence = ? AND beats = ?{db.for_update}",  # noqa: S608
                 (breath.task, breath.fence, breath.beats),
             ).fetchone()
             if row is None or row[0] not in ACTIVE:
@@ -270,7 +289,15 @@ class Queue:
             return self._end_attempt(db, breath.task, row[0], "lease_lost", reason, final=False, data={})
 
     def _end_attempt(
-        self, db: Database, name: str, before: State, kind: str, reason: str, *, final: bool, data: Mapping[str, Any]
+        self,
+        db: QueueDatabase,
+        name: str,
+        before: State,
+        kind: str,
+        reason: str,
+        *,
+        final: bool,
+        data: Mapping[str, Any],
     ) -> State:
         now = self._clock.now()
         task = self._read(db, name)
@@ -293,8 +320,8 @@ class Queue:
         Raises:
             UsageError: no such task, or it has ended already.
         """
-        with self._db.transaction() as db:
-            task = self._known(db, name)
+        with self._db.transaction("graph") as db:
+            task = self._known(db, name, lock=True)
             if task.state in FINAL:
                 raise UsageError(f"The task {name} is {task.state} already.", hint=f"See: avyay engine show {name}")
             self._set(db, name, "cancelled", reason)
@@ -308,8 +335,8 @@ class Queue:
             UsageError: no such task, or it has not ended badly.
         """
         now = self._clock.now()
-        with self._db.transaction() as db:
-            task = self._known(db, name)
+        with self._db.transaction("graph") as db:
+            task = self._known(db, name, lock=True)
             if task.state not in FINAL or task.state == "done":
                 raise UsageError(f"The task {name} is {task.state}: nothing to retry.", hint="Only failed ones can be.")
             db.execute("UPDATE tasks SET attempt = 0, not_before = 0 WHERE id = ?", (name,))
@@ -323,8 +350,8 @@ class Queue:
             UsageError: no such task, or it waits for no approval.
         """
         now = self._clock.now()
-        with self._db.transaction() as db:
-            self._known(db, name)
+        with self._db.transaction("graph") as db:
+            self._known(db, name, lock=True)
             done = db.execute("UPDATE tasks SET approval = 0 WHERE id = ? AND approval = 1", (name,))
             if done.rowcount != 1:
                 raise UsageError(f"The task {name} waits for no approval.", hint=f"See: avyay engine show {name}")
@@ -355,11 +382,12 @@ class Queue:
 
     def history(self, name: str | None = None, *, after: int = 0, limit: int = 1000) -> list[Entry]:
         """What happened, oldest first: to one task, or to all."""
-        where, values = ("task = ? AND", (name,)) if name is not None else ("", ())
-        rows = self._db.execute(
-            f"SELECT * FROM history WHERE {where} number > ? ORDER BY number LIMIT ?",  # noqa: S608 - fixed words
-            (*values, after, limit),
-        )
+        query = "SELECT number, task, at, kind, before, after, owner, fence, detail, data FROM history WHERE "
+        if name is not None:
+            rows = self._db.execute(f"{query}task = ? AND number > ? ORDER BY number LIMIT ?", (name, after, limit))
+        else:
+            with self._db.whole_history() as db:
+                rows = db.execute(f"{query}number > ? ORDER BY number LIMIT ?", (after, limit))
         return [_entry(row) for row in rows]
 
     def _all_needs(self) -> dict[str, tuple[str, ...]]:
@@ -370,10 +398,10 @@ class Queue:
 
     # ---------------------------------------------------------------- inside a transaction
 
-    def _owned(self, db: Database, lease: Lease, after: State) -> State:
+    def _owned(self, db: QueueDatabase, lease: Lease, after: State) -> State:
         """The state of a task this lease still holds and that may go to `after`."""
         row = db.execute(
-            "SELECT state FROM tasks WHERE id = ? AND fence = ? AND owner = ?",
+            f"SELECT state FROM tasks WHERE id = ? AND fence = ? AND owner = ?{db.for_update}",  # noqa: S608
             (lease.task.id, lease.fence, lease.owner),
         ).fetchone()
         if row is None or row[0] not in ACTIVE or not allowed(row[0], after):
@@ -381,7 +409,7 @@ class Queue:
         state: State = row[0]
         return state
 
-    def _lost(self, db: Database, lease: Lease) -> LostLeaseError:
+    def _lost(self, db: QueueDatabase, lease: Lease) -> LostLeaseError:
         now = self._read(db, lease.task.id)
         return LostLeaseError(
             f"{lease.owner} no longer holds {lease.task.id}: it is {now.state} with fence {now.fence},"
@@ -389,7 +417,7 @@ class Queue:
             hint="Stop working on it; nothing was written.",
         )
 
-    def _set(self, db: Database, name: str, state: State, reason: str, not_before: float = 0.0) -> None:
+    def _set(self, db: QueueDatabase, name: str, state: State, reason: str, not_before: float = 0.0) -> None:
         keep_owner = state in ACTIVE
         db.execute(
             "UPDATE tasks SET state = ?, reason = ?, not_before = ?, updated = ?,"
@@ -398,7 +426,7 @@ class Queue:
         )
 
     def _settle_waiting(
-        self, db: Database, name: str, kind: str, now: float, *, first: bool = False, approval: bool | None = None
+        self, db: QueueDatabase, name: str, kind: str, now: float, *, first: bool = False, approval: bool | None = None
     ) -> None:
         """Put a task that nobody works on into "ready" or "blocked", as its needs and approval have it."""
         open_needs = db.execute(
@@ -423,7 +451,7 @@ class Queue:
         )
         self._record(db, name, kind, None if first else before, after, None, None, reason)
 
-    def _wake(self, db: Database, name: str, now: float) -> None:
+    def _wake(self, db: QueueDatabase, name: str, now: float) -> None:
         """A task is done: those that waited for it wait for one less."""
         db.execute("UPDATE tasks SET waits = waits - 1 WHERE id IN (SELECT task FROM needs WHERE need = ?)", (name,))
         freed = db.execute(
@@ -434,7 +462,7 @@ class Queue:
         for (follower,) in freed:
             self._settle_waiting(db, str(follower), "freed", now)
 
-    def _blame(self, db: Database, name: str, state: State) -> None:
+    def _blame(self, db: QueueDatabase, name: str, state: State) -> None:
         """Tell all that wait for `name`, however far downstream, what holds them (or that it is on its way again)."""
         reason = f"needs {name}, which is {state}" if state in FINAL else f"waits for {name}"
         rows = db.execute(
@@ -449,7 +477,7 @@ class Queue:
 
     def _record(
         self,
-        db: Database,
+        db: QueueDatabase,
         name: str,
         kind: str,
         before: State | None,
@@ -465,19 +493,19 @@ class Queue:
             (name, self._clock.now(), kind, before, after, owner, fence, detail, json.dumps(data or {})),
         )
 
-    def _known(self, db: Database, name: str) -> Task:
-        if not _exists(db, name):
+    def _known(self, db: QueueDatabase, name: str, *, lock: bool = False) -> Task:
+        if db.execute(f"SELECT 1 FROM tasks WHERE id = ?{db.for_update if lock else ''}", (name,)).fetchone() is None:  # noqa: S608
             close = [str(row[0]) for row in db.execute("SELECT id FROM tasks WHERE id LIKE ? LIMIT 3", (f"{name}%",))]
             hint = f"Did you mean {' or '.join(close)}?" if close else "See: avyay engine list"
             raise UsageError(f"There is no task {name!r}.", hint=hint)
         return self._read(db, name)
 
-    def _read(self, db: Database, name: str) -> Task:
+    def _read(self, db: QueueDatabase, name: str) -> Task:
         needs = tuple(str(row[0]) for row in db.execute("SELECT need FROM needs WHERE task = ? ORDER BY need", (name,)))
         return _task(db.execute("SELECT * FROM tasks WHERE id = ?", (name,)).fetchone(), needs)
 
 
-def _exists(db: sqlite3.Connection, name: str) -> bool:
+def _exists(db: QueueDatabase, name: str) -> bool:
     return db.execute("SELECT 1 FROM tasks WHERE id = ?", (name,)).fetchone() is not None
 
 

@@ -1,10 +1,11 @@
-"""The queue's tables."""
+"""The queue's tables, for SQLite and for PostgreSQL: the same columns in the same order."""
 
 from __future__ import annotations
 
 from avyay.db import Migration, Schema
+from avyay.postgres import PostgresSchema
 
-__all__ = ["SCHEMA"]
+__all__ = ["POSTGRES_SCHEMA", "SCHEMA"]
 
 SCHEMA = Schema(
     "engine",
@@ -62,5 +63,63 @@ SCHEMA = Schema(
             """,
         ),
         Migration("0002_extra", "ALTER TABLE tasks ADD COLUMN extra TEXT NOT NULL DEFAULT '{}'"),
+    ),
+)
+
+POSTGRES_SCHEMA = PostgresSchema(
+    "avyay_engine",
+    (
+        (
+            "0001_queue",
+            """
+            CREATE TABLE tasks (
+                number BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+                id TEXT NOT NULL UNIQUE,
+                title TEXT NOT NULL,
+                description TEXT NOT NULL,
+                accept TEXT NOT NULL,
+                files TEXT NOT NULL,
+                requires TEXT NOT NULL,
+                evidence TEXT NOT NULL,
+                fingerprint TEXT UNIQUE,
+                priority BIGINT NOT NULL,
+                state TEXT NOT NULL,
+                reason TEXT NOT NULL DEFAULT '',
+                waits BIGINT NOT NULL DEFAULT 0,
+                approval BIGINT NOT NULL DEFAULT 0,
+                attempt BIGINT NOT NULL DEFAULT 0,
+                attempts BIGINT NOT NULL,
+                fence BIGINT NOT NULL DEFAULT 0,
+                owner TEXT,
+                beats BIGINT NOT NULL DEFAULT 0,
+                not_before DOUBLE PRECISION NOT NULL DEFAULT 0,
+                created DOUBLE PRECISION NOT NULL,
+                updated DOUBLE PRECISION NOT NULL,
+                extra TEXT NOT NULL DEFAULT '{}'
+            );
+            CREATE INDEX ready_tasks ON tasks (priority DESC, number) WHERE state = 'ready';
+            CREATE INDEX active_tasks ON tasks (state) WHERE state IN ('leased', 'running', 'verifying', 'merging');
+            CREATE TABLE needs (
+                task TEXT NOT NULL REFERENCES tasks (id),
+                need TEXT NOT NULL REFERENCES tasks (id),
+                PRIMARY KEY (task, need)
+            );
+            CREATE INDEX followers ON needs (need, task);
+            CREATE TABLE history (
+                number BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+                task TEXT NOT NULL REFERENCES tasks (id),
+                at DOUBLE PRECISION NOT NULL,
+                kind TEXT NOT NULL,
+                before TEXT,
+                after TEXT,
+                owner TEXT,
+                fence BIGINT,
+                detail TEXT NOT NULL DEFAULT '',
+                data TEXT NOT NULL DEFAULT '{}'
+            );
+            CREATE INDEX history_of_task ON history (task, number);
+            CREATE SEQUENCE fences;
+            """,
+        ),
     ),
 )

@@ -122,3 +122,18 @@ def test_no_canary_is_found_anywhere(project: Path, home: Path, provider: Provid
                 places[str(file)] = file.read_bytes().decode("latin-1")
     secrets = (*CANARIES.values(), IN_CODE)
     assert not [(place, secret) for place, text in places.items() for secret in secrets if secret in text]
+
+
+def test_a_password_in_a_url_is_not_shown() -> None:
+    url = "postgresql://ada:canary0password@db.internal/queue"
+    for flags in ((), ("--json",)):
+        done = subprocess.run(
+            [sys.executable, "-m", "avyay", "config", "show", "engine", *flags],
+            env={**os.environ, "AVYAY_ENGINE_QUEUE_URL": url},
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert done.returncode == 0
+        assert "db.internal" in done.stdout
+        assert "canary0password" not in done.stdout + done.stderr

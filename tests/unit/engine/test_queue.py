@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from avyay.clock import FakeClock
-from avyay.db import integrity_problems
 from avyay.engine.lease import HEARTBEAT, TIMEOUT, Breath, LeaseWatch
 from avyay.engine.queue import LostLeaseError, Queue
 from avyay.engine.types import ACTIVE, FINAL, STATES, TRANSITIONS, Lease, NewTask, allowed
@@ -30,8 +37,8 @@ def clock() -> FakeClock:
 
 
 @pytest.fixture
-def queue(tmp_path: Path, clock: FakeClock) -> Iterator[Queue]:
-    made = Queue(tmp_path / "engine.db", clock=clock, random=lambda: 0.5)
+def queue(place: Path | str, clock: FakeClock) -> Iterator[Queue]:
+    made = Queue(place, clock=clock, random=lambda: 0.5)
     yield made
     made.close()
 
@@ -257,13 +264,12 @@ class TestLeaseWatch:
 class QueueModel(RuleBasedStateMachine):
     """Random claims, failures, expiries and cancellations; the queue never says two contradictory things."""
 
+    new_place: Callable[[], Path | str]
+
     @initialize(tasks=st.lists(st.lists(st.integers(0, 9), max_size=3), min_size=1, max_size=8))
     def begin(self, tasks: list[list[int]]) -> None:
-        import tempfile
-
-        self.folder = tempfile.TemporaryDirectory()
         self.clock = FakeClock()
-        self.queue = Queue(Path(self.folder.name) / "engine.db", clock=self.clock, random=lambda: 0.0)
+        self.queue = Queue(self.new_place(), clock=self.clock, random=lambda: 0.0)
         new = [
             NewTask(f"task {i}", id=f"t{i}", needs=tuple({f"t{n}" for n in needs if n < i}), files=(f"f{i % 3}",))
             for i, needs in enumerate(tasks)
@@ -327,23 +333,33 @@ class QueueModel(RuleBasedStateMachine):
                 assert task.reason
             if task.state == "ready":
                 assert not open_needs, task
-        assert integrity_problems(self.queue._db) == []
+        assert self.queue._db.problems() == []
 
     def teardown(self) -> None:
         if hasattr(self, "queue"):
             self.queue.close()
-            self.folder.cleanup()
 
 
-TestQueueModel = QueueModel.TestCase
-TestQueueModel.settings = settings(max_examples=25, stateful_step_count=30, deadline=None)
+@pytest.mark.parametrize("backend", ["sqlite", pytest.param("postgres", marks=pytest.mark.needs("postgres", "initdb"))])
+def test_the_model_of_the_queue(backend: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    numbers = itertools.count()
+    server = request.getfixturevalue("postgres") if backend == "postgres" else None
+
+    class Machine(QueueModel):
+        @staticmethod
+        def new_place() -> Path | str:
+            return server.new_url() if server else tmp_path / f"engine{next(numbers)}.db"
+
+    run_state_machine_as_test(
+        Machine, settings=settings(max_examples=25 if server is None else 8, stateful_step_count=30, deadline=None)
+    )
 
 
 WORKER = """
 import random, sys
 from pathlib import Path
 from avyay.engine.queue import LostLeaseError, Queue
-queue = Queue(Path(sys.argv[1]), random=lambda: 0.0)
+queue = Queue(sys.argv[1], random=lambda: 0.0)
 log = open(sys.argv[2], "a", buffering=1)
 while True:
     lease = queue.claim(sys.argv[3])
@@ -362,15 +378,14 @@ while True:
 """
 
 
-def crash_test(tmp_path: Path, *, processes: int, tasks: int, kills: int, pause: float) -> None:
+def crash_test(place: Path | str, tmp_path: Path, *, processes: int, tasks: int, kills: int, pause: float) -> None:
     """Workers that are killed at random lose nothing and finish nothing twice."""
-    path = tmp_path / "engine.db"
-    queue = Queue(path)
+    queue = Queue(place)
     queue.add([NewTask(f"task {i}", id=f"t{i}", attempts=10_000) for i in range(tasks)])
     generator = random.Random(11)
 
     def start(number: int) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-c", WORKER, str(path), str(tmp_path / f"log{number}"), f"worker{number}"]
+        command = [sys.executable, "-c", WORKER, str(place), str(tmp_path / f"log{number}"), f"worker{number}"]
         return subprocess.Popen(command, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})
 
     running = {number: start(number) for number in range(processes)}
@@ -387,14 +402,14 @@ def crash_test(tmp_path: Path, *, processes: int, tasks: int, kills: int, pause:
     assert queue.counts() == {"done": tasks}
     finished = [entry for entry in queue.history(limit=10**9) if entry.kind == "done"]
     assert len(finished) == tasks
-    assert integrity_problems(queue._db) == []
+    assert queue._db.problems() == []
     queue.close()
 
 
-def test_kill_9_loses_nothing(tmp_path: Path) -> None:
-    crash_test(tmp_path, processes=3, tasks=60, kills=4, pause=0.6)
+def test_kill_9_loses_nothing(place: Path | str, tmp_path: Path) -> None:
+    crash_test(place, tmp_path, processes=3, tasks=60, kills=4, pause=0.6)
 
 
 @pytest.mark.soak
-def test_kill_9_soak(tmp_path: Path) -> None:
-    crash_test(tmp_path, processes=8, tasks=5000, kills=400, pause=0.3)
+def test_kill_9_soak(place: Path | str, tmp_path: Path) -> None:
+    crash_test(place, tmp_path, processes=8, tasks=5000, kills=400, pause=0.3)

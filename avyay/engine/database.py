@@ -1,0 +1,173 @@
+"""Where the queue keeps its rows: SQLite on one machine, PostgreSQL by URL for several. Same statements, same tests.
+
+SQLite has one writer at a time, so a transaction sees nothing change. PostgreSQL runs writers side by side: rows that
+are read in order to be written are locked, a claim skips rows that another claim holds, and what looks at more than one
+task (dependencies, overlapping files) takes a lock of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from avyay.db import open_database
+from avyay.engine.schema import POSTGRES_SCHEMA, SCHEMA
+from avyay.postgres import PostgresDatabase, is_postgres_url
+
+__all__ = ["QueueDatabase", "Rows", "open_queue_database"]
+
+Scope = Literal["graph", "files"]
+_LOCKS: dict[Scope, int] = {"graph": 1, "files": 2}
+_HISTORY = 3
+
+
+class Rows(Protocol):
+    """The answer to a statement."""
+
+    @property
+    def rowcount(self) -> int: ...
+
+    def fetchone(self) -> Any: ...
+
+    def fetchall(self) -> list[Any]: ...
+
+    def __iter__(self) -> Iterator[Any]: ...
+
+
+class QueueDatabase(Protocol):
+    """What the queue asks of a database."""
+
+    @property
+    def for_update(self) -> str:
+        """Ends a SELECT whose rows must stay as they are until the transaction ends."""
+        ...
+
+    @property
+    def skip_locked(self) -> str:
+        """The same, and rows that others hold are left out."""
+        ...
+
+    def execute(self, statement: str, values: Sequence[Any] = ()) -> Rows: ...
+
+    def executemany(self, statement: str, rows: Iterable[Sequence[Any]]) -> None: ...
+
+    def transaction(self, scope: Scope | None = None) -> AbstractContextManager[QueueDatabase]:
+        """All or nothing; `scope` is what nobody else may change meanwhile."""
+        ...
+
+    def guard(self, scope: Scope) -> None:
+        """Let nobody else change this until the open transaction ends."""
+        ...
+
+    def whole_history(self) -> AbstractContextManager[QueueDatabase]:
+        """To read history in: no line with a lower number than those that are there can still appear."""
+        ...
+
+    def next_fence(self) -> int:
+        """A number greater than all before."""
+        ...
+
+    def problems(self) -> list[str]:
+        """What the database's own check finds wrong."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class SqliteQueue:
+    """A file, synchronous=FULL: what was acknowledged survives a power cut."""
+
+    for_update = ""
+    skip_locked = ""
+
+    def __init__(self, path: Path) -> None:
+        self._db = open_database(path, SCHEMA, synchronous="FULL", busy_timeout=30.0)
+
+    def execute(self, statement: str, values: Sequence[Any] = ()) -> Rows:
+        return self._db.execute(statement, values)
+
+    def executemany(self, statement: str, rows: Iterable[Sequence[Any]]) -> None:
+        self._db.executemany(statement, rows)
+
+    @contextmanager
+    def transaction(self, scope: Scope | None = None) -> Iterator[SqliteQueue]:
+        with self._db.transaction():
+            yield self
+
+    def guard(self, scope: Scope) -> None:
+        """Nothing to do: there is one writer at a time."""
+
+    @contextmanager
+    def whole_history(self) -> Iterator[SqliteQueue]:
+        yield self
+
+    def next_fence(self) -> int:
+        (fence,) = self._db.execute("UPDATE fences SET last = last + 1 RETURNING last").fetchone()
+        return int(fence)
+
+    def problems(self) -> list[str]:
+        from avyay.db import integrity_problems
+
+        return integrity_problems(self._db)
+
+    def close(self) -> None:
+        self._db.close()
+
+
+class PostgresQueue:
+    """A database that several dispatchers share."""
+
+    for_update = " FOR UPDATE"
+    skip_locked = " FOR UPDATE SKIP LOCKED"
+
+    def __init__(self, url: str) -> None:
+        self._db = PostgresDatabase(url, POSTGRES_SCHEMA)
+
+    def execute(self, statement: str, values: Sequence[Any] = ()) -> Rows:
+        return self._db.execute(statement, values)
+
+    def executemany(self, statement: str, rows: Iterable[Sequence[Any]]) -> None:
+        self._db.executemany(statement, rows)
+
+    @contextmanager
+    def transaction(self, scope: Scope | None = None) -> Iterator[PostgresQueue]:
+        with self._db.transaction():
+            # Transactions may commit in another order than their lines of history took their numbers in. So each
+            # shares a lock, always its first, that a reader of the whole history takes alone.
+            self._db.lock(_HISTORY, shared=True)
+            if scope is not None:
+                self.guard(scope)
+            yield self
+
+    def guard(self, scope: Scope) -> None:
+        self._db.lock(_LOCKS[scope])
+
+    @contextmanager
+    def whole_history(self) -> Iterator[PostgresQueue]:
+        with self._db.transaction():
+            self._db.lock(_HISTORY)
+            yield self
+
+    def next_fence(self) -> int:
+        row = self._db.execute("SELECT nextval('fences')").fetchone()
+        assert row is not None
+        return int(row[0])
+
+    def problems(self) -> list[str]:
+        return []  # checksums and constraints are the server's own affair
+
+    def close(self) -> None:
+        self._db.close()
+
+
+def open_queue_database(place: Path | str) -> QueueDatabase:
+    """The queue's database: a file, or a PostgreSQL URL.
+
+    Raises:
+        AvyayError: it cannot be opened; see `avyay.db` and `avyay.postgres`.
+    """
+    if isinstance(place, str) and is_postgres_url(place):
+        return PostgresQueue(place)
+    return SqliteQueue(Path(place))

@@ -385,6 +385,9 @@ class SiddhiTestSettings(Section):
     bar: Fraction = Field(0.05, description="Sign-up rate from which it is worth building.")
     gain: float = Field(300.0, gt=0, description="US dollars won by a product at twice the bar.")
     mode: Literal["value", "strict"] = Field("value", description="value: most money; strict: few false alarms.")
+    caution: float = Field(
+        0.5, ge=0, le=10, description="Share of the gain that validating a rate 20 % below the bar costs besides."
+    )
     price: float = Field(0.6, gt=0, description="US dollars a click is expected to cost.")
     days: int = Field(3, ge=1, le=30, description="Longest test; the platform itself stops then.")
     least_score: Fraction = Field(0.4, description="A hypothesis that scores less is not tested.")

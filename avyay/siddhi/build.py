@@ -55,6 +55,7 @@ def build_siddhi(
     terms = Terms(
         bar=test.bar,
         gain=test.gain,
+        caution=test.caution,
         mode=test.mode,
         price=test.price,
         days=test.days,

@@ -32,6 +32,7 @@ class Rules:
         gain: Won by validating one at twice the bar, lost by validating one at zero.
         overspend: A platform may bill up to this many times an order.
         alpha: Strict mode: share of hypotheses at the bar that may be validated.
+        caution: Value mode: share of the gain that validating a rate well below the bar costs besides.
     """
 
     cap: float
@@ -39,6 +40,7 @@ class Rules:
     gain: float
     overspend: float = 1.0
     alpha: float = 0.05
+    caution: float = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +87,7 @@ class Test:
             price=self.price,
             bar=self.rules.bar,
             gain=self.rules.gain,
+            caution=self.rules.caution,
         )
 
     def _affordable(self) -> int:
@@ -118,7 +121,10 @@ class Test:
             # A little over the price: prices are rounded, and an order just short of one click buys none.
             room = (self.rules.cap - self.billed) / self.rules.overspend
             return Buy(round(min(room, self.price + 1e-4), 6))
-        found = f"expected rate {mean:.2%} after {self.clicks} clicks, bar {self.rules.bar:.2%}"
+        found = (
+            f"expected rate {mean:.2%} after {self.clicks} clicks, bar {self.rules.bar:.2%}, well below it with"
+            f" probability {self.plan.bad[n, s]:.2f}"
+        )
         if self.mode == "strict":
             return Decide("PROMISING" if mean > self.rules.bar else "KILLED", found)
         return Decide(self.plan.verdict(n, s), found)

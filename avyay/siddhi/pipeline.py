@@ -44,6 +44,7 @@ class Terms:
 
     bar: float = 0.05
     gain: float = 300.0
+    caution: float = 0.5
     mode: Mode = "value"
     price: float = 0.6
     days: int = 3
@@ -124,6 +125,7 @@ class Siddhi:
             cap=usd_number(self.governor.caps.hypothesis),
             bar=self.terms.bar,
             gain=self.terms.gain,
+            caution=self.terms.caution,
             overspend=float(platform.overspend) if platform else 1.0,
         )
 

@@ -130,8 +130,9 @@ def expensive(rules: Rules, price: float) -> str | None:
 
 
 def _value(belief: BetaMixture, rules: Rules, price: float, clicks: int) -> tuple[float, tuple[str, ...]]:
-    found = plan(belief, horizon=min(clicks, 400), price=price, bar=rules.bar, gain=rules.gain)
-    now = max(0.0, rules.gain * (belief.mean / rules.bar - 1))
+    horizon = min(clicks, 400)
+    found = plan(belief, horizon=horizon, price=price, bar=rules.bar, gain=rules.gain, caution=rules.caution)
+    now = max(0.0, float(found.worth[0, 0]))
     verdicts = {found.verdict(0, 0)}
     reached = {0}
     for n in range(found.horizon):

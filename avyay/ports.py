@@ -275,10 +275,15 @@ class Scanner(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Something that happened, named `component.noun.verb_past` (`marga.provider.tripped`)."""
+    """Something that happened, named `component.noun.verb_past` (`marga.provider.tripped`).
+
+    `once` names the occasion where it may be noticed more than once: a second event of the same name and occasion is
+    dropped.
+    """
 
     name: str
     data: Mapping[str, Any] = field(default_factory=dict)
+    once: str | None = None
 
 
 @runtime_checkable

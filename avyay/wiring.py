@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from avyay.config.schema import RankingSettings
     from avyay.engine.queue import Queue
+    from avyay.events.outbox import Outboxes
     from avyay.marga.budgets import Budgets
     from avyay.marga.records import Records
     from avyay.marga.router import Router
@@ -54,6 +55,16 @@ class Services:
         self.paths = loaded.paths
         self.clock = clock
         self._open = ExitStack()
+
+    @cached_property
+    def events(self) -> Outboxes:
+        """Where components publish what happened."""
+        from avyay.events.outbox import Outboxes
+
+        settings = self.settings.events
+        made = Outboxes(self.paths.data, clock=self.clock, keep=settings.keep, keep_for=settings.keep_for)
+        self._open.callback(made.close)
+        return made
 
     @cached_property
     def scanner(self) -> CodeScanner:
@@ -210,6 +221,7 @@ class Services:
             exclude=settings.exclude,
             ranking=_ranking(settings.ranking),
             shadow=Shadow(_ranking(settings.shadow), settings.shadow.share) if settings.shadow.share else None,
+            events=self.events,
             clock=self.clock,
         )
         self._open.callback(service.close)

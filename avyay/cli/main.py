@@ -20,6 +20,7 @@ HOUSE: dict[str, tuple[str, str]] = {
     "rag": ("avyay.cli.rag", "Runbook indexes: index, sources, search."),
     "raksha": ("avyay.cli.raksha", "The scanner's rules."),
     "mcp": ("avyay.cli.mcp", "Serve tools to coding agents over MCP."),
+    "events": ("avyay.cli.events", "What happened, webhook deliveries, dead letters."),
     "config": ("avyay.cli.config", "Show settings with their origin; print the schema."),
     "trust": ("avyay.cli.trust", "Let this project's avyay.yaml set everything."),
     "init": ("avyay.cli.init", "Write a commented avyay.yaml."),

@@ -16,7 +16,9 @@ from avyay.marga.router import Router
 from avyay.marga.transport import Deadline, TransportError
 from avyay.marga.types import Model, Provider
 from avyay.marga.wire import begin, default_target
-from avyay.resilience.breaker import Outcome, Transition, classify_status
+from avyay.money import ZERO, usd_string
+from avyay.ports import Event, Events
+from avyay.resilience.breaker import BreakerState, Outcome, Transition, classify_status
 from avyay.resilience.rate_headers import read_retry_after
 
 __all__ = ["Watch"]
@@ -25,6 +27,12 @@ _TICK = 0.25  # seconds between two looks at the breakers
 _SYNC = 5.0  # seconds between two times that budgets are written down
 _PROBE_TIMEOUT = 10.0
 _REVIVE_EVERY = 1.0
+_TOLD = {
+    (BreakerState.CLOSED, BreakerState.OPEN): "marga.provider.tripped",
+    (BreakerState.OPEN, BreakerState.CLOSED): "marga.provider.recovered",
+    (BreakerState.HALF_OPEN, BreakerState.CLOSED): "marga.provider.recovered",
+}
+_NEAR = ((0.8, "marga.budget.neared"), (1.0, "marga.budget.exhausted"))
 _PROBE = {"messages": [{"role": "user", "content": "Say hi"}], "max_completion_tokens": 16}
 
 
@@ -32,16 +40,21 @@ class Watch:
     """Runs beside a gateway until it is stopped.
 
     Args:
+        events: Told when a provider is given up or taken back, and when a budget nears its cap.
         jitter: Random numbers in [0, 1): checks of many routers shall not meet.
     """
 
-    def __init__(self, router: Router, *, jitter: Callable[[], float] = random.random) -> None:
+    def __init__(
+        self, router: Router, *, events: Events | None = None, jitter: Callable[[], float] = random.random
+    ) -> None:
         self._router = router
+        self._events = events
         self._jitter = jitter
         self._log = get_logger("marga")
         self._tasks: set[asyncio.Task[None]] = set()
         self._revivals: dict[str, asyncio.Task[bool]] = {}
         self._asked_at: dict[str, float] = {}
+        self._told: set[tuple[str, str]] = set()
         router.health.on_transition = self._changed
         router.health.on_revive = self.revive
 
@@ -86,6 +99,10 @@ class Watch:
             after=change.after.value,
             reason=change.reason,
         )
+        if self._events is not None and (name_ := _TOLD.get((change.before, change.after))) is not None:
+            provider = self._router.providers.get(name)
+            data = {"provider": name, "endpoint": provider.endpoint if provider else None, "reason": change.reason}
+            self._events.publish(Event(name_, data))
 
     async def _sync_loop(self, budgets: Budgets) -> None:
         """Writes down what was spent, so that a crash leaves little to reconcile."""
@@ -93,8 +110,27 @@ class Watch:
             await self._router.clock.sleep(_SYNC)
             try:
                 await asyncio.to_thread(budgets.sync)
+                if self._events is not None:
+                    await asyncio.to_thread(self._tell_budgets, budgets, self._events)
             except AvyayError as error:
                 self._log.error("budgets_not_written", error=error.message)
+
+    def _tell_budgets(self, budgets: Budgets, events: Events) -> None:
+        """One event for each cap and period when it is nearly used up, and one when it is."""
+        for balance in budgets.ledger.balances():
+            used = balance.spent / balance.cap if balance.cap else 0.0
+            for share, name in _NEAR:
+                if used >= share:
+                    data = {
+                        "budget": balance.key,
+                        "spent_usd": usd_string(balance.spent),
+                        "cap_usd": usd_string(balance.cap or ZERO),
+                        "used": round(used, 4),
+                        "resets_at": balance.resets_at,
+                    }
+                    if (balance.key, name) not in self._told:
+                        self._told.add((balance.key, name))
+                        events.publish(Event(name, data, once=balance.key))
 
     # ------------------------------------------------------------ checks
 

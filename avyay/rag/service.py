@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from avyay.clock import SYSTEM_CLOCK, Clock
 from avyay.errors import AuthError, PolicyError, UnreachableError, UsageError
-from avyay.ports import Completer, Completion, CompletionReply, Embedder, Passage, Tier
+from avyay.ports import Completer, Completion, CompletionReply, Embedder, Event, Events, Passage, Tier
 from avyay.rag.answer import (
     Answer,
     Turn,
@@ -45,6 +45,7 @@ __all__ = ["AskOptions", "Prepared", "RagService"]
 
 BATCH_OVERSEARCH = 10  # the same where neighbouring sections are joined too
 OVERSEARCH = 4  # chunks ranked for each passage wanted: neighbours are joined
+_TOLD_PATHS = 50  # named in one event
 NO_MODEL = "No model is configured: these are the best passages, not an answer."
 
 
@@ -81,6 +82,7 @@ class RagService:
         completer: What answers in words, or None; asked for when a question is answered.
         ranking: How results are ranked.
         shadow: Another configuration to try on some questions, out of sight.
+        events: Told what was indexed.
     """
 
     def __init__(
@@ -95,9 +97,11 @@ class RagService:
         exclude: tuple[str, ...] = (),
         ranking: Ranking | None = None,
         shadow: Shadow | None = None,
+        events: Events | None = None,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self.places = places
+        self._events = events
         self.embedder = embedder
         self.clock = clock
         self._open_store = open_store
@@ -356,7 +360,7 @@ class RagService:
             exclude=exclude or self._exclude,
             worktree=worktree,
         )
-        reports = self.indexer(waiting).sync([spec], rebuild=rebuild, progress=progress)
+        reports = self._told(self.indexer(waiting).sync([spec], rebuild=rebuild, progress=progress))
         return next(report for report in reports if report.source == spec.name)
 
     def sync(
@@ -375,7 +379,22 @@ class RagService:
             if name not in known:
                 raise no_source(name, sorted(known))
         specs = [spec for name, spec in known.items() if not names or name in names]
-        return self.indexer(waiting).sync(specs, rebuild=rebuild, progress=progress)
+        return self._told(self.indexer(waiting).sync(specs, rebuild=rebuild, progress=progress))
+
+    def _told(self, reports: list[SyncReport]) -> list[SyncReport]:
+        for report in reports:
+            if self._events is not None and not report.up_to_date:
+                data = {
+                    "source": report.source,
+                    "commit": report.head,
+                    "chunks": report.chunks,
+                    "added": len(report.added),
+                    "changed": len(report.changed),
+                    "removed": len(report.removed),
+                    "paths": [*report.added, *report.changed, *report.removed][:_TOLD_PATHS],
+                }
+                self._events.publish(Event("rag.documents.indexed", data))
+        return reports
 
     def remove(self, name: str) -> int:
         """Forget a source; says how many documents it had."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeAlias
 
@@ -38,13 +39,15 @@ def house_app(
     metrics: Callable[[], Iterable[Metric]],
     pages: Mapping[str, Page],
     key: str | None = None,
+    apps: Mapping[str, App] | None = None,
 ) -> App:
     """The application.
 
     Args:
         health: State and the state of each dependency; its `status` is ok or degraded.
         pages: By path prefix: what follows the prefix, and the query, to a JSON value; None is 404.
-        key: What callers of `pages` must present; the rest is open, and says nothing secret.
+        key: What callers of `pages` and `apps` must present; the rest is open, and says nothing secret.
+        apps: By path: what answers there itself.
     """
     expected = f"Bearer {key}".encode() if key is not None else None
 
@@ -60,16 +63,22 @@ def house_app(
         elif path == "/metrics":
             await _answer(send, 200, render_metrics(metrics()), kind=b"text/plain; version=0.0.4; charset=utf-8")
         else:
-            await _page(scope, send, path)
+            await _page(scope, receive, send, path)
 
-    async def _page(scope: Any, send: Any, path: str) -> None:
+    async def _page(scope: Any, receive: Any, send: Any, path: str) -> None:
+        inner = apps.get(path) if apps is not None else None
         prefix = next((known for known in pages if path == known or path.startswith(f"{known}/")), None)
-        if prefix is None:
+        if prefix is None and inner is None:
             await _answer(send, 404, _problem(404, f"There is nothing at {path}."))
             return
-        if expected is not None and dict(scope["headers"]).get(b"authorization") != expected:
+        given = dict(scope["headers"]).get(b"authorization", b"")
+        if expected is not None and not hmac.compare_digest(given, expected):
             await _answer(send, 401, _problem(401, "The key is missing or wrong: send Authorization: Bearer …"))
             return
+        if inner is not None:
+            await inner(scope, receive, send)
+            return
+        assert prefix is not None
         from urllib.parse import parse_qsl
 
         query = dict(parse_qsl(scope["query_string"].decode("latin-1")))

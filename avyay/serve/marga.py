@@ -25,8 +25,9 @@ from avyay.marga.verdicts import VerdictStore
 from avyay.marga.watch import Watch
 from avyay.money import parse_usd, usd_string
 from avyay.resilience.breaker import BreakerState
+from avyay.serve.events import EventFeed, events_app
 from avyay.serve.house import Metric, house_app
-from avyay.serve.run import App, bind, is_loopback, serve
+from avyay.serve.run import App, Stopping, bind, is_loopback, serve
 from avyay.serve.workers import supervise, worker_command
 from avyay.telemetry import enable_tracing, flush_tracing
 from avyay.wiring import Services
@@ -67,7 +68,8 @@ def serve_marga(
     listener = bind(host, port, name="marga")
     if workers == 1:
         _trace(services)
-        serve(build_app(services, key=key), listener)
+        stopping = Stopping()
+        serve(build_app(services, key=key, stopping=stopping), listener, stopping=stopping)
     else:
         _serve_with(services, listener, workers, arguments)
 
@@ -80,7 +82,7 @@ def _trace(services: Services) -> None:
 def _serve_with(services: Services, listener: socket.socket, workers: int, arguments: Sequence[str]) -> None:
     """Be the owner of several workers."""
     router = services.router
-    watch = Watch(router)
+    watch = Watch(router, events=services.events)
     owner = HealthOwner(router.health)
     folder = Path(tempfile.mkdtemp(prefix="avyay-"))  # short: the path of a Unix socket holds about 100 characters
 
@@ -104,7 +106,9 @@ def _serve_with(services: Services, listener: socket.socket, workers: int, argum
 def serve_worker(services: Services, *, owner: Path, listen_fd: int) -> None:
     """Be one of several workers: serve on an inherited socket, with the breakers of the owner at a Unix socket."""
     _trace(services)
-    serve(build_app(services, key=_key(services), owner=owner), socket.socket(fileno=listen_fd))
+    stopping = Stopping()
+    app = build_app(services, key=_key(services), owner=owner, stopping=stopping)
+    serve(app, socket.socket(fileno=listen_fd), stopping=stopping)
 
 
 def _key(services: Services) -> str | None:
@@ -117,7 +121,9 @@ def _key(services: Services) -> str | None:
     return key
 
 
-def build_app(services: Services, *, key: str | None = None, owner: Path | None = None) -> App:
+def build_app(
+    services: Services, *, key: str | None = None, owner: Path | None = None, stopping: Stopping | None = None
+) -> App:
     """The ASGI application.
 
     Args:
@@ -129,12 +135,15 @@ def build_app(services: Services, *, key: str | None = None, owner: Path | None 
     router = services.router_with(lambda: store)
     gateway = Gateway(router)
     verdicts = _shadow(services, gateway)
-    watch = Watch(router)
+    watch = Watch(router, events=services.events)
     member = HealthMember(router.health, counters=lambda: dict(gateway.finished), lost=_end_worker)
+    feed = EventFeed(services, stopping=stopping)
     report = _Report(services, gateway, store, member)
 
     async def started() -> None:
         await router.__aenter__()
+        await asyncio.to_thread(services.events.prepare, "marga")
+        await feed.start()
         if owner is None:
             watch.start()
         else:
@@ -152,6 +161,7 @@ def build_app(services: Services, *, key: str | None = None, owner: Path | None 
         await router.__aexit__()
         await asyncio.to_thread(store.close)
         await asyncio.to_thread(flush_tracing)
+        await feed.stop()
         services.close()
 
     house = house_app(
@@ -165,6 +175,7 @@ def build_app(services: Services, *, key: str | None = None, owner: Path | None 
             "/marga/budgets": report.budgets,
         },
         key=key,
+        apps={"/v1/events": events_app(feed)},
     )
     settings = services.settings.marga
     return MargaApp(gateway, house, key=key, max_body=settings.max_body, started=started, stopped=stopped)

@@ -23,9 +23,10 @@ from avyay.rag.mcp import AnswerModel, SearchModel, SourcesModel, answer_model, 
 from avyay.rag.service import AskOptions
 from avyay.rag.webhooks import read_push, sources_of
 from avyay.serve.errors import problem, status_of
+from avyay.serve.events import EventFeed, add_events
 from avyay.serve.house import Metric, render_metrics
 from avyay.serve.jobs import JobBoard
-from avyay.serve.run import bind, is_loopback, serve
+from avyay.serve.run import Stopping, bind, is_loopback, serve
 
 if TYPE_CHECKING:
     from avyay.rag.answer import Answer
@@ -98,7 +99,10 @@ def serve_rag(services: Services, *, host: str | None = None, port: int | None =
         )
     secret = _secret(services, settings.rag.webhook_secret_env, "rag.webhook_secret_env")
     listener = bind(host, port, name="rag")
-    serve(build_app(services, host=host, key=key, webhook_secret=secret), listener)
+    stopping = Stopping()
+    serve(
+        build_app(services, host=host, key=key, webhook_secret=secret, stopping=stopping), listener, stopping=stopping
+    )
 
 
 def _secret(services: Services, variable: str | None, setting: str) -> str | None:
@@ -111,7 +115,12 @@ def _secret(services: Services, variable: str | None, setting: str) -> str | Non
 
 
 def build_app(
-    services: Services, *, host: str = "127.0.0.1", key: str | None = None, webhook_secret: str | None = None
+    services: Services,
+    *,
+    host: str = "127.0.0.1",
+    key: str | None = None,
+    webhook_secret: str | None = None,
+    stopping: Stopping | None = None,
 ) -> FastAPI:
     """The ASGI application.
 
@@ -123,12 +132,14 @@ def build_app(
     rag = services.rag
     settings = services.settings.rag
     jobs = JobBoard(services.clock)
+    feed = EventFeed(services, stopping=stopping)
     keeper = Keeper(rag, poll_interval=settings.poll_interval, reconcile_interval=settings.reconcile_interval)
     mcp = services.mcp_server(["rag"], host=host)
     mcp_app = mcp.streamable_http_app()
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        await feed.start()
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(mcp.session_manager.run())
             keeping = asyncio.create_task(keeper.run())
@@ -136,6 +147,7 @@ def build_app(
             keeper.stop()
             await jobs.drain()
             await keeping
+        await feed.stop()
         services.close()
 
     app = FastAPI(title="avyay rag", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
@@ -153,6 +165,7 @@ def build_app(
     _add_upkeep(app, rag, jobs, Depends(authorised))
     _add_webhook(app, rag, keeper, webhook_secret)
     _add_house(app, rag, keeper, jobs)
+    add_events(app, feed, Depends(authorised))
 
     async def guarded_mcp(scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "http":

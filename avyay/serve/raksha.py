@@ -20,14 +20,16 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from avyay import __version__
 from avyay.errors import AuthError, AvyayError, PolicyError, UsageError
-from avyay.ports import Progress, Severity
+from avyay.ports import Event, Events, Progress, Severity
+from avyay.raksha.baseline import Baseline, read_baseline
 from avyay.raksha.report.json import report_data
 from avyay.raksha.report.sarif import sarif_document
 from avyay.raksha.types import SEVERITIES, Report, verdict
 from avyay.serve.errors import problem, status_of
+from avyay.serve.events import EventFeed, add_events
 from avyay.serve.house import Metric, render_metrics
 from avyay.serve.jobs import JobBoard
-from avyay.serve.run import bind, is_loopback, serve
+from avyay.serve.run import Stopping, bind, is_loopback, serve
 from avyay.serve.uploads import Limits, clone, unpack, write_files
 
 if TYPE_CHECKING:
@@ -40,6 +42,7 @@ DEFAULT_PORT = 8083
 MAX_BODY = 25_000_000
 AT_ONCE = 200  # files scanned while the caller waits; more become a job
 PARALLEL = 2
+MOST_NEWS = 100  # events that one scan may cause
 LOOPBACK = ["localhost", "127.0.0.1", "[::1]"]
 ARCHIVES = (
     "application/gzip",
@@ -88,6 +91,39 @@ class Counts:
         self.seconds += report.seconds
 
 
+class News:
+    """Publishes findings that are new: not in the baseline, and not told before of the same repository.
+
+    An upload says nothing of where it comes from; without a baseline nobody could tell what is new in it.
+    """
+
+    def __init__(self, events: Events, baseline: Baseline | None) -> None:
+        self._events = events
+        self._baseline = baseline
+
+    def tell(self, report: Report, subject: str) -> None:
+        if self._baseline is None and not subject:
+            return
+        known = self._baseline.fingerprints if self._baseline is not None else frozenset()
+        for finding in [one for one in report.findings if one.fingerprint not in known][:MOST_NEWS]:
+            data = {
+                "repository": subject or None,
+                "rule": finding.rule,
+                "severity": finding.severity,
+                "path": finding.path,
+                "line": finding.line,
+                "message": finding.message,
+                "fingerprint": finding.fingerprint,
+            }
+            event = Event("raksha.finding.found", data, once=f"{subject}\0{finding.fingerprint}")
+            self._events.publish(event)
+
+
+def _baseline(services: Services) -> Baseline | None:
+    path = services.settings.raksha.baseline
+    return read_baseline(path) if path is not None else None
+
+
 def serve_raksha(services: Services, *, host: str | None = None, port: int | None = None) -> None:
     """Run the daemon until it is told to end.
 
@@ -109,10 +145,13 @@ def serve_raksha(services: Services, *, host: str | None = None, port: int | Non
             code="no_authentication",
         )
     listener = bind(host, port, name="raksha")
-    serve(build_app(services, key=key), listener)
+    stopping = Stopping()
+    serve(build_app(services, key=key, stopping=stopping), listener, stopping=stopping)
 
 
-def build_app(services: Services, *, key: str | None = None, limits: Limits | None = None) -> FastAPI:
+def build_app(
+    services: Services, *, key: str | None = None, limits: Limits | None = None, stopping: Stopping | None = None
+) -> FastAPI:
     """The ASGI application.
 
     Args:
@@ -121,11 +160,14 @@ def build_app(services: Services, *, key: str | None = None, limits: Limits | No
     scanner = services.scanner
     jobs = JobBoard(services.clock)
     counts = Counts()
+    feed = EventFeed(services, stopping=stopping)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        await feed.start()
         yield
         await jobs.drain()
+        await feed.stop()
         services.close()
 
     app = FastAPI(title="avyay raksha", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
@@ -139,11 +181,13 @@ def build_app(services: Services, *, key: str | None = None, limits: Limits | No
         if key is not None and not hmac.compare_digest(given.encode(), f"Bearer {key}".encode()):
             raise AuthError("The key is missing or wrong.", hint="Send the header Authorization: Bearer KEY.")
 
+    news = News(services.events, _baseline(services))
     git_hosts = services.settings.raksha.git_hosts
-    _add_scan(app, scanner, jobs, counts, limits or Limits(), git_hosts, Depends(authorised))
+    _add_scan(app, scanner, jobs, counts, limits or Limits(), git_hosts, Depends(authorised), news)
     _add_rules(app, scanner, Depends(authorised))
     _add_jobs(app, jobs, Depends(authorised))
     _add_house(app, scanner, jobs, counts)
+    add_events(app, feed, Depends(authorised))
     return app
 
 
@@ -160,16 +204,20 @@ def _add_scan(
     limits: Limits,
     git_hosts: Iterable[str],
     authorised: Any,
+    news: News,
 ) -> None:
     at_once = asyncio.Semaphore(PARALLEL)
 
-    def work(fill: Callable[[Path], object], fail_on: Severity, form: Format, progress: Progress | None) -> Any:
+    def work(
+        fill: Callable[[Path], object], subject: str, fail_on: Severity, form: Format, progress: Progress | None
+    ) -> Any:
         with TemporaryDirectory(prefix="avyay-scan-") as folder:
             root = Path(folder, "code")
             root.mkdir()
             fill(root)
             report = scanner.scan([root], progress=progress)
         counts.add(report)
+        news.tell(report, subject)
         document = sarif_document(report) if form == "sarif" else report_data(report, fail_on=fail_on)
         if form == "json":
             document["root"] = "."
@@ -186,6 +234,7 @@ def _add_scan(
         data = await _body(request)
         kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
         large = len(data) > 2_000_000
+        subject = ""
         fill: Callable[[Path], object]
         if kind in ARCHIVES:
             fill = partial(_fill_archive, data, limits)
@@ -195,16 +244,17 @@ def _add_scan(
                 raise UsageError("Send either files or git.", code="bad_request")
             if body.git is not None:
                 large = True
+                subject = body.git.url
                 fill = partial(_fill_git, body.git, tuple(git_hosts))
             else:
                 large = large or len(body.files) > AT_ONCE
                 fill = partial(_fill_files, body.files, limits)
         if wait is False or (large and wait is None):
-            job = jobs.start("scan", lambda progress: work(fill, fail_on, format, progress))
+            job = jobs.start("scan", lambda progress: work(fill, subject, fail_on, format, progress))
             headers = {"location": f"/v1/jobs/{job.id}"}
             return Response(orjson.dumps(job.data(), default=str), 202, headers, "application/json")
         async with at_once:
-            document = await asyncio.to_thread(work, fill, fail_on, format, None)
+            document = await asyncio.to_thread(work, fill, subject, fail_on, format, None)
         media = "application/sarif+json" if format == "sarif" else "application/json"
         return Response(orjson.dumps(document), media_type=media)
 

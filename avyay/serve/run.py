@@ -13,12 +13,26 @@ from typing import Any, TypeAlias
 
 from avyay.errors import UsageError
 
-__all__ = ["App", "bind", "is_loopback", "serve"]
+__all__ = ["App", "Stopping", "bind", "is_loopback", "serve"]
 
 App: TypeAlias = Callable[
     [MutableMapping[str, Any], Callable[[], Awaitable[Any]], Callable[[Any], Awaitable[None]]], Awaitable[None]
 ]
 _BACKLOG = 2048
+
+
+class Stopping:
+    """Tells streams without an end that the daemon is about to drain: requests under way must come to one."""
+
+    def __init__(self) -> None:
+        self._callbacks: list[Callable[[], None]] = []
+
+    def add(self, callback: Callable[[], None]) -> None:
+        self._callbacks.append(callback)
+
+    def begin(self) -> None:
+        for callback in self._callbacks:
+            callback()
 
 
 def is_loopback(host: str) -> bool:
@@ -55,9 +69,15 @@ def bind(host: str, port: int, *, name: str) -> socket.socket:
     return listener
 
 
-def serve(app: App, listener: socket.socket, *, drain: float = 30.0) -> None:
-    """Serve until SIGTERM or SIGINT; requests under way get `drain` seconds to end."""
+def serve(app: App, listener: socket.socket, *, drain: float = 30.0, stopping: Stopping | None = None) -> None:
+    """Serve until SIGTERM or SIGINT; requests under way get `drain` seconds to end, once `stopping` has told them."""
     import uvicorn
+
+    class Server(uvicorn.Server):
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            if stopping is not None:
+                stopping.begin()
+            await super().shutdown(sockets)
 
     config = uvicorn.Config(
         app,
@@ -81,7 +101,7 @@ def serve(app: App, listener: socket.socket, *, drain: float = 30.0) -> None:
     # uvicorn raises the signal anew once it has drained; by then the daemon has done all it was asked to.
     signal.signal(signal.SIGTERM, _already_done)
     signal.signal(signal.SIGINT, _already_done)
-    uvicorn.Server(config).run(sockets=[listener])
+    Server(config).run(sockets=[listener])
 
 
 def _already_done(number: int, frame: object) -> None:

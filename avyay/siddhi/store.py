@@ -13,6 +13,8 @@ from typing import Any
 from avyay.clock import SYSTEM_CLOCK, Clock
 from avyay.db import Database, Migration, Schema, open_database
 from avyay.errors import UsageError
+from avyay.events.outbox import OUTBOX, append_event
+from avyay.ports import Event as Happened
 from avyay.siddhi.machine import Change, State, change
 from avyay.siddhi.types import Complaint, Event, Hypothesis
 
@@ -75,7 +77,7 @@ class Store:
     def __init__(self, path: Path, *, clock: Clock = SYSTEM_CLOCK) -> None:
         self.clock = clock
         self._lock = threading.Lock()
-        self._database = open_database(path, SCHEMA, check_same_thread=False)
+        self._database = open_database(path, SCHEMA, OUTBOX, check_same_thread=False)
 
     def close(self) -> None:
         with self._lock:
@@ -226,6 +228,7 @@ class Store:
                     (score[0], score[1], json.dumps(score[2], ensure_ascii=False), number),
                 )
             _append(database, number, now, "overridden" if manual else "changed", step, data or {})
+            append_event(database, _told(hypothesis, step, data or {}), now)
         return self.hypothesis(hypothesis)
 
     def note(self, hypothesis: str, kind: str, reason: str, data: Mapping[str, Any] | None = None) -> None:
@@ -288,6 +291,26 @@ class Store:
             database.execute(
                 "INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?, ?)", (key, answer, model, cost, self.clock.now())
             )
+
+
+_DECIDED = frozenset({State.VALIDATED, State.KILLED, State.PROMISING})
+
+
+def _told(hypothesis: str, step: Change, data: Mapping[str, Any]) -> Happened:
+    """What others learn of a change: numbers and the reason, no complaint and no address."""
+    name = "siddhi.hypothesis.decided" if step.after in _DECIDED else "siddhi.hypothesis.changed"
+    numbers = {key: value for key, value in data.items() if isinstance(value, int | float | bool)}
+    return Happened(
+        name,
+        {
+            "hypothesis": hypothesis,
+            "before": step.before,
+            "after": step.after,
+            "reason": step.reason[:500],
+            "manual": step.manual,
+            "numbers": numbers,
+        },
+    )
 
 
 def _append(

@@ -1,0 +1,87 @@
+"""From settings to sinks, reader and pump."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from avyay.clock import SYSTEM_CLOCK, Clock
+from avyay.config.environment import Environment
+from avyay.config.schema import EventsSettings
+from avyay.errors import AvyayError, UsageError
+from avyay.events.deliveries import Deliveries
+from avyay.events.pump import Pump
+from avyay.events.reader import EventReader
+from avyay.events.sinks import RedisSink, Sink, WebhookSink
+from avyay.events.webhooks import read_secrets
+from avyay.log import get_logger
+from avyay.paths import Paths
+
+__all__ = ["deliveries_file", "open_pump", "open_reader", "open_sinks"]
+
+
+def deliveries_file(paths: Paths) -> Path:
+    """Where deliveries are remembered."""
+    return paths.data / "events" / "deliveries.db"
+
+
+def open_reader(paths: Paths) -> EventReader:
+    """The merged events of this home; an outbox that cannot be read is logged once."""
+    told: set[str] = set()
+
+    def unreadable(name: str, error: AvyayError) -> None:
+        if name not in told:
+            told.add(name)
+            get_logger("events").error("outbox_unreadable", outbox=name, error=error.message)
+
+    return EventReader(paths.data, unreadable=unreadable)
+
+
+def open_sinks(settings: EventsSettings, environment: Environment, *, clock: Clock = SYSTEM_CLOCK) -> list[Sink]:
+    """The receivers that are configured.
+
+    Raises:
+        UsageError: a variable that holds a secret or an address is not set, or holds none.
+        DependencyError: Redis is configured, and its package is not installed.
+    """
+    sinks: list[Sink] = []
+    for hook in settings.webhooks:
+        secrets = read_secrets(_variable(environment, hook.secret_env, f"events.webhooks ({hook.name}): secret_env"))
+        sinks.append(
+            WebhookSink(
+                hook.name,
+                hook.url,
+                secrets,
+                names=hook.events,
+                timeout=hook.timeout,
+                attempts=hook.attempts,
+                now=clock.now,
+            )
+        )
+    if settings.redis is not None:
+        redis = settings.redis
+        url = redis.url or _variable(environment, redis.url_env or "", "events.redis.url_env")
+        sinks.append(RedisSink(url, redis.stream, names=redis.events, length=redis.length))
+    return sinks
+
+
+def open_pump(settings: EventsSettings, paths: Paths, environment: Environment, *, clock: Clock = SYSTEM_CLOCK) -> Pump:
+    """What a daemon runs; needs a running loop.
+
+    Raises:
+        UsageError, DependencyError: as `open_sinks`.
+    """
+    return Pump(
+        open_reader(paths),
+        lambda: Deliveries(deliveries_file(paths), clock=clock),
+        open_sinks(settings, environment, clock=clock),
+        lock=paths.runtime / "events.lock",
+        clock=clock,
+        keep_for=settings.keep_for,
+    )
+
+
+def _variable(environment: Environment, name: str, setting: str) -> str:
+    value = environment.value(name)
+    if value is None:
+        raise UsageError(f"{setting} names {name}, which is not set.", hint=f"export {name}=…")
+    return value

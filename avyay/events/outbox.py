@@ -1,0 +1,177 @@
+"""The writing side: each component keeps what it published in a table of its own data, bounded, numbered in order.
+
+Two ways in. `Outboxes.publish` takes an event from anywhere and never waits: a thread writes it within tens of
+milliseconds to `<component>/events.db`. `append_event` writes inside a transaction of the component's own file, so that
+the event exists exactly when the change does.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import secrets
+import sqlite3
+import threading
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from avyay.clock import SYSTEM_CLOCK, Clock
+from avyay.db import Migration, Schema, open_database
+from avyay.db_writer import GroupCommitWriter, Insert, Value
+from avyay.errors import AvyayError
+from avyay.log import get_logger, redact
+from avyay.ports import Event
+
+__all__ = ["LARGEST", "OUTBOX", "Outboxes", "append_event", "event_row", "keep_events"]
+
+OUTBOX = Schema(
+    "outbox",
+    (
+        Migration(
+            "0001_events",
+            # Numbers commit in order, because SQLite has one writer at a time. The trigger bounds the table in
+            # whoever's transaction; `pruned` lets a reader that was away say how much it missed.
+            """
+            CREATE TABLE outbox (
+                number INTEGER PRIMARY KEY AUTOINCREMENT,
+                id TEXT NOT NULL UNIQUE, at REAL NOT NULL, name TEXT NOT NULL, data TEXT NOT NULL
+            );
+            CREATE TABLE outbox_bounds (
+                one INTEGER PRIMARY KEY CHECK (one = 1),
+                keep INTEGER NOT NULL, keep_for REAL NOT NULL, pruned INTEGER NOT NULL
+            );
+            INSERT INTO outbox_bounds VALUES (1, 10000, 2592000, 0);
+            CREATE TRIGGER outbox_stays_bounded AFTER INSERT ON outbox WHEN NEW.number % 64 = 0 BEGIN
+                UPDATE outbox_bounds SET pruned = max(pruned, NEW.number - keep, coalesce(
+                    (SELECT max(number) FROM outbox WHERE at < NEW.at - (SELECT keep_for FROM outbox_bounds)), 0));
+                DELETE FROM outbox WHERE number <= (SELECT pruned FROM outbox_bounds);
+            END;
+            """,
+        ),
+    ),
+)
+LARGEST = 64_000
+"""Bytes of an event's data as JSON."""
+_NAME = re.compile(r"[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*){1,4}")
+_INSERT = Insert("outbox", ("id", "at", "name", "data"), "IGNORE")
+_MOST_WAITING = 10_000
+
+
+def event_row(event: Event, at: float) -> tuple[str, float, str, str]:
+    """An event as its row. Whatever has the shape of a credential is taken out of its data.
+
+    Raises:
+        ValueError: its name is not `component.noun.verb_past`, or its data is no JSON or too large.
+    """
+    if _NAME.fullmatch(event.name) is None:
+        raise ValueError(f"no name of an event: {event.name!r}")
+    try:
+        data = orjson.dumps(_clean(event.data), default=str)
+    except TypeError as error:
+        raise ValueError(f"the data of {event.name} is no JSON: {error}") from error
+    if len(data) > LARGEST:
+        raise ValueError(f"the data of {event.name} is {len(data)} bytes, more than {LARGEST}")
+    if event.once is None:
+        identity = secrets.token_hex(12)
+    else:
+        identity = hashlib.sha256(f"{event.name}\0{event.once}".encode()).hexdigest()[:24]
+    return f"evt_{identity}", at, event.name, data.decode()
+
+
+def append_event(database: sqlite3.Connection, event: Event, at: float) -> None:
+    """Publish within a transaction of the component's own file, which was opened with `OUTBOX` among its schemas.
+
+    Raises:
+        ValueError: as `event_row`.
+    """
+    database.execute(_INSERT.sql(), event_row(event, at))
+
+
+def keep_events(database: sqlite3.Connection, keep: int, keep_for: float) -> None:
+    """Set the bounds of a file's outbox: so many events, and none older than so many seconds."""
+    database.execute("UPDATE outbox_bounds SET keep = ?, keep_for = ?", (keep, keep_for))
+
+
+class Outboxes:
+    """The port `Events`. Publishing never waits and never fails its caller: what cannot be kept is logged and counted.
+
+    Args:
+        data: The folder with the components' folders.
+        keep: Events kept per component.
+        keep_for: Seconds after which an event may go.
+    """
+
+    def __init__(
+        self, data: Path, *, clock: Clock = SYSTEM_CLOCK, keep: int = 10_000, keep_for: float = 2_592_000.0
+    ) -> None:
+        self.data = data
+        self._clock = clock
+        self._keep, self._keep_for = keep, keep_for
+        self._lock = threading.Lock()
+        self._writers: dict[str, GroupCommitWriter] = {}
+        self._closed = False
+        self.dropped = 0
+
+    def prepare(self, *components: str) -> None:
+        """Open the outboxes of components now, so that their first event costs what every later one costs."""
+        for component in components:
+            try:
+                self._writer(component)
+            except AvyayError as error:
+                get_logger("events").error("outbox_not_opened", outbox=component, error=error.message)
+
+    def publish(self, event: Event) -> None:
+        """Keep an event in the outbox of the component that its name begins with. Any thread."""
+        try:
+            row: Sequence[Value] = event_row(event, self._clock.now())
+            self._writer(event.name.split(".")[0]).append(_INSERT, row)
+        except (AvyayError, ValueError) as error:
+            self.dropped += 1
+            get_logger("events").error("event_dropped", name=event.name[:100], error=str(error)[:300])
+
+    def flush(self) -> None:
+        """Block until all that was published so far is on disk.
+
+        Raises:
+            UnreachableError: it could not be.
+        """
+        for writer in list(self._writers.values()):
+            writer.flush()
+
+    def close(self) -> None:
+        """Write what is in memory, and end."""
+        with self._lock:
+            self._closed = True
+            writers, self._writers = list(self._writers.values()), {}
+        for writer in writers:
+            try:
+                writer.close()
+            except AvyayError as error:
+                get_logger("events").error("events_lost", error=error.message)
+
+    def _writer(self, component: str) -> GroupCommitWriter:
+        with self._lock:
+            if self._closed:
+                raise AvyayError("the outboxes are closed", code="closed")
+            found = self._writers.get(component)
+            if found is None:
+                path = self.data / component / "events.db"
+                with closing(open_database(path, OUTBOX)) as database, database.errors():
+                    keep_events(database, self._keep, self._keep_for)
+                found = GroupCommitWriter(path, OUTBOX, capacity=_MOST_WAITING, tolerant=True, clock=self._clock)
+                self._writers[component] = found
+            return found
+
+
+def _clean(value: Any) -> Any:
+    if isinstance(value, str):
+        return redact(value)
+    if isinstance(value, Mapping):
+        return {str(key): _clean(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_clean(inner) for inner in value]
+    return value

@@ -1,0 +1,241 @@
+"""`GET /v1/events`: what happened, live as server-sent events or page by page as JSON; resumable, filtered by name."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated, Any
+
+import orjson
+from fastapi import FastAPI, Query
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+
+from avyay.errors import AvyayError, UsageError
+from avyay.events.build import open_pump, open_reader
+from avyay.events.pump import Pump
+from avyay.events.reader import Batch, Cursor, EventReader
+from avyay.log import get_logger
+from avyay.serve.errors import problem, status_of
+from avyay.serve.run import App, Stopping
+
+if TYPE_CHECKING:
+    from avyay.wiring import Services
+
+__all__ = ["EventFeed", "add_events", "events_app"]
+
+LOOK = 0.25  # seconds between two looks at the outboxes, while somebody listens
+KEEP_ALIVE = 15.0
+MOST_STREAMS = 200
+PAGE = 100
+_MOST_NAMES = 20
+_HEADERS = {"cache-control": "no-store", "x-accel-buffering": "no"}
+
+
+class EventFeed:
+    """The events of this home for the callers of one daemon; also delivers them to webhooks and Redis.
+
+    Args:
+        stopping: Ends the streams when the daemon drains.
+        look: Seconds between two looks for new events.
+        keep_alive: Seconds of silence after which a comment is sent, so that no proxy closes the stream.
+    """
+
+    def __init__(
+        self,
+        services: Services,
+        *,
+        stopping: Stopping | None = None,
+        look: float = LOOK,
+        keep_alive: float = KEEP_ALIVE,
+    ) -> None:
+        if stopping is not None:
+            stopping.add(self.drain)
+        self._services = services
+        self._reader: EventReader = open_reader(services.paths)
+        self._look, self._keep_alive = look, keep_alive
+        self._ending = asyncio.Event()
+        self._news = asyncio.Condition()
+        self._seen = 0  # counts looks that found something new
+        self._watching: asyncio.Task[None] | None = None
+        self._pump: Pump | None = None
+        self._pumping: asyncio.Task[None] | None = None
+        self.streams = 0
+
+    async def start(self) -> None:
+        """Begin to deliver.
+
+        Raises:
+            AvyayError: a sink is configured that cannot work.
+        """
+        services = self._services
+        self._pump = open_pump(
+            services.settings.events, services.paths, services.loaded.environment, clock=services.clock
+        )
+        self._pumping = asyncio.create_task(self._pump.run())
+
+    def drain(self) -> None:
+        """End all streams: their callers come back to somebody else, with the id they have."""
+        self._ending.set()
+
+    async def stop(self) -> None:
+        """End everything."""
+        self.drain()
+        if self._pump is not None and self._pumping is not None:
+            self._pump.stop()
+            await self._pumping
+        if self._watching is not None:
+            self._watching.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._watching
+        await asyncio.to_thread(self._reader.close)
+
+    async def answer(self, request: Request) -> Response:
+        """A stream, or a page for those who accept JSON and no stream.
+
+        Query: `name` (a glob, repeatable), `after` (an id of this stream; also as `Last-Event-ID`; `start` for all that
+        is kept), `limit` (of a page). Without `after` a stream begins now, and a page holds the newest.
+
+        Raises:
+            UsageError: one of them cannot be understood.
+            PolicyError: too many listen already.
+        """
+        query = request.query_params
+        names = tuple(query.getlist("name"))
+        after = request.headers.get("last-event-id") or query.get("after")
+        if len(names) > _MOST_NAMES or any(len(name) > 200 for name in names):
+            raise UsageError("At most 20 names are taken, of 200 characters each.")
+        cursor = None if after is None else Cursor() if after == "start" else Cursor.parse(after)
+        accepted = request.headers.get("accept", "")
+        if "text/event-stream" not in accepted and ("application/json" in accepted or "limit" in query):
+            return await self._page(names, cursor, query.get("limit", str(PAGE)))
+        if self.streams >= MOST_STREAMS:
+            return JSONResponse(
+                {"type": "about:blank", "status": 503, "title": "Too many listen already.", "code": "too_many_streams"},
+                503,
+                {"retry-after": "5"},
+                "application/problem+json",
+            )
+        if cursor is None:
+            cursor = await asyncio.to_thread(self._reader.head)
+        return StreamingResponse(self._stream(cursor, names), headers=_HEADERS, media_type="text/event-stream")
+
+    async def _page(self, names: tuple[str, ...], cursor: Cursor | None, limit: str) -> Response:
+        if not limit.isdecimal() or len(limit) > 4 or not 1 <= int(limit) <= 1000:
+            raise UsageError("limit is a number from 1 to 1000.")
+        if cursor is None:
+            batch = await asyncio.to_thread(self._reader.latest, int(limit), names)
+        else:
+            batch = await asyncio.to_thread(self._after, cursor, int(limit), names)
+        body = {
+            "events": [{**event.body(), "cursor": str(event.cursor)} for event in batch.events],
+            "cursor": str(batch.cursor),
+            "missed": dict(batch.missed),
+        }
+        return Response(orjson.dumps(body), headers=_HEADERS, media_type="application/json")
+
+    def _after(self, cursor: Cursor, limit: int, names: tuple[str, ...]) -> Batch:
+        """The next page: reads on past what the names leave out."""
+        missed: dict[str, int] = {}
+        while True:
+            batch = self._reader.read(cursor, limit, names)
+            missed |= batch.missed
+            if batch.events:
+                events = batch.events[:limit]
+                here = events[-1].cursor if len(batch.events) > limit else batch.cursor
+                return Batch(events, here, missed)
+            if str(batch.cursor) == str(cursor):
+                return replace(batch, missed=missed)
+            cursor = batch.cursor
+
+    async def _stream(self, cursor: Cursor, names: tuple[str, ...]) -> AsyncIterator[bytes]:
+        self.streams += 1
+        if self._watching is None or self._watching.done():
+            self._watching = asyncio.create_task(self._watch())
+        try:
+            yield f"retry: 2000\nid: {cursor}\n\n".encode()
+            while not self._ending.is_set():
+                seen = self._seen
+                batch = await asyncio.to_thread(self._reader.read, cursor, PAGE, names)
+                if batch.missed:
+                    yield b"event: avyay.events.missed\ndata: " + orjson.dumps(batch.missed) + b"\n\n"
+                for event in batch.events:
+                    yield b"id: %b\nevent: %b\ndata: %b\n\n" % (
+                        str(event.cursor).encode(),
+                        event.name.encode(),
+                        orjson.dumps(event.body()),
+                    )
+                moved, cursor = str(batch.cursor) != str(cursor), batch.cursor
+                if not moved and not await self._more(seen):
+                    yield b": still here\n\n"
+        finally:
+            self.streams -= 1
+
+    async def _more(self, seen: int) -> bool:
+        """Wait until something is new; False after a silence."""
+        try:
+            async with asyncio.timeout(self._keep_alive), self._news:
+                await self._news.wait_for(lambda: self._ending.is_set() or self._seen != seen)
+        except TimeoutError:
+            return False
+        return True
+
+    async def _watch(self) -> None:
+        """One look for all who listen."""
+        log = get_logger("events")
+        known = ""
+        while self.streams and not self._ending.is_set():
+            try:
+                head = str(await asyncio.to_thread(self._reader.head))
+            except AvyayError as error:
+                log.error("outboxes_unreadable", error=error.message)
+            else:
+                if head != known:
+                    known = head
+                    async with self._news:
+                        self._seen += 1
+                        self._news.notify_all()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._ending.wait(), self._look)
+        async with self._news:
+            self._news.notify_all()
+
+
+def add_events(app: FastAPI, feed: EventFeed, authorised: Any) -> None:
+    """`GET /v1/events` of a FastAPI application."""
+
+    @app.get(
+        "/v1/events",
+        dependencies=[authorised],
+        response_class=StreamingResponse,
+        responses={200: {"content": {"text/event-stream": {}, "application/json": {}}}},
+    )
+    async def events(
+        request: Request,
+        name: Annotated[list[str], Query(max_length=20, description="Globs of event names.")] = [],  # noqa: B006
+        after: Annotated[str | None, Query(description="Go on behind this id; `start` for all that is kept.")] = None,
+        limit: Annotated[int | None, Query(ge=1, le=1000, description="A page of so many, as JSON.")] = None,
+    ) -> Response:
+        """What happened: live as server-sent events, or with `limit` (or `Accept: application/json`) a page."""
+        return await feed.answer(request)
+
+
+def events_app(feed: EventFeed, authorise: Callable[[Request], None] = lambda request: None) -> App:
+    """The endpoint as an application of its own, for daemons without FastAPI.
+
+    Args:
+        authorise: Raises an `AvyayError` for callers who may not listen.
+    """
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        request = Request(scope, receive)
+        try:
+            authorise(request)
+            answer = await feed.answer(request)
+        except AvyayError as error:
+            answer = JSONResponse(problem(error), status_of(error), media_type="application/problem+json")
+        await answer(scope, receive, send)
+
+    return app

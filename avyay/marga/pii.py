@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
@@ -41,26 +42,34 @@ _VERHOEFF_PERMUTE = _digit_rows(
 )
 
 
+# One step of Verhoeff's check: by place (mod 8), check so far and digit.
+_VERHOEFF = tuple(
+    tuple(bytes(_VERHOEFF_MULTIPLY[check][row[digit]] for digit in range(10)) for check in range(10))
+    for row in _VERHOEFF_PERMUTE
+)
+_DOUBLED = bytes(ord("0") + 2 * d - 9 * (d > 4) for d in range(10))  # a digit twice, its digits added up
+_LUHN = bytes(48) + _DOUBLED + bytes(198)
+_LETTERS = {ord(letter): str(10 + place) for place, letter in enumerate("ABCDEFGHIJKLMNOPQRSTUVWXYZ")}
+
+
 def luhn(digits: str) -> bool:
     """Whether the last digit is the Luhn check digit of the rest."""
-    total = 0
-    for place, digit in enumerate(reversed(digits)):
-        value = int(digit) * (1 + place % 2)
-        total += value - 9 * (value > 9)
+    ascii_digits = digits.encode()
+    total = sum(ascii_digits[::-2]) + sum(ascii_digits[-2::-2].translate(_LUHN)) - 48 * len(digits)
     return total % 10 == 0
 
 
 def verhoeff(digits: str) -> bool:
     """Whether the last digit is the Verhoeff check digit of the rest."""
     check = 0
-    for place, digit in enumerate(reversed(digits)):
-        check = _VERHOEFF_MULTIPLY[check][_VERHOEFF_PERMUTE[place % 8][int(digit)]]
+    for place, digit in enumerate(reversed(digits.encode())):
+        check = _VERHOEFF[place & 7][check][digit - 48]
     return check == 0
 
 
 def mod97(account: str) -> bool:
     """Whether an IBAN without separators, in capitals, has the right check digits (ISO 7064, modulus 97)."""
-    return int("".join(str(int(c, 36)) for c in account[4:] + account[:4])) % 97 == 1
+    return int((account[4:] + account[:4]).translate(_LETTERS)) % 97 == 1
 
 
 def _iban_lengths(text: str) -> dict[str, int]:
@@ -123,6 +132,13 @@ _AADHAAR_WORD = re.compile(r"(?i)aadh?aar|uidai|आधार")
 _PHONE_WORD = re.compile(
     r"(?i)phone|mobile|\bcell\b|\bcall\b|\btel\b|whatsapp|\bfax\b|\bsms\b|contact|\bdial\b|\btext me\b|☎|📞"
 )
+_NEEDLES = {  # what every match of a word begins with
+    _SSN_WORD: ("ssn", "social", "tax"),
+    _AADHAAR_WORD: ("aad", "uidai", "आधार"),
+    _PHONE_WORD: (
+        *("phone", "mobile", "cell", "call", "tel", "whatsapp", "fax", "sms", "contact", "dial", "text me", "☎", "📞"),
+    ),
+}
 _MOST_GROUPS = 6  # groups of digits a number is written in at most
 _CONTEXT = 40  # characters before a number in which a word may say what it is
 _ISSUERS = re.compile(
@@ -132,8 +148,13 @@ _ISSUERS = re.compile(
 )
 
 
+_SOMETHING = re.compile(r"[\d@]|PRIVATE KEY")  # without any of it no scanner finds anything
+
+
 def detect(text: str) -> list[Match]:
     """Every piece of personal data in `text`, in order, none overlapping another."""
+    if _SOMETHING.search(text) is None:
+        return []
     found: list[Match] = []
     for scanner in _SCANNERS:
         found.extend(scanner(text))
@@ -224,30 +245,53 @@ def _addresses(text: str) -> Iterator[Match]:
 
 
 def _numbers(text: str) -> Iterator[Match]:
+    words: _Words | None = None
     for match in _NUMBER.finditer(text):
-        start, end = match.span()
-        kind = _number_kind(match[0], text, start)
+        words = words or _Words(text)
+        run, offset = match[0], match.start()
+        digits = _digits(run)
+        kind = _number_kind(run, digits, words, offset) if len(digits) <= _MOST_DIGITS else None
         if kind is not None:
-            yield Match(kind, start, end)
-            continue
-        # Several numbers in one run ("4111111111111111 2026"): whatever of it stands alone between spaces.
-        yield from _inside(match[0], start, text)
+            yield Match(kind, offset, match.end())
+        elif len(digits) > _LEAST_DIGITS and not run.isdigit():
+            # Several numbers in one run ("4111111111111111 2026"): whatever of it stands alone between spaces.
+            yield from _inside(run, offset, words)
 
 
-def _inside(run: str, offset: int, text: str) -> Iterator[Match]:
-    words = [(w.start(), w.end()) for w in re.finditer(r"[^ \t\u00a0]+", run)]
+def _inside(run: str, offset: int, words: _Words) -> Iterator[Match]:
+    groups = [(match.start(), match.end(), _digits(match[0])) for match in _GROUP.finditer(run)]
     first = 0
-    while first < len(words):
-        for last in range(min(len(words), first + _MOST_GROUPS), first, -1):
-            start, end = words[first][0], words[last - 1][1]
+    while first < len(groups):
+        start = groups[first][0]
+        # How far a number that begins here can go, longest first.
+        ends: list[tuple[int, int, str]] = []
+        digits = ""
+        for last in range(first, min(len(groups), first + _MOST_GROUPS)):
+            digits += groups[last][2]
+            if len(digits) > _MOST_DIGITS:
+                break
+            if len(digits) >= _LEAST_DIGITS:
+                ends.append((last, groups[last][1], digits))
+        for last, end, digits in reversed(ends):
             if end - start == len(run):
                 continue
-            kind = _number_kind(run[start:end], text, offset + start)
+            kind = _number_kind(run[start:end], digits, words, offset + start)
             if kind is not None:
                 yield Match(kind, offset + start, offset + end)
-                first = last - 1
+                first = last
                 break
         first += 1
+
+
+_LEAST_DIGITS, _MOST_DIGITS = 8, 19
+_GROUP = re.compile(r"[^ \t\u00a0]+")
+_SEPARATORS = {ord(c): None for c in " \t\u00a0./()+-"}
+
+
+def _digits(written: str) -> str:
+    """The digits of a number as written, in ASCII."""
+    digits = written.translate(_SEPARATORS)
+    return digits if digits.isascii() else "".join(str(int(c)) for c in digits)
 
 
 _SSN = re.compile(r"(?!000|666|9)\d{3}([- ]?)(?!00)\d\d\1(?!0000)\d{4}$")
@@ -258,30 +302,74 @@ _NORTH_AMERICAN = re.compile(r"(?:1[ .-]?)?(?:\([2-9]\d\d\) ?|[2-9]\d\d[ .-])[2-
 _DATE = re.compile(r"(?:19|20)\d\d[-./ ]?[01]\d[-./ ]?[0-3]\d|[0-3]?\d[-./][01]?\d[-./](?:19|20)\d\d")
 
 
-def _said(word: re.Pattern[str], text: str, start: int) -> bool:
-    """Whether the words before a number name what it is."""
-    return word.search(text, max(0, start - _CONTEXT), start) is not None
+_UNKNOWN: list[int] = [-1]
 
 
-def _number_kind(written: str, text: str, start: int) -> PiiKind | None:
-    """What a written number is, if it is anybody's."""
-    digits = "".join(c for c in written if c.isdigit())
-    if not digits.isascii():
-        digits = "".join(str(int(c)) for c in digits)
-    count = len(digits)
-    if not 8 <= count <= 19:
+class _Words:
+    """Where words stand that say what a number is; found once for a text, and only when a number asks."""
+
+    __slots__ = ("_places", "_text")
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self._places: dict[re.Pattern[str], list[int] | None] = {}
+
+    def before(self, word: re.Pattern[str], start: int) -> bool:
+        """Whether the words just before a number name what it is."""
+        places = self._places.get(word, _UNKNOWN)
+        if places is _UNKNOWN:
+            places = self._places[word] = _find_all(self._text, _NEEDLES[word])
+        if not places and places is not None:
+            return False
+        text = self._text
+        lead = max(0, start - _CONTEXT)
+        if places is None:
+            return word.search(text, lead, start) is not None
+        place = bisect_left(places, lead)
+        while place < len(places) and places[place] < start:
+            if word.match(text, places[place], start):
+                return True
+            place += 1
+        return False
+
+
+def _find_all(text: str, needles: tuple[str, ...]) -> list[int] | None:
+    """Where any of the needles begins, in any case; None where lower case shifts places."""
+    lower = text.lower()
+    if len(lower) != len(text):
         return None
-    if 13 <= count <= 19 and _CARD_LAYOUT.match(written) and _ISSUERS.match(digits) and luhn(digits):
+    found = []
+    for needle in needles:
+        at = lower.find(needle)
+        while at >= 0:
+            found.append(at)
+            at = lower.find(needle, at + 1)
+    found.sort()
+    return found
+
+
+def _number_kind(written: str, digits: str, words: _Words, start: int) -> PiiKind | None:
+    """What a written number is, if it is anybody's."""
+    count = len(digits)
+    if not _LEAST_DIGITS <= count <= _MOST_DIGITS:
+        return None
+    if count >= 13 and luhn(digits) and _CARD_LAYOUT.match(written) and _ISSUERS.match(digits):
         return "card" if len(set(digits)) > 1 else None
-    if count == 12 and (layout := _AADHAAR.match(written)) and verhoeff(digits):
-        return "aadhaar" if layout[1] or _said(_AADHAAR_WORD, text, start) else None
+    if count == 12 and digits[0] > "1" and verhoeff(digits) and (layout := _AADHAAR.match(written)):
+        return "aadhaar" if layout[1] or words.before(_AADHAAR_WORD, start) else None
+    if count > 15:
+        return None
     if count == 9 and (layout := _SSN.match(written)):
-        return "ssn" if layout[1] == "-" or _said(_SSN_WORD, text, start) else None
-    if count <= 15 and _INTERNATIONAL.match(written) and (written[0] == "+" or _said(_PHONE_WORD, text, start)):
+        return "ssn" if layout[1] == "-" or words.before(_SSN_WORD, start) else None
+    if (
+        written[0] in "+0"
+        and _INTERNATIONAL.match(written)
+        and (written[0] == "+" or words.before(_PHONE_WORD, start))
+    ):
         return "phone"
     if count in (10, 11) and _NORTH_AMERICAN.match(written):
         return "phone"
-    if count <= 13 and not _DATE.match(written) and _said(_PHONE_WORD, text, start):
+    if count <= 13 and words.before(_PHONE_WORD, start) and not _DATE.match(written):
         return "phone"
     return None
 

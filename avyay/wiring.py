@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from avyay.engine.queue import Queue
     from avyay.events.outbox import Outboxes
     from avyay.marga.budgets import Budgets
+    from avyay.marga.caching import AnswerCache
     from avyay.marga.records import Records
     from avyay.marga.router import Router
     from avyay.marga.store import CallStore, SqliteStore
@@ -139,6 +140,21 @@ class Services:
             router.calibration = load_calibration(calibration.read_bytes())
         return router
 
+    def answer_cache(self) -> AnswerCache | None:
+        """Where a router's answers are kept to be given again; None when that is not asked for."""
+        settings = self.settings.marga.cache
+        if not settings.enabled:
+            return None
+        from avyay.marga.cache_semantic import SemanticIndex
+        from avyay.marga.cache_store import CacheStore, DiskCache, MemoryCache
+        from avyay.marga.caching import AnswerCache
+
+        store: CacheStore = MemoryCache(settings.max_size)
+        if settings.storage == "disk":
+            store = DiskCache(self.paths.component("marga") / "cache.db", settings.max_size)
+        semantic = SemanticIndex(_bundled_embedder, settings.semantic.threshold) if settings.semantic.enabled else None
+        return AnswerCache(settings, store, self.clock, semantic=semantic)
+
     @cached_property
     def budgets(self) -> Budgets | None:
         """What callers of the router may spend; None when the configuration names no cap."""
@@ -186,7 +202,10 @@ class Services:
             from avyay.marga.remote import RemoteCompleter
 
             return RemoteCompleter(self.settings.marga.url, key=self.loaded.environment.value("MARGA_API_KEY"))
-        return LocalCompleter(self.router)
+        cache = self.answer_cache()
+        if cache is not None:
+            self._open.callback(cache.store.close)
+        return LocalCompleter(self.router, cache=cache)
 
     @cached_property
     def rag(self) -> RagService:
@@ -289,6 +308,14 @@ class Services:
     def close(self) -> None:
         """Close what was opened, last first."""
         self._open.close()
+
+
+@cache
+def _bundled_embedder() -> Embedder:
+    """The embedder in the package, whatever the configuration names: what it reads stays on this machine."""
+    from avyay.embed.registry import open_embedder
+
+    return open_embedder()
 
 
 def _ranking(settings: RankingSettings) -> Ranking:

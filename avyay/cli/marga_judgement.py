@@ -15,7 +15,7 @@ from avyay.cli.command import Run, command
 def add_commands(app: typer.Typer) -> None:
     """Put these commands into the group `avyay marga`."""
     command(app)(complexity)
-    for shown in (classes, shadow, replay, calibrate, anomalies, experiments):
+    for shown in (classes, shadow, replay, calibrate, anomalies, experiments, cache):
         command(app, results=True)(shown)
 
 
@@ -329,3 +329,61 @@ def experiments(run: Run) -> None:
 
     run.out.result({"experiments": data}, text)
     run.services.close()
+
+
+def cache(
+    run: Run,
+    clear: Annotated[bool, typer.Option("--clear", help="Forget the answers kept on disk.")] = False,
+    key: Annotated[str | None, typer.Option("--key", help="Only what this key asked, by its label.")] = None,
+    customer: Annotated[str | None, typer.Option("--customer", help="Only what was asked for this customer.")] = None,
+    since: Annotated[str, typer.Option("--since", help="How far back in the ledger.", metavar="DURATION")] = "24h",
+) -> None:
+    """Show how often earlier answers were given again and what that saved; forget them with --clear."""
+    from avyay.config.types import parse_duration
+    from avyay.errors import UsageError
+    from avyay.marga.cache import tenant_of
+    from avyay.marga.cache_store import DiskCache
+    from avyay.money import Picodollars, usd_string
+
+    services = run.services
+    settings = services.settings.marga.cache
+    path = services.paths.data / "marga" / "cache.db"
+    if clear and not path.exists():
+        raise UsageError(
+            "No answers are kept on disk.",
+            hint="A daemon's memory is forgotten when it ends (marga.cache.storage).",
+        )
+    data: dict[str, Any] = {"enabled": settings.enabled, "storage": settings.storage}
+    if path.exists():
+        store = DiskCache(path, settings.max_size)
+        try:
+            if clear:
+                whose = None if key is None and customer is None else tenant_of(key, customer)
+                data["cleared"] = store.clear(whose)
+            size = store.size()
+        finally:
+            store.close()
+        data |= {"entries": size.entries, "bytes": size.size}
+    try:
+        start = services.clock.now() - float(parse_duration(since))
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"--since {since}: {error}.", hint="For example: --since 7d") from error
+    groups = services.calls.stats("cache", since=start)
+    calls = sum(row.calls for row in groups)
+    hits = {row.group: row.hits for row in groups if row.hits}
+    saved = usd_string(Picodollars(sum(row.saved for row in groups)))
+    data |= {"since": since, "calls": calls, "hits": hits, "saved_usd": saved}
+
+    def text() -> None:
+        out = run.out
+        if not settings.enabled:
+            out.line("Answers are not kept (marga.cache.enabled).")
+        if "cleared" in data:
+            out.line(f"Forgot {data['cleared']} answers.")
+        if "entries" in data:
+            out.line(f"{data['entries']} answers on disk, {data['bytes']} bytes.")
+        given = ", ".join(f"{count} {kind}" for kind, count in hits.items()) or "none"
+        out.line(f"Last {since}: {calls} calls, given again: {given}; saved ${saved}.")
+
+    run.out.result(data, text)
+    services.close()

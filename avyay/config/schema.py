@@ -17,6 +17,7 @@ __all__ = [
     "AllowSettings",
     "ArmSettings",
     "BudgetSettings",
+    "CacheSettings",
     "CircuitBreakerSettings",
     "EmbedderSettings",
     "EngineSettings",
@@ -34,6 +35,7 @@ __all__ = [
     "RankingSettings",
     "RedisStreamSettings",
     "RoutingSettings",
+    "SemanticCacheSettings",
     "ServeSettings",
     "Settings",
     "ShadowEvaluationSettings",
@@ -248,6 +250,27 @@ class ExperimentSettings(Section):
         return self
 
 
+class SemanticCacheSettings(Section):
+    """The same answer for a question that only words an earlier one differently."""
+
+    enabled: bool = Field(False, description="Compare questions by the bundled embedder, on this machine.")
+    threshold: float = Field(0.95, ge=0.5, le=1, description="Cosine from which two questions are one.")
+
+
+class CacheSettings(Section):
+    """Answers given again to the same request of the same caller. Off by default, because it keeps answers."""
+
+    enabled: bool = Field(False, description="Answer a repeated request from its earlier answer, at no cost.")
+    storage: Literal["memory", "disk"] = Field(
+        "memory", description="memory: in each process until it ends. disk: one file for all workers, kept."
+    )
+    ttl: Seconds = Field(3600.0, description="How long an answer is given again.")
+    max_size: int = Field(64_000_000, ge=100_000, description="Bytes of all answers; the least recently used go first.")
+    max_entry: int = Field(1_000_000, ge=1000, description="Bytes of one answer; longer ones are not kept.")
+    sampled: bool = Field(False, description="Also requests that ask for a temperature above 0 or several answers.")
+    semantic: SemanticCacheSettings = SemanticCacheSettings()
+
+
 class MargaSettings(Section):
     """MĀRGA, the router."""
 
@@ -258,6 +281,7 @@ class MargaSettings(Section):
     timeouts: TimeoutSettings = TimeoutSettings()
     pii: PiiSettings = PiiSettings()
     shadow: ShadowEvaluationSettings = ShadowEvaluationSettings()
+    cache: CacheSettings = CacheSettings()
     experiments: tuple[ExperimentSettings, ...] = Field((), description="A/B experiments, at most one for each class.")
     budgets: tuple[BudgetSettings, ...] = Field((), description="Caps on spending; every one that applies must hold.")
     max_body: int = Field(32_000_000, ge=1000, description="Largest request the daemon reads, in bytes.")

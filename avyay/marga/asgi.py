@@ -52,6 +52,7 @@ _READ = _KEYS | {
     b"x-avyay-session",
     b"x-session-id",
     b"traceparent",
+    b"cache-control",
 }
 _BAD_REQUEST = "invalid_hint"
 
@@ -227,6 +228,7 @@ class MargaApp:
                 forward=forward,
                 query=query,
                 traceparent=_text(found.get(b"traceparent")),
+                cache_control=_text(found.get(b"cache-control")),
             )
         except (ValueError, OverflowError) as error:
             failure = Failure("invalid_request", f"A hint cannot be read: {error}.", code=_BAD_REQUEST)

@@ -30,6 +30,7 @@ from avyay.marga.wire import (
     Exchange,
     Failure,
     RequestFeatures,
+    StopReason,
     StreamPipe,
     Target,
     Usage,
@@ -88,6 +89,7 @@ class Call:
         "estimated",
         "last_model",
         "spending",
+        "status",
         "usage",
     )
 
@@ -107,6 +109,7 @@ class Call:
         self.spending: Spending | None = None
         self.conversation: str | None = None
         self.last_model: str | None = None
+        self.status: CallStatus | None = None  # None until it has ended
         self._gateway = gateway
         self._inbound = inbound
         self._body = body
@@ -124,6 +127,28 @@ class Call:
         self._permitted: tuple[Ranked, ...] | None = None  # None: a rule on personal data was never asked
         self._maskers: Mapping[str, Masker] = {}
         self._restorer: StreamRestorer | None = None
+
+    @property
+    def candidate(self) -> Candidate | None:
+        """Who answered."""
+        return self._candidate
+
+    @property
+    def streaming(self) -> bool:
+        """Whether the answer is a stream."""
+        return self._pipe is not None
+
+    @property
+    def stop(self) -> StopReason | None:
+        """Why the answer ended."""
+        if self._pipe is not None:
+            return self._pipe.stop
+        return self._out.stop if self._out is not None else None
+
+    @property
+    def masked(self) -> bool:
+        """Whether personal data was masked for the provider that answered."""
+        return self._candidate is not None and self._candidate.provider.name in self._maskers
 
     # ------------------------------------------------------------ personal data
 
@@ -391,6 +416,7 @@ class Call:
         self._ended = True
         gateway, inbound, candidate, answer = self._gateway, self._inbound, self._candidate, self._answer
         gateway.active -= 1
+        self.status = status
         if self.spending is not None:
             self.spending.settle(self.cost or Picodollars(0))
         usage = self.usage or Usage()

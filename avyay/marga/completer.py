@@ -7,6 +7,7 @@ from contextlib import aclosing
 from dataclasses import replace
 
 from avyay.errors import UnreachableError
+from avyay.marga.caching import AnswerCache
 from avyay.marga.envelope import Inbound, Outbound
 from avyay.marga.gateway import Gateway
 from avyay.marga.plain import PlainReader, ProviderFailedError, encode_completion, error_of
@@ -26,9 +27,9 @@ def hints_of(request: Completion) -> Hints:
 class LocalCompleter:
     """Completions by the router in this process. Connections stay open while the router is entered (`async with`)."""
 
-    def __init__(self, router: Router) -> None:
+    def __init__(self, router: Router, *, cache: AnswerCache | None = None) -> None:
         self._router = router
-        self._gateway = Gateway(router)
+        self._gateway = Gateway(router, cache=cache)
 
     def available(self) -> bool:
         return bool(self._router.usable())
@@ -78,6 +79,8 @@ class LocalCompleter:
                     f"{name} broke off: {error}.", hint="Run it again.", code="stream_truncated"
                 ) from error
             reply = _reply(outbound, reader, "".join(texts))
+            if self._gateway.cache is not None:
+                await self._gateway.cache.settle()  # the loop may end with this call
             yield CompletionDelta("", replace(reply, seconds=router.clock.monotonic() - started))
 
 

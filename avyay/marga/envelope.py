@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from avyay.marga.types import Dialect
 from avyay.marga.wire import Failure, render_error
 
 if TYPE_CHECKING:
-    from avyay.marga.call import Call
+    from avyay.marga.types import Decision
+    from avyay.marga.wire import Usage
+    from avyay.money import Picodollars
 
-__all__ = ["Inbound", "Outbound", "error_reply"]
+__all__ = ["Inbound", "Outbound", "Served", "error_reply"]
 
 
 @dataclass(slots=True)
@@ -34,6 +36,25 @@ class Inbound:
     query: str = ""
     traceparent: str | None = None
     operation: str = "chat"
+    cache_control: str | None = None
+
+
+class Served(Protocol):
+    """What became of a request that was decided."""
+
+    @property
+    def decision(self) -> Decision: ...
+
+    @property
+    def usage(self) -> Usage | None: ...
+
+    @property
+    def cost(self) -> Picodollars | None: ...
+
+    @property
+    def estimated(self) -> bool: ...
+
+    def chunks(self) -> AsyncIterator[bytes]: ...
 
 
 @dataclass(slots=True)
@@ -43,7 +64,7 @@ class Outbound:
     status: int
     headers: list[tuple[str, str]]
     body: bytes | None
-    call: Call | None = None
+    call: Served | None = None
 
     def chunks(self) -> AsyncIterator[bytes]:
         """The stream. Closing it early cancels the upstream at once."""

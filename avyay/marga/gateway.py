@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from avyay.errors import AvyayError, UsageError
 from avyay.log import get_logger
+from avyay.marga.caching import AnswerCache
 from avyay.marga.call import Call
 from avyay.marga.compliance import PiiPolicy, pii_policy
 from avyay.marga.context_limit import drop_too_long, near_limit
@@ -23,12 +24,17 @@ __all__ = ["Gateway"]
 
 
 class Gateway:
-    """Answers requests with a router's providers, and keeps what became of them."""
+    """Answers requests with a router's providers, and keeps what became of them.
 
-    def __init__(self, router: Router) -> None:
+    Args:
+        cache: Where answers are kept to be given again; None keeps none.
+    """
+
+    def __init__(self, router: Router, *, cache: AnswerCache | None = None) -> None:
         self.router = router
         self.pii: PiiPolicy | None = pii_policy(router.settings.pii)
         self.shadowing: Shadowing | None = None
+        self.cache = cache
         self.active = 0
         self.finished: dict[str, int] = {}
         self._log = get_logger("marga")
@@ -75,6 +81,8 @@ class Gateway:
             scopes = router.budgets.scopes(inbound.key, inbound.service, inbound.customer)
             if scopes:
                 call.spending = router.budgets.spending(scopes)
+        if self.cache is not None:
+            return await self.cache.through(call, inbound, body, features, keep=self.keep, began=began)
         return await call.open()
 
     def _refuse(self, inbound: Inbound, failure: Failure) -> Outbound:

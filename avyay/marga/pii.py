@@ -361,11 +361,7 @@ def _number_kind(written: str, digits: str, words: _Words, start: int) -> PiiKin
         return None
     if count == 9 and (layout := _SSN.match(written)):
         return "ssn" if layout[1] == "-" or words.before(_SSN_WORD, start) else None
-    if (
-        written[0] in "+0"
-        and _INTERNATIONAL.match(written)
-        and (written[0] == "+" or words.before(_PHONE_WORD, start))
-    ):
+    if written[0] in "+0" and _INTERNATIONAL.match(written) and (written[0] == "+" or words.before(_PHONE_WORD, start)):
         return "phone"
     if count in (10, 11) and _NORTH_AMERICAN.match(written):
         return "phone"

@@ -19,7 +19,7 @@ from avyay.marga.cost import cost_of
 from avyay.marga.router import Router
 from avyay.marga.types import Candidate, Condition, Hints
 from avyay.marga.view import RequestView
-from avyay.money import Picodollars
+from avyay.money import ZERO, Picodollars
 
 __all__ = ["Past", "ReplayReport", "Source", "ledger_calls", "read_usage", "replay"]
 
@@ -28,7 +28,10 @@ Source: TypeAlias = Literal["ledger", "openai", "litellm"]
 
 @dataclass(frozen=True, slots=True)
 class Past:
-    """A call that was made. `choice` and `tier` are None where another router took the decision."""
+    """A call that was made. `choice` and `tier` are None where another router took the decision.
+
+    `hit`: it was answered from the cache, and would be again where there is one.
+    """
 
     id: str
     at: float
@@ -44,6 +47,7 @@ class Past:
     conditions: Mapping[str, Condition] = field(default_factory=dict)
     choice: str | None = None
     tier: str | None = None
+    hit: bool = False
 
 
 @dataclass(slots=True)
@@ -96,7 +100,7 @@ def replay(router: Router, calls: Iterable[Past], *, examples: int = 20) -> Repl
         if chosen is None:
             report.unroutable += 1
             continue
-        new = _cost(chosen, past)
+        new = ZERO if past.hit and router.settings.cache.enabled else _cost(chosen, past)
         dearest = min((c for p in premium if (c := _cost(p, past)) is not None), default=None)
         if new is None or past.cost is None:
             report.unpriced += 1
@@ -141,6 +145,7 @@ def ledger_calls(rows: Iterable[Mapping[str, Any]]) -> Iterator[Past]:
             conditions={name: Condition(**condition) for name, condition in detail["conditions"].items()},
             choice=f"{first[0]}/{first[1]}" if first else "nobody",
             tier=row["decided_tier"],
+            hit=row.get("cache") is not None,
         )
 
 

@@ -193,6 +193,7 @@ class Shadowing:
                 forward={},
                 query="",
                 traceparent=None,
+                cache_control="no-store",
             )
         )
         call = outbound.call

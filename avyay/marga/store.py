@@ -27,7 +27,7 @@ __all__ = [
     "call_row",
 ]
 
-Grouping = Literal["model", "provider", "tier", "key", "service", "customer", "session", "class", "status"]
+Grouping = Literal["model", "provider", "tier", "key", "service", "customer", "session", "class", "status", "cache"]
 GROUPINGS: Mapping[str, str] = {
     "model": "provider || '/' || model",
     "provider": "provider",
@@ -38,6 +38,7 @@ GROUPINGS: Mapping[str, str] = {
     "session": "session",
     "class": "request_class",
     "status": "status",
+    "cache": "coalesce(cache, 'none')",
 }
 
 MARGA_SCHEMA = Schema(
@@ -82,13 +83,20 @@ MARGA_SCHEMA = Schema(
             CREATE INDEX calls_at ON calls (at);
             """,
         ),
+        Migration(
+            "0002_cache",
+            """
+            ALTER TABLE calls ADD COLUMN cache TEXT;  -- exact or semantic: answered from an earlier answer
+            ALTER TABLE calls ADD COLUMN saved INTEGER NOT NULL DEFAULT 0;  -- picodollars that answer had cost
+            """,
+        ),
     ),
 )
 _COLUMNS = (
     *("id", "at", "status", "dialect", "stream", "provider", "model", "tier", "decided_tier", "complexity"),
     *("requested_model", "request_class", "input", "output", "cached", "cache_written", "reasoning", "estimated"),
     *("priced", "cost", "key", "service", "customer", "session", "decide_seconds", "first_byte_seconds", "seconds"),
-    *("state", "attempts", "error", "detail"),
+    *("state", "attempts", "error", "cache", "saved", "detail"),
 )
 _CANDIDATES_KEPT = 20
 _INSERT = Insert("calls", _COLUMNS)
@@ -97,7 +105,7 @@ INSERT_CALL = f"INSERT INTO calls ({', '.join(_COLUMNS)}) VALUES ({', '.join('?'
 
 @dataclass(frozen=True, slots=True)
 class StatRow:
-    """Totals of one group. Times in seconds, cost in picodollars."""
+    """Totals of one group. Times in seconds, money in picodollars; `hits` came from the cache, at a price `saved`."""
 
     group: str
     calls: int
@@ -108,6 +116,8 @@ class StatRow:
     estimated_cost: int
     p50: float
     p95: float
+    hits: int = 0
+    saved: int = 0
 
 
 class CallStore(Protocol):
@@ -173,6 +183,8 @@ def call_row(call: CallRecord) -> tuple[Any, ...]:
         call.state,
         len(call.attempts),
         call.error,
+        call.cache,
+        int(call.saved),
         orjson.dumps(detail),
     )
 
@@ -291,7 +303,8 @@ class SqliteStore:
             SELECT grp, count(*), sum(status NOT IN ('ok', 'aborted')), sum(input), sum(output), sum(cost),
                 sum(CASE WHEN estimated THEN cost ELSE 0 END),
                 max(CASE WHEN nth = (size + 1) / 2 THEN seconds END),
-                max(CASE WHEN nth = (size * 95 + 99) / 100 THEN seconds END)
+                max(CASE WHEN nth = (size * 95 + 99) / 100 THEN seconds END),
+                count(cache), sum(saved)
             FROM c GROUP BY grp ORDER BY sum(cost) DESC, count(*) DESC"""  # noqa: S608
         with self._database.errors():
             return [StatRow(*row) for row in self._database.execute(sql, (since or 0.0,))]

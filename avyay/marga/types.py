@@ -205,3 +205,5 @@ class CallRecord:
     attempts: tuple[Attempt, ...] = ()
     error: str | None = None
     notes: tuple[str, ...] = ()
+    cache: str | None = None  # "exact" or "semantic": answered from an earlier answer, which had cost `saved`
+    saved: Picodollars = ZERO

@@ -133,10 +133,11 @@ def build_app(
     path = services.paths.component("marga") / "marga.db"
     store = WriterStore(path)
     router = services.router_with(lambda: store)
-    gateway = Gateway(router)
+    cache = services.answer_cache()
+    gateway = Gateway(router, cache=cache)
     verdicts = _shadow(services, gateway)
     watch = Watch(router, events=services.events)
-    member = HealthMember(router.health, counters=lambda: dict(gateway.finished), lost=_end_worker)
+    member = HealthMember(router.health, counters=lambda: _counters(gateway), lost=_end_worker)
     feed = EventFeed(services, stopping=stopping)
     report = _Report(services, gateway, store, member)
 
@@ -156,6 +157,8 @@ def build_app(
             await gateway.shadowing.close()
         if verdicts is not None:
             verdicts.close()
+        if cache is not None:
+            await cache.close()
         if owner is not None:
             await member.stop()
         await router.__aexit__()
@@ -173,6 +176,7 @@ def build_app(
             "/marga/providers": report.providers,
             "/marga/stats": report.stats,
             "/marga/budgets": report.budgets,
+            "/marga/cache": report.cache,
         },
         key=key,
         apps={"/v1/events": events_app(feed)},
@@ -200,6 +204,16 @@ def _shadow(services: Services, gateway: Gateway) -> VerdictStore | None:
 def _end_worker() -> None:
     """The owner is gone: a worker alone would keep the port and share nothing."""
     os.kill(os.getpid(), signal.SIGTERM)
+
+
+_CACHE = "cache_"
+
+
+def _counters(gateway: Gateway) -> dict[str, int]:
+    """What workers tell one another of: requests by how they ended, and by what the cache had for them."""
+    cache = gateway.cache
+    counts = {} if cache is None else {f"{_CACHE}{name}": count for name, count in cache.counts.items()}
+    return {**gateway.finished, **counts}
 
 
 class _Report:
@@ -238,8 +252,9 @@ class _Report:
     def metrics(self) -> Iterable[Metric]:
         """For Prometheus."""
         totals = dict(self._member.others)
-        for status, count in self._gateway.finished.items():
+        for status, count in _counters(self._gateway).items():
             totals[status] = totals.get(status, 0) + count
+        answered = {name.removeprefix(_CACHE): totals.pop(name) for name in list(totals) if name.startswith(_CACHE)}
         finished = [({"status": status}, count) for status, count in totals.items()]
         yield "marga_requests_total", "counter", "Requests by how they ended.", finished
         yield "marga_active", "gauge", "Requests under way.", [({}, self._gateway.active)]
@@ -251,6 +266,9 @@ class _Report:
             "0 closed, 1 half open, 2 open.",
             [({"provider": name}, states[health.state(name)]) for name in health.providers],
         )
+        if answered:
+            asked = [({"result": name}, count) for name, count in answered.items()]
+            yield "marga_cache_requests_total", "counter", "Requests by what the cache had for them.", asked
         ledger = self._store.state()
         yield "marga_ledger_backlog", "gauge", "Rows not yet on disk.", [({}, ledger.backlog)]
         yield "marga_ledger_rows_total", "counter", "Rows on disk.", [({}, ledger.committed)]
@@ -322,6 +340,14 @@ class _Report:
         """What is spent and reserved of every cap."""
         budgets = self._router.budgets
         return {"budgets": [] if budgets is None else budgets.rows(rest)}
+
+    def cache(self, rest: str, query: Mapping[str, str]) -> Any:
+        """What is kept to be given again, here, and how often it was."""
+        cache = self._gateway.cache
+        if cache is None:
+            return {"enabled": False}
+        size = cache.store.size()
+        return {"enabled": True, "entries": size.entries, "bytes": size.size, "requests": cache.counts}
 
     def _read(self) -> SqliteStore:
         return self._services.calls

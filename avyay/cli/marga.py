@@ -194,7 +194,7 @@ def decisions(
         columns = ("Decision", "When (UTC)", "Model", "Tier", "Complexity", "In", "Out", "Cost", "Seconds", "Status")
         cells = [
             (
-                row["id"][:12],
+                row["id"][-12:],
                 row["at"][:19],
                 f"{row['provider']}/{row['model']}" if row["model"] else "-",
                 row["tier"] or row["decided_tier"],
@@ -239,7 +239,7 @@ def _call(row: dict[str, Any]) -> dict[str, Any]:
 
 
 @command(app, results=True)
-def explain(run: Run, decision: Annotated[str, typer.Argument(help="The id of a decision, or its beginning.")]) -> None:
+def explain(run: Run, decision: Annotated[str, typer.Argument(help="The id of a decision, or how it begins or ends.")]) -> None:
     """Show one decision: its reasons, every attempt, and what it cost."""
     row = _call(run.services.calls.call(decision))
     detail = row["detail"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import secrets
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -49,8 +50,8 @@ _FAMILIES: tuple[tuple[tuple[str, ...], tuple[Kind, ...]], ...] = (
 
 
 def new_decision_id() -> str:
-    """A new id: 96 random bits behind a prefix that says what it is."""
-    return f"dec_{_random.getrandbits(96):024x}"
+    """A new id: the time in milliseconds, then 48 random bits. Rows with neighbouring keys are far cheaper to write."""
+    return f"dec_{time.time_ns() // 1_000_000:012x}{_random.getrandbits(48):012x}"
 
 
 def no_provider() -> AuthError:

@@ -270,18 +270,23 @@ class SqliteStore:
                 found = dict(zip(_COLUMNS, row, strict=True))
                 yield {**found, "detail": orjson.loads(found["detail"])}
 
-    def call(self, prefix: str) -> dict[str, Any]:
-        """One call with its details, by the start of its id.
+    def call(self, part: str) -> dict[str, Any]:
+        """One call with its details, by its id or by how that begins or ends.
 
         Raises:
             UsageError: there is none, or more than one.
         """
-        sql = f"SELECT {', '.join(_COLUMNS)} FROM calls WHERE substr(id, 1, ?) = ? LIMIT 2"  # noqa: S608
+        sql = f"SELECT {', '.join(_COLUMNS)} FROM calls WHERE"  # noqa: S608
+        size = len(part)
         with self._database.errors():
-            rows = self._database.execute(sql, (len(prefix), prefix)).fetchall()
+            rows = self._database.execute(f"{sql} id = ?", (part,)).fetchall()
+            if not rows:
+                # avyay: ignore[sql-injection] only constants are joined
+                sql += " substr(id, 1, ?) = ? OR substr(id, -?) = ? LIMIT 2"
+                rows = self._database.execute(sql, (size, part, size, part)).fetchall()
         if len(rows) != 1:
             what = "No decision" if not rows else "More than one decision"
-            raise UsageError(f"{what} has an id that starts with {prefix!r}.", hint="See: avyay marga decisions")
+            raise UsageError(f"{what} has an id that starts or ends with {part!r}.", hint="See: avyay marga decisions")
         found = dict(zip(_COLUMNS, rows[0], strict=True))
         return {**found, "detail": orjson.loads(found["detail"])}
 

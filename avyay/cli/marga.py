@@ -239,7 +239,7 @@ def _call(row: dict[str, Any]) -> dict[str, Any]:
 
 
 @command(app, results=True)
-def explain(run: Run, decision: Annotated[str, typer.Argument(help="The id of a decision, or how it begins or ends.")]) -> None:
+def explain(run: Run, decision: Annotated[str, typer.Argument(help="Its id, or how that begins or ends.")]) -> None:
     """Show one decision: its reasons, every attempt, and what it cost."""
     row = _call(run.services.calls.call(decision))
     detail = row["detail"]

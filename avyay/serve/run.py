@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import gc
 import ipaddress
@@ -73,6 +72,8 @@ def serve(app: App, listener: socket.socket, *, drain: float = 30.0, stopping: S
     """Serve until SIGTERM or SIGINT; requests under way get `drain` seconds to end, once `stopping` has told them."""
     import uvicorn
 
+    from avyay.serve.http_protocol import HttpProtocol
+
     class Server(uvicorn.Server):
         async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
             if stopping is not None:
@@ -82,7 +83,7 @@ def serve(app: App, listener: socket.socket, *, drain: float = 30.0, stopping: S
     config = uvicorn.Config(
         app,
         loop=_loop(),
-        http=_protocol(),
+        http=HttpProtocol,
         ws="none",
         lifespan="on",
         interface="asgi3",
@@ -106,19 +107,6 @@ def serve(app: App, listener: socket.socket, *, drain: float = 30.0, stopping: S
 
 def _already_done(number: int, frame: object) -> None:
     return None
-
-
-def _protocol() -> type[asyncio.Protocol]:
-    from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
-
-    class Protocol(HttpToolsProtocol):
-        """Lets go of a connection that its client reset: uvicorn's keep-alive timer would hold it until it rings."""
-
-        def connection_lost(self, exc: Exception | None) -> None:
-            super().connection_lost(exc)
-            self._unset_keepalive_if_required()
-
-    return Protocol
 
 
 def _loop() -> str:

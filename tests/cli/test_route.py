@@ -92,7 +92,7 @@ def test_every_call_is_in_the_ledger(upstream: Upstream) -> None:
     assert avyay("route", "second", **openai(upstream)).returncode == 3
     listed = json.loads(avyay("marga", "decisions", "--json").stdout)["decisions"]
     assert [row["status"] for row in listed] == ["error", "ok"]
-    explained = json.loads(avyay("marga", "explain", listed[0]["id"][:12], "--json").stdout)["decision"]
+    explained = json.loads(avyay("marga", "explain", listed[0]["id"][-12:], "--json").stdout)["decision"]
     assert [attempt["status"] for attempt in explained["detail"]["attempts"]] == [500, 500, 500]
     assert explained["detail"]["reasons"]
     stats = json.loads(avyay("marga", "stats", "--by", "status", "--json").stdout)

@@ -17,6 +17,7 @@ import uvicorn
 import yaml
 
 from avyay.config.environment import Environment
+from avyay.serve.http_protocol import HttpProtocol
 from avyay.serve.marga import build_app
 from avyay.serve.run import bind
 from avyay.wiring import Services, open_services
@@ -50,7 +51,7 @@ class Daemon:
         self.database = folder / "home" / "data" / "marga" / "marga.db"
         self._app = build_app(self.services, key=key)
         config_ = uvicorn.Config(
-            self._app, http="httptools", ws="none", lifespan="on", log_config=None, timeout_graceful_shutdown=2
+            self._app, http=HttpProtocol, ws="none", lifespan="on", log_config=None, timeout_graceful_shutdown=2
         )
         self._server = uvicorn.Server(config_)
         self._thread = threading.Thread(target=self._run, daemon=True)

@@ -43,6 +43,15 @@ class Generation:
     def __len__(self) -> int:
         return len(self.uids)
 
+    def rows_of(self, uids: Sequence[int] | NDArray[np.int64]) -> NDArray[np.intp]:
+        """The row of each chunk, -1 for one that is not here. Rows are in the order of their uids."""
+        wanted = np.asarray(uids, dtype=np.int64)
+        if not len(self) or not len(wanted):
+            return np.full(len(wanted), -1, dtype=np.intp)
+        at = np.searchsorted(self.uids, wanted)
+        here = np.minimum(at, len(self) - 1)
+        return np.where(self.uids[here] == wanted, here, -1)
+
 
 def empty_generation(dimensions: int) -> Generation:
     """No chunks at all."""
@@ -128,18 +137,18 @@ def remove_generations(parent: Path, keep: set[str]) -> None:
 
 def _write_vectors(path: Path, old: Generation, keep: NDArray[np.bool_], vectors: Vectors) -> None:
     rows = np.flatnonzero(keep)
-    out = np.lib.format.open_memmap(
-        path, mode="w+", dtype=np.float32, shape=(len(rows) + len(vectors), vectors.shape[1])
-    )
     if len(rows) and old.vectors is None:
         raise DependencyError(f"The vectors beside {path.parent} are gone.", hint="Run: avyay rag reconcile")
-    for first in range(0, len(rows), BLOCK):
-        some = rows[first : first + BLOCK]
-        assert old.vectors is not None
-        out[first : first + len(some)] = old.vectors[some]
-    out[len(rows) :] = vectors
-    out.flush()
-    del out
+    kind = {"descr": "<f4", "fortran_order": False, "shape": (len(rows) + len(vectors), vectors.shape[1])}
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, kind)
+        # Runs of rows that stay go from file to file as they are.
+        for run in np.split(rows, np.flatnonzero(np.diff(rows) != 1) + 1) if len(rows) else ():
+            assert old.vectors is not None
+            for first in range(int(run[0]), int(run[-1]) + 1, BLOCK):
+                some = old.vectors[first : min(first + BLOCK, int(run[-1]) + 1)]
+                file.write(np.ascontiguousarray(some, dtype="<f4").data)
+        file.write(np.ascontiguousarray(vectors, dtype="<f4").data)
 
 
 def _flush(path: Path) -> None:

@@ -87,11 +87,10 @@ def _mend_files(indexer: Indexer, database: Database, report: ReconcileReport, p
     rows = [found[uid] for uid in uids]
     try:
         generation = indexer.load(state)
-        order = {int(uid): row for row, uid in enumerate(generation.uids)}
-        if generation.vectors is None or any(uid not in order for uid in uids):
+        places = generation.rows_of(uids)
+        if generation.vectors is None or (places < 0).any():
             raise CorruptError("incomplete")
-        places = [order[uid] for uid in uids]
-        vectors = np.asarray(generation.vectors)[places] if places else _no_vectors(indexer)
+        vectors = generation.vectors[places] if uids else _no_vectors(indexer)
         chunks = [row.chunk for row in rows]
         verify_generation(database, generation, uids, chunks, vectors, [])
     except CorruptError:

@@ -95,12 +95,12 @@ class VectorSupply:
 
     def _known(self, database: Database, old: Generation, wanted: Iterable[str]) -> dict[str, NDArray[np.float32]]:
         found = _waiting_vectors(database, self.embedder.dimensions)
-        if old.vectors is not None and len(old):
-            keys = set(wanted)
-            row_of = {int(uid): row for row, uid in enumerate(old.uids)}
-            rows = database.execute("SELECT uid, vector_key FROM chunks").fetchall() if keys else []
-            for uid, key in rows:
-                if key in keys and (row := row_of.get(uid)) is not None:
+        keys = set(wanted) - found.keys()
+        if old.vectors is not None and len(old) and keys:
+            rows = database.execute("SELECT uid, vector_key FROM chunks").fetchall()
+            named = [(uid, key) for uid, key in rows if key in keys]
+            for (_, key), row in zip(named, old.rows_of([uid for uid, _ in named]), strict=True):
+                if row >= 0:
                     found[key] = np.array(old.vectors[row])
         return found
 

@@ -56,17 +56,18 @@ def verify_generation(
     Raises:
         CorruptError: with what is wrong.
     """
-    visible = set(visible_chunks(database))
-    rows = {int(uid): row for row, uid in enumerate(generation.uids)}
-    if rows.keys() != visible or len(rows) != len(generation):
-        raise _mismatch(f"{len(visible)} chunks are in the catalog, {len(rows)} in the search files")
+    visible = np.asarray(visible_chunks(database), dtype=np.int64)
+    if not np.array_equal(generation.uids, visible):
+        raise _mismatch(f"{len(visible)} chunks are in the catalog, {len(generation)} other ones in the search files")
     if generation.vectors is None:
         raise _mismatch("the vector file does not read back")
     if np.isin(generation.document_ids, np.asarray(gone, dtype=np.int64)).any():
         raise _mismatch("retired documents are still in the search files")
     stored = read_chunks(database, uids)
-    for uid, chunk, vector in zip(uids, chunks, vectors, strict=True):
-        row = rows[uid]
+    rows = [int(row) for row in generation.rows_of(uids)]
+    for uid, row, chunk, vector in zip(uids, rows, chunks, vectors, strict=True):
+        if row < 0:
+            raise _mismatch(f"{chunk.path}:{chunk.first_line} is not in the search files")
         if uid not in stored or stored[uid].chunk.text != chunk.text:
             raise _mismatch(f"{chunk.path}:{chunk.first_line} does not read back")
         if generation.document_ids[generation.postings.documents[row]] != stored[uid].document.id:
@@ -76,12 +77,12 @@ def verify_generation(
     step = max(1, len(uids) // SEARCHED)
     sample = range(0, len(uids), step)
     for place in sample:
-        _find_by_words(generation, rows[uids[place]], chunks[place])
+        _find_by_words(generation, rows[place], chunks[place])
     if len(uids):
         similarity = generation.vectors @ np.stack([vectors[place] for place in sample]).T
         best = similarity.max(axis=0)
         for column, place in enumerate(sample):
-            if similarity[rows[uids[place]], column] < best[column] - 1e-4:
+            if similarity[rows[place], column] < best[column] - 1e-4:
                 chunk = chunks[place]
                 raise _mismatch(f"{chunk.path}:{chunk.first_line} is not found by its own vector")
 

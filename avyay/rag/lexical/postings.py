@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +25,7 @@ FIELDS = ("title", "headings", "body")
 MOST = 255  # a count saturates long before it stops fitting a byte
 
 Fields = tuple[str, str, str]
+Integer = TypeVar("Integer", bound=np.integer[Any])
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +72,26 @@ class Postings:
 
     def merged(self, keep: NDArray[np.bool_], new: Postings, documents: NDArray[np.int32]) -> Postings:
         """The rows of `self` where `keep` is true, then those of `new`; `documents` numbers all of them afresh."""
-        kept = keep[self.rows]
+        gone = np.flatnonzero(~keep[self.rows])
+        starts = self.starts - np.searchsorted(gone, self.starts)
+        # Both sides are in order already, and new rows come after all old ones: so the new postings of a term go to
+        # the end of its slice. Sorting everything again would cost some seconds for a hundred thousand chunks.
+        place = np.searchsorted(self.terms, new.terms)
+        known = np.zeros(len(place), dtype=np.bool_)
+        inside = place < len(self.terms)
+        known[inside] = self.terms[place[inside]] == new.terms[inside]
+        sizes, added = np.diff(starts), np.diff(new.starts)
+        at = np.repeat(starts[place + known], added)
         renumbered = (np.cumsum(keep) - 1).astype(np.int32)
-        return _arranged(
-            np.concatenate([self._term_of_posting()[kept], new._term_of_posting()]),
-            np.concatenate([renumbered[self.rows[kept]], new.rows + np.int32(keep.sum())]),
-            np.concatenate([self.counts[kept], new.counts]),
+        sizes[place[known]] += added[known]
+        sizes = np.insert(sizes, place[~known], added[~known])
+        terms = np.insert(self.terms, place[~known], new.terms[~known])
+        present = sizes > 0
+        return Postings(
+            terms[present],
+            np.concatenate([[0], np.cumsum(sizes[present])]).astype(np.int64),
+            np.insert(renumbered[_without(self.rows, gone)], at, new.rows + np.int32(keep.sum())),
+            np.insert(_without(self.counts, gone), at, new.counts, axis=0),
             np.concatenate([self.lengths[keep], new.lengths]),
             np.asarray(documents, dtype=np.int32),
             np.concatenate([self.kinds[keep], new.kinds]),
@@ -105,9 +121,6 @@ class Postings:
         arrays = {item.name: np.load(directory / f"{item.name}.npy", mmap_mode="r") for item in fields(cls)}
         return cls(**arrays)
 
-    def _term_of_posting(self) -> NDArray[np.uint64]:
-        return np.repeat(self.terms, np.diff(self.starts))
-
 
 def _arranged(
     terms: NDArray[np.uint64],
@@ -121,6 +134,10 @@ def _arranged(
     unique, first = np.unique(terms[order], return_index=True)
     starts = np.append(first, len(terms)).astype(np.int64)
     return Postings(unique, starts, rows[order], counts[order], lengths, documents, kinds)
+
+
+def _without(values: NDArray[Integer], gone: NDArray[np.intp]) -> NDArray[Integer]:
+    return np.delete(values, gone, axis=0) if len(gone) else values
 
 
 def term_hash(term: str) -> int:

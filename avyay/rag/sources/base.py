@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import PurePosixPath
+from posixpath import splitext
 from typing import Literal, Protocol
 
 __all__ = ["DOCUMENT_SUFFIXES", "MAX_BYTES", "Change", "Entry", "Selection", "SourceSpec", "SourceTree", "Unread"]
@@ -120,11 +120,11 @@ class Selection:
             return False
         if include:
             return any(pattern.fullmatch(path) for pattern in include)
-        pure = PurePosixPath(path)
-        if pure.suffix.lower() not in DOCUMENT_SUFFIXES or _NOT_DOCUMENTS.match(pure.name):
+        *folders, name = path.split("/")  # a repository may list a hundred thousand files: no path objects
+        suffix = splitext(name)[1].lower()
+        if suffix not in DOCUMENT_SUFFIXES or _NOT_DOCUMENTS.match(name):
             return False
-        folders = set(pure.parts[:-1])
-        return not (_IGNORED_FOLDERS & folders) and not (pure.suffix == ".txt" and _NOT_FOR_TEXT & folders)
+        return _IGNORED_FOLDERS.isdisjoint(folders) and not (suffix == ".txt" and not _NOT_FOR_TEXT.isdisjoint(folders))
 
 
 def glob_pattern(glob: str) -> re.Pattern[str]:

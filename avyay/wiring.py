@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from mcp.server.fastmcp import FastMCP
 
     from avyay.config.schema import RankingSettings
+    from avyay.engine.knowledge.service import Knowledge
     from avyay.engine.queue import Queue
     from avyay.events.outbox import Outboxes
     from avyay.marga.budgets import Budgets
@@ -271,6 +272,20 @@ class Services:
         queue = Queue(place, clock=self.clock)
         self._open.callback(queue.close)
         return queue
+
+    @cached_property
+    def knowledge(self) -> Knowledge:
+        """What the build engine knows of repositories; runbooks that are indexed are asked as well."""
+        from avyay.engine.knowledge.service import Knowledge
+        from avyay.marga.tokens import estimate_tokens
+
+        def runbooks() -> RagService | None:
+            places = self.paths.data / "rag"
+            return self.rag if places.is_dir() and self.rag.sources() else None
+
+        made = Knowledge(self.paths.component("engine") / "knowledge.db", estimate_tokens, runbooks)
+        self._open.callback(made.close)
+        return made
 
     def mcp_server(self, names: Sequence[str] | None = None, *, host: str = "127.0.0.1", port: int = 8090) -> FastMCP:
         """An MCP server with the tools of the named components, by default of all; `host` and `port` are for HTTP.

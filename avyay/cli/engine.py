@@ -197,3 +197,7 @@ def _table(run: Run, tasks: list[Task], counts: dict[str, int]) -> None:
         rows = [(task.id, task.state, task.priority, task.title, task.reason) for task in tasks]
         run.out.table(("Id", "State", "Prio", "Title", "Reason"), rows)
     run.out.line(", ".join(f"{number} {state}" for state, number in sorted(counts.items())) or "The queue is empty.")
+
+
+# The commands about code and nodes stand in modules of their own, and register on this app.
+from avyay.cli import engine_map as engine_map  # noqa: E402

@@ -1,0 +1,1 @@
+"""What the engine knows of a codebase: files, symbols, imports, owners, tests, past tasks, documents."""

@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from avyay.cli.app import command_group
+from avyay.cli import engine_map as engine_map  # registers its commands
 from avyay.cli.command import Run, command
+from avyay.cli.engine_app import app as app
 from avyay.errors import UsageError
 
 if TYPE_CHECKING:
     from avyay.engine.types import Task
-
-app = command_group("The build engine's queue: tasks, dependencies, history.")
 
 Name = Annotated[str, typer.Argument(metavar="TASK", help="The task's id.", show_default=False)]
 Texts = list[str] | None
@@ -197,7 +196,3 @@ def _table(run: Run, tasks: list[Task], counts: dict[str, int]) -> None:
         rows = [(task.id, task.state, task.priority, task.title, task.reason) for task in tasks]
         run.out.table(("Id", "State", "Prio", "Title", "Reason"), rows)
     run.out.line(", ".join(f"{number} {state}" for state, number in sorted(counts.items())) or "The queue is empty.")
-
-
-# The commands about code and nodes stand in modules of their own, and register on this app.
-from avyay.cli import engine_map as engine_map  # noqa: E402

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from avyay.cli.command import Run, command
-from avyay.cli.engine import app
+from avyay.cli.engine_app import app
 
 if TYPE_CHECKING:
     from avyay.engine.knowledge.types import FileCard

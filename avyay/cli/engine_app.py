@@ -1,0 +1,7 @@
+"""The group that all of `avyay engine` registers on."""
+
+from __future__ import annotations
+
+from avyay.cli.app import command_group
+
+app = command_group("The build engine: tasks, dependencies, history, code, nodes.")

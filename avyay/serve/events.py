@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,13 +18,12 @@ from avyay.events.build import open_pump, open_reader
 from avyay.events.pump import Pump
 from avyay.events.reader import Batch, Cursor, EventReader
 from avyay.log import get_logger
-from avyay.serve.errors import problem, status_of
-from avyay.serve.run import App, Stopping
+from avyay.serve.run import Stopping
 
 if TYPE_CHECKING:
     from avyay.wiring import Services
 
-__all__ = ["EventFeed", "add_events", "events_app"]
+__all__ = ["EventFeed", "add_events"]
 
 LOOK = 0.25  # seconds between two looks at the outboxes, while somebody listens
 KEEP_ALIVE = 15.0
@@ -220,22 +219,3 @@ def add_events(app: FastAPI, feed: EventFeed, authorised: Any) -> None:
     ) -> Response:
         """What happened: live as server-sent events, or with `limit` (or `Accept: application/json`) a page."""
         return await feed.answer(request)
-
-
-def events_app(feed: EventFeed, authorise: Callable[[Request], None] = lambda request: None) -> App:
-    """The endpoint as an application of its own, for daemons without FastAPI.
-
-    Args:
-        authorise: Raises an `AvyayError` for callers who may not listen.
-    """
-
-    async def app(scope: Any, receive: Any, send: Any) -> None:
-        request = Request(scope, receive)
-        try:
-            authorise(request)
-            answer = await feed.answer(request)
-        except AvyayError as error:
-            answer = JSONResponse(problem(error), status_of(error), media_type="application/problem+json")
-        await answer(scope, receive, send)
-
-    return app

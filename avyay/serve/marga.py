@@ -8,12 +8,16 @@ import shutil
 import signal
 import socket
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from avyay.errors import PolicyError, UsageError
+import orjson
+from fastapi import Query, Response
+
+from avyay.errors import UsageError
 from avyay.marga.asgi import MargaApp
 from avyay.marga.gateway import Gateway
 from avyay.marga.router import Router
@@ -25,9 +29,9 @@ from avyay.marga.verdicts import VerdictStore
 from avyay.marga.watch import Watch
 from avyay.money import parse_usd, usd_string
 from avyay.resilience.breaker import BreakerState
-from avyay.serve.events import EventFeed, events_app
-from avyay.serve.house import Metric, house_app
-from avyay.serve.run import App, Stopping, bind, is_loopback, serve
+from avyay.serve.app import Kit, Report, daemon_key
+from avyay.serve.house import Metric
+from avyay.serve.run import App, Stopping, bind, serve
 from avyay.serve.workers import supervise, worker_command
 from avyay.telemetry import enable_tracing, flush_tracing
 from avyay.wiring import Services
@@ -58,13 +62,8 @@ def serve_marga(
     settings = services.settings
     host = host or settings.serve.host
     port = DEFAULT_PORT if (found := port if port is not None else settings.serve.port) is None else found
-    key = _key(services)
-    if key is None and not is_loopback(host):
-        raise PolicyError(
-            f"The router would answer anyone who reaches {host}, at your cost.",
-            hint="Set marga.api_key_env to a variable that holds a key, or bind to 127.0.0.1.",
-            code="no_authentication",
-        )
+    risk = "The router would answer anyone who reaches {host}, at your cost."
+    key = daemon_key(services, "marga", host, settings.marga.api_key_env, risk)
     listener = bind(host, port, name="marga")
     if workers == 1:
         _trace(services)
@@ -107,18 +106,9 @@ def serve_worker(services: Services, *, owner: Path, listen_fd: int) -> None:
     """Be one of several workers: serve on an inherited socket, with the breakers of the owner at a Unix socket."""
     _trace(services)
     stopping = Stopping()
-    app = build_app(services, key=_key(services), owner=owner, stopping=stopping)
+    key = daemon_key(services, "marga", "127.0.0.1", services.settings.marga.api_key_env, "")
+    app = build_app(services, key=key, owner=owner, stopping=stopping)
     serve(app, socket.socket(fileno=listen_fd), stopping=stopping)
-
-
-def _key(services: Services) -> str | None:
-    variable = services.settings.marga.api_key_env
-    if variable is None:
-        return None
-    key = services.loaded.environment.value(variable)
-    if key is None:
-        raise UsageError(f"marga.api_key_env names {variable}, which is not set.", hint=f"export {variable}=…")
-    return key
 
 
 def build_app(
@@ -138,13 +128,15 @@ def build_app(
     verdicts = _shadow(services, gateway)
     watch = Watch(router, events=services.events)
     member = HealthMember(router.health, counters=lambda: _counters(gateway), lost=_end_worker)
-    feed = EventFeed(services, stopping=stopping)
     report = _Report(services, gateway, store, member)
 
+    kit = Kit(services, "marga", Report(report.health, report.ready, report.metrics), key=key, stopping=stopping)
+    _add_pages(kit, report)
+    life = AsyncExitStack()
+
     async def started() -> None:
+        await life.enter_async_context(kit.running())
         await router.__aenter__()
-        await asyncio.to_thread(services.events.prepare, "marga")
-        await feed.start()
         if owner is None:
             watch.start()
         else:
@@ -164,25 +156,82 @@ def build_app(
         await router.__aexit__()
         await asyncio.to_thread(store.close)
         await asyncio.to_thread(flush_tracing)
-        await feed.stop()
-        services.close()
+        await life.aclose()
 
-    house = house_app(
-        health=report.health,
-        ready=report.ready,
-        metrics=report.metrics,
-        pages={
-            "/marga/decisions": report.decisions,
-            "/marga/providers": report.providers,
-            "/marga/stats": report.stats,
-            "/marga/budgets": report.budgets,
-            "/marga/cache": report.cache,
-        },
-        key=key,
-        apps={"/v1/events": events_app(feed)},
-    )
     settings = services.settings.marga
-    return MargaApp(gateway, house, key=key, max_body=settings.max_body, started=started, stopped=stopped)
+    return MargaApp(gateway, kit.app, key=key, max_body=settings.max_body, started=started, stopped=stopped)
+
+
+_EXCHANGES = {
+    "/v1/chat/completions": "A completion, as OpenAI's chat completions.",
+    "/v1/responses": "A completion, as OpenAI's responses.",
+    "/v1/messages": "A completion, as Anthropic's messages.",
+    "/v1/messages/count_tokens": "Tokens of a request, as Anthropic counts them.",
+    "/v1/embeddings": "Vectors, as OpenAI's embeddings.",
+    "/api/chat": "A completion, as Ollama's chat.",
+}
+_LISTS = {
+    "/v1/models": "Models, as OpenAI or (with the header anthropic-version) Anthropic lists them.",
+    "/api/tags": "Models, as Ollama lists them.",
+}
+
+
+def _add_pages(kit: Kit, report: _Report) -> None:
+    """What the router shows of itself; and into the contract what `MargaApp` answers before anything gets here."""
+    app = kit.app
+
+    async def answer(page: Callable[[str, Mapping[str, str]], Any], rest: str, query: Mapping[str, str]) -> Response:
+        try:
+            found = await asyncio.to_thread(page, rest, query)
+        except UsageError as error:
+            raise UsageError(error.message, hint=error.hint, code="not_here") from error
+        return Response(orjson.dumps(found, default=str), media_type="application/json")
+
+    @app.get("/marga/providers", dependencies=[kit.authorised])
+    async def providers() -> Response:
+        """The live state of the providers."""
+        return await answer(report.providers, "", {})
+
+    @app.get("/marga/decisions", dependencies=[kit.authorised])
+    async def decisions(limit: Annotated[int, Query(ge=1, le=1000)] = 20) -> Response:
+        """The newest decisions."""
+        return await answer(report.decisions, "", {"limit": str(limit)})
+
+    @app.get("/marga/decisions/{identity}", dependencies=[kit.authorised])
+    async def decision(identity: str) -> Response:
+        """One decision: why this model, and what became of it."""
+        return await answer(report.decisions, identity, {})
+
+    @app.get("/marga/stats", dependencies=[kit.authorised])
+    async def stats(by: str = "model") -> Response:
+        """Totals by group."""
+        return await answer(report.stats, "", {"by": by})
+
+    @app.get("/marga/budgets", dependencies=[kit.authorised])
+    async def budgets(prefix: str = "") -> Response:
+        """What is spent and reserved of every cap."""
+        return await answer(report.budgets, prefix, {})
+
+    @app.get("/marga/cache", dependencies=[kit.authorised])
+    async def cache() -> Response:
+        """How the cache of answers does."""
+        return await answer(report.cache, "", {})
+
+    made = app.openapi
+
+    def contract() -> dict[str, Any]:
+        document = made()
+        answers = {"200": {"description": "In the dialect of the path."}}
+        for path, summary in _EXCHANGES.items():
+            body = {"required": True, "content": {"application/json": {"schema": {"type": "object"}}}}
+            document["paths"].setdefault(
+                path, {"post": {"summary": summary, "requestBody": body, "responses": answers}}
+            )
+        for path, summary in _LISTS.items():
+            document["paths"].setdefault(path, {"get": {"summary": summary, "responses": answers}})
+        return document
+
+    app.openapi = contract  # type: ignore[method-assign]
 
 
 def _shadow(services: Services, gateway: Gateway) -> VerdictStore | None:

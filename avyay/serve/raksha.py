@@ -3,33 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-import hmac
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal
 
 import orjson
-from fastapi import Depends, FastAPI, Request, Response
-from fastapi.responses import JSONResponse, StreamingResponse
+from fastapi import FastAPI, Request, Response
 from pydantic import BaseModel, Field, ValidationError
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-from avyay import __version__
-from avyay.errors import AuthError, AvyayError, PolicyError, UsageError
+from avyay.errors import UsageError
 from avyay.ports import Event, Events, Progress, Severity
 from avyay.raksha.baseline import Baseline, read_baseline
 from avyay.raksha.report.json import report_data
 from avyay.raksha.report.sarif import sarif_document
-from avyay.raksha.types import SEVERITIES, Report, verdict
-from avyay.serve.errors import problem, status_of
-from avyay.serve.events import EventFeed, add_events
-from avyay.serve.house import Metric, render_metrics
-from avyay.serve.jobs import JobBoard
-from avyay.serve.run import Stopping, bind, is_loopback, serve
+from avyay.raksha.types import SEVERITIES, verdict
+from avyay.raksha.types import Report as ScanReport
+from avyay.serve.app import IdempotencyKey, JobModel, Kit, Report, accepted, daemon_key
+from avyay.serve.house import Metric
+from avyay.serve.jobs import JobKind
+from avyay.serve.run import Stopping, bind, serve
 from avyay.serve.uploads import Limits, clone, unpack, write_files
 
 if TYPE_CHECKING:
@@ -43,7 +38,6 @@ MAX_BODY = 25_000_000
 AT_ONCE = 200  # files scanned while the caller waits; more become a job
 PARALLEL = 2
 MOST_NEWS = 100  # events that one scan may cause
-LOOPBACK = ["localhost", "127.0.0.1", "[::1]"]
 ARCHIVES = (
     "application/gzip",
     "application/x-gzip",
@@ -84,7 +78,7 @@ class Counts:
         self.files = 0
         self.seconds = 0.0
 
-    def add(self, report: Report) -> None:
+    def add(self, report: ScanReport) -> None:
         self.scans[verdict(report, "high")] += 1
         self.findings.update(finding.severity for finding in report.findings)
         self.files += report.files
@@ -101,7 +95,7 @@ class News:
         self._events = events
         self._baseline = baseline
 
-    def tell(self, report: Report, subject: str) -> None:
+    def tell(self, report: ScanReport, subject: str) -> None:
         if self._baseline is None and not subject:
             return
         known = self._baseline.fingerprints if self._baseline is not None else frozenset()
@@ -134,16 +128,8 @@ def serve_raksha(services: Services, *, host: str | None = None, port: int | Non
     settings = services.settings
     host = host or settings.serve.host
     port = DEFAULT_PORT if (found := port if port is not None else settings.serve.port) is None else found
-    variable = settings.raksha.api_key_env
-    key = services.loaded.environment.value(variable) if variable else None
-    if variable and key is None:
-        raise UsageError(f"raksha.api_key_env names {variable}, which is not set.", hint=f"export {variable}=...")
-    if key is None and not is_loopback(host):
-        raise PolicyError(
-            f"Anyone who reaches {host} could use this machine to scan.",
-            hint="Set raksha.api_key_env to a variable that holds a key, or bind to 127.0.0.1.",
-            code="no_authentication",
-        )
+    risk = "Anyone who reaches {host} could use this machine to scan."
+    key = daemon_key(services, "raksha", host, settings.raksha.api_key_env, risk)
     listener = bind(host, port, name="raksha")
     stopping = Stopping()
     serve(build_app(services, key=key, stopping=stopping), listener, stopping=stopping)
@@ -156,129 +142,147 @@ def build_app(
 
     Args:
         key: What callers must send as a bearer token; None: no key is asked for.
+        stopping: Told when the daemon drains.
     """
-    scanner = services.scanner
-    jobs = JobBoard(services.clock)
-    counts = Counts()
-    feed = EventFeed(services, stopping=stopping)
-
-    @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        await feed.start()
-        yield
-        await jobs.drain()
-        await feed.stop()
-        services.close()
-
-    app = FastAPI(title="avyay raksha", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
-    if key is None:
-        # A page in a browser may not reach us under a name of its own (DNS rebinding).
-        app.add_middleware(TrustedHostMiddleware, allowed_hosts=LOOPBACK)
-    app.add_exception_handler(AvyayError, _answer_error)
-
-    def authorised(request: Request) -> None:
-        given = request.headers.get("authorization", "")
-        if key is not None and not hmac.compare_digest(given.encode(), f"Bearer {key}".encode()):
-            raise AuthError("The key is missing or wrong.", hint="Send the header Authorization: Bearer KEY.")
-
-    news = News(services.events, _baseline(services))
-    git_hosts = services.settings.raksha.git_hosts
-    _add_scan(app, scanner, jobs, counts, limits or Limits(), git_hosts, Depends(authorised), news)
-    _add_rules(app, scanner, Depends(authorised))
-    _add_jobs(app, jobs, Depends(authorised))
-    _add_house(app, scanner, jobs, counts)
-    add_events(app, feed, Depends(authorised))
-    return app
+    scanner, counts = services.scanner, Counts()
+    bench = Bench(
+        scanner,
+        counts,
+        News(services.events, _baseline(services)),
+        limits or Limits(),
+        services.settings.raksha.git_hosts,
+    )
+    kit = Kit(
+        services,
+        "raksha",
+        Report(partial(_health, scanner), metrics=partial(_metrics, counts)),
+        key=key,
+        stopping=stopping,
+        jobs=[JobKind("scan", bench.work, again=True)],
+        at_once=PARALLEL,
+        max_body=MAX_BODY,
+    )
+    _add_scan(kit, bench)
+    _add_rules(kit.app, scanner, kit.authorised)
+    return kit.app
 
 
-async def _answer_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, AvyayError)
-    return JSONResponse(problem(error), status_of(error), media_type="application/problem+json")
+class Bench:
+    """Scans one upload or repository in a folder of its own."""
 
+    def __init__(
+        self, scanner: CodeScanner, counts: Counts, news: News, limits: Limits, git_hosts: Iterable[str]
+    ) -> None:
+        self._scanner, self._counts, self._news, self._limits = scanner, counts, news, limits
+        self._git_hosts = tuple(git_hosts)
 
-def _add_scan(
-    app: FastAPI,
-    scanner: CodeScanner,
-    jobs: JobBoard,
-    counts: Counts,
-    limits: Limits,
-    git_hosts: Iterable[str],
-    authorised: Any,
-    news: News,
-) -> None:
-    at_once = asyncio.Semaphore(PARALLEL)
+    def work(self, order: Mapping[str, Any], body: bytes | None, progress: Progress | None) -> Any:
+        """The document asked for.
 
-    def work(
-        fill: Callable[[Path], object], subject: str, fail_on: Severity, form: Format, progress: Progress | None
-    ) -> Any:
+        Args:
+            order: `kind` (archive or json), `fail_on`, `format`.
+            body: What was sent.
+        """
+        subject = ""
         with TemporaryDirectory(prefix="avyay-scan-") as folder:
             root = Path(folder, "code")
             root.mkdir()
-            fill(root)
-            report = scanner.scan([root], progress=progress)
-        counts.add(report)
-        news.tell(report, subject)
-        document = sarif_document(report) if form == "sarif" else report_data(report, fail_on=fail_on)
+            if order["kind"] == "archive":
+                unpack(body or b"", root, self._limits)
+            else:
+                sent = _parse(body or b"")
+                if sent.git is not None:
+                    subject = sent.git.url
+                    root.rmdir()
+                    clone(sent.git.url, sent.git.ref, root, hosts=self._git_hosts)
+                else:
+                    files = ((file.path, file.content.encode("utf-8", "replace")) for file in sent.files)
+                    write_files(files, root, self._limits)
+            report = self._scanner.scan([root], progress=progress)
+        self._counts.add(report)
+        self._news.tell(report, subject)
+        form = order["format"]
+        document = sarif_document(report) if form == "sarif" else report_data(report, fail_on=order["fail_on"])
         if form == "json":
             document["root"] = "."
         return document
 
-    @app.post("/v1/scan", dependencies=[authorised], responses={202: {"description": "Accepted as a job."}})
+
+_SCAN_BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {
+                "schema": {
+                    "type": "object",
+                    "properties": {
+                        "files": {
+                            "type": "array",
+                            "maxItems": 2000,
+                            "items": {
+                                "type": "object",
+                                "required": ["path", "content"],
+                                "properties": {
+                                    "path": {"type": "string", "maxLength": 1000},
+                                    "content": {"type": "string"},
+                                },
+                            },
+                        },
+                        "git": {
+                            "type": "object",
+                            "required": ["url"],
+                            "properties": {
+                                "url": {"type": "string", "maxLength": 2000},
+                                "ref": {"type": ["string", "null"], "maxLength": 200},
+                            },
+                        },
+                    },
+                }
+            },
+            **{kind: {"schema": {"type": "string", "format": "binary"}} for kind in ARCHIVES},
+        },
+    }
+}
+
+
+def _add_scan(kit: Kit, bench: Bench) -> None:
+    at_once = asyncio.Semaphore(PARALLEL)
+    jobs = kit.jobs
+    assert jobs is not None
+
+    @kit.app.post(
+        "/v1/scan",
+        dependencies=[kit.authorised],
+        response_class=Response,
+        responses={
+            200: {"content": {"application/sarif+json": {}, "application/json": {}}},
+            202: {"description": "Accepted as a job.", "model": JobModel},
+        },
+        openapi_extra=_SCAN_BODY,
+    )
     async def scan(
         request: Request,
         fail_on: Severity = "high",
         format: Format = "sarif",  # noqa: A002 - the query's own word
         wait: bool | None = None,
+        key: IdempotencyKey = None,
     ) -> Response:
         """Scan files (JSON), an archive (tar, tar.gz, zip), or a repository of an allowed host; answers SARIF."""
-        data = await _body(request)
+        data = await request.body()
         kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
         large = len(data) > 2_000_000
-        subject = ""
-        fill: Callable[[Path], object]
-        if kind in ARCHIVES:
-            fill = partial(_fill_archive, data, limits)
-        else:
+        if kind not in ARCHIVES:
             body = _parse(data)
             if (body.git is None) == (not body.files):
                 raise UsageError("Send either files or git.", code="bad_request")
-            if body.git is not None:
-                large = True
-                subject = body.git.url
-                fill = partial(_fill_git, body.git, tuple(git_hosts))
-            else:
-                large = large or len(body.files) > AT_ONCE
-                fill = partial(_fill_files, body.files, limits)
-        if wait is False or (large and wait is None):
-            job = jobs.start("scan", lambda progress: work(fill, subject, fail_on, format, progress))
-            headers = {"location": f"/v1/jobs/{job.id}"}
-            return Response(orjson.dumps(job.data(), default=str), 202, headers, "application/json")
+            large = large or body.git is not None or len(body.files) > AT_ONCE
+        order = {"kind": "archive" if kind in ARCHIVES else "json", "fail_on": fail_on, "format": format}
+        if wait is False or key is not None or (large and wait is None):
+            return accepted(await jobs.start("scan", order, payload=data, key=key))
         async with at_once:
-            document = await asyncio.to_thread(work, fill, subject, fail_on, format, None)
+            document = await asyncio.to_thread(bench.work, order, data, None)
         media = "application/sarif+json" if format == "sarif" else "application/json"
         return Response(orjson.dumps(document), media_type=media)
-
-
-def _fill_archive(data: bytes, limits: Limits, root: Path) -> None:
-    unpack(data, root, limits)
-
-
-def _fill_git(git: GitBody, hosts: tuple[str, ...], root: Path) -> None:
-    root.rmdir()
-    clone(git.url, git.ref, root, hosts=hosts)
-
-
-def _fill_files(files: list[FileBody], limits: Limits, root: Path) -> None:
-    write_files(((file.path, file.content.encode("utf-8", "replace")) for file in files), root, limits)
-
-
-async def _body(request: Request) -> bytes:
-    data = bytearray()
-    async for piece in request.stream():
-        data += piece
-        if len(data) > MAX_BODY:
-            raise UsageError("The body is larger than 25 MB.", hint="Scan it in parts.", code="too_large")
-    return bytes(data)
 
 
 def _parse(data: bytes) -> ScanBody:
@@ -308,52 +312,9 @@ def _add_rules(app: FastAPI, scanner: CodeScanner, authorised: Any) -> None:
         return asdict(known[identity])
 
 
-def _add_jobs(app: FastAPI, jobs: JobBoard, authorised: Any) -> None:
-    @app.get("/v1/jobs/{identity}", dependencies=[authorised])
-    async def job(identity: str) -> Response:
-        """How a job stands; its result when it is done."""
-        return Response(orjson.dumps(jobs.get(identity).data(), default=str), media_type="application/json")
-
-    @app.get("/v1/jobs/{identity}/events", dependencies=[authorised])
-    async def events(identity: str) -> StreamingResponse:
-        """Its progress, as server-sent events, until it ends."""
-        watched = jobs.get(identity)
-
-        async def states() -> AsyncIterator[bytes]:
-            last: dict[str, Any] = {}
-            while True:
-                now = {key: value for key, value in watched.data().items() if key != "result"}
-                if now != last:
-                    yield b"event: job\ndata: " + orjson.dumps(now, default=str) + b"\n\n"
-                    last = now
-                if watched.state != "running":
-                    return
-                await asyncio.sleep(0.2)
-
-        return StreamingResponse(states(), media_type="text/event-stream")
-
-    @app.delete("/v1/jobs/{identity}", dependencies=[authorised], status_code=202)
-    async def cancel(identity: str) -> dict[str, Any]:
-        """Call a job off."""
-        return jobs.cancel(identity).data()
-
-
-def _add_house(app: FastAPI, scanner: CodeScanner, jobs: JobBoard, counts: Counts) -> None:
-    @app.get("/health")
-    async def health() -> dict[str, Any]:
-        """The engines and their versions."""
-        engines = await asyncio.to_thread(lambda: {engine.name: engine.version for engine in scanner.engines})
-        fine = "missing" not in engines.values()
-        return {"status": "ok" if fine else "degraded", "engines": engines, "jobs": jobs.running}
-
-    @app.get("/ready")
-    async def ready() -> dict[str, bool]:
-        """Whether scans can be asked for."""
-        return {"ready": True}
-
-    @app.get("/metrics", include_in_schema=False)
-    async def metrics() -> Response:
-        return Response(render_metrics(_metrics(counts)), media_type="text/plain; version=0.0.4; charset=utf-8")
+def _health(scanner: CodeScanner) -> dict[str, Any]:
+    engines = {engine.name: engine.version for engine in scanner.engines}
+    return {"status": "ok" if "missing" not in engines.values() else "degraded", "engines": engines}
 
 
 def _metrics(counts: Counts) -> Iterable[Metric]:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import orjson
 from fastapi import Query, Response
@@ -207,6 +207,13 @@ def _add_pages(kit: Kit, report: _Report) -> None:
         """Totals by group."""
         return await answer(report.stats, "", {"by": by})
 
+    @app.get("/marga/bill", dependencies=[kit.authorised])
+    async def bill(
+        name: str, by: Literal["customer", "service", "session", "key"] = "customer", since: float = 0.0
+    ) -> Response:
+        """What one customer, service, session or key was charged since a time (seconds since 1970)."""
+        return await answer(report.bill, "", {"name": name, "by": by, "since": repr(since)})
+
     @app.get("/marga/budgets", dependencies=[kit.authorised])
     async def budgets(prefix: str = "") -> Response:
         """What is spent and reserved of every cap."""
@@ -384,6 +391,15 @@ class _Report:
     def stats(self, rest: str, query: Mapping[str, str]) -> Any:
         """Totals by group."""
         return {"groups": self._read().stats(query.get("by", "model"))}
+
+    def bill(self, rest: str, query: Mapping[str, str]) -> Any:
+        """What one customer, service, session or key was charged since a time."""
+        try:
+            since = float(query.get("since", "0"))
+        except ValueError:
+            raise UsageError("`since` is no time.", hint="Write seconds since 1970.") from None
+        found = self._read().bill(query.get("by", "customer"), query.get("name", ""), since=since)
+        return {"picodollars": found.cost, "usd": usd_string(found.cost), "calls": found.calls}
 
     def budgets(self, rest: str, query: Mapping[str, str]) -> Any:
         """What is spent and reserved of every cap."""

@@ -246,24 +246,15 @@ def page(
 
     siddhi = run.services.siddhi
     if undo:
-        settings = run.services.settings.siddhi.page
-        from avyay.siddhi.deploy import open_target
-
-        kept = siddhi.published(identifier, "a").undo(
-            open_target(settings.publish, project=settings.project, command=settings.command)
-        )
-        siddhi.store.note(identifier, "unpublished", f"back to {kept.name}" if kept else "the page was taken down")
+        kept = siddhi.unpublish(identifier)
         run.out.result({"now": str(kept) if kept else None}, "The page was taken down." if not kept else f"Now: {kept}")
         return
     if preview is not None:
-        _preview(run, siddhi.home / "pages" / siddhi.store.hypothesis(identifier).id, preview)
+        _preview(run, identifier, siddhi.site.versions(siddhi.store.hypothesis(identifier).id), preview)
         return
     siddhi.require(identifier, State.SCORED, State.GENERATING, State.TESTING)
-    folders = asyncio.run(siddhi.generate(identifier))
-    run.out.result(
-        {"pages": dict(zip(VARIANTS, map(str, folders), strict=True))},
-        "\n".join(str(folder / "index.html") for folder in folders),
-    )
+    files = [str(file) for file in asyncio.run(siddhi.generate(identifier))]
+    run.out.result({"pages": dict(zip(VARIANTS, files, strict=True))}, "\n".join(files))
 
 
 @command(app, results=True)
@@ -457,18 +448,19 @@ class _Miners:
             await miner.close()
 
 
-def _preview(run: Run, folder: Path, port: int) -> None:
+def _preview(run: Run, identifier: str, versions: list[Path], port: int) -> None:
     from avyay.serve.run import bind, serve
 
-    if not folder.is_dir():
-        raise UsageError("There is no page yet.", hint=f"Make it: avyay siddhi page {folder.name}")
+    if not versions:
+        raise UsageError("There is no page yet.", hint=f"Make it: avyay siddhi page {identifier}")
     from starlette.applications import Starlette
     from starlette.routing import Mount
     from starlette.staticfiles import StaticFiles
 
     listener = bind("127.0.0.1", port, name="siddhi")
-    run.out.note(f"Pages: http://127.0.0.1:{listener.getsockname()[1]}/VARIANT/VERSION/ of {folder}")
-    serve(cast("Any", Starlette(routes=[Mount("/", StaticFiles(directory=folder, html=True))])), listener)
+    address = f"http://127.0.0.1:{listener.getsockname()[1]}/"
+    run.out.note(f"Variant a: {address}  variant b: {address}b/  (from {versions[-1]})")
+    serve(cast("Any", Starlette(routes=[Mount("/", StaticFiles(directory=versions[-1], html=True))])), listener)
 
 
 def _data(one: Hypothesis) -> dict[str, Any]:

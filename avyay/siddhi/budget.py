@@ -238,11 +238,10 @@ class Governor:
             with ThreadPoolExecutor(16) as pool:
                 list(pool.map(lambda remote: pause(there, remote), sorted(known)))
                 try:
-                    listed = there.campaigns(self.campaigns.prefix)
+                    left = there.enabled(self.campaigns.prefix)
                 except AvyayError as error:
                     failures.append(f"{there.name}: {error}")
                     return
-                left = [one.id for one in listed if one.status == "enabled"]
                 list(pool.map(lambda remote: pause(there, remote), left))
 
         with ThreadPoolExecutor(max(1, len(self.platforms))) as pool:

@@ -1,8 +1,7 @@
-"""Publishing a page, and taking it back: to a directory, a branch of a git repository, or by any command.
+"""Where a site is published: to a directory, a branch of a git repository, or by any command.
 
-The contract of a command: it gets the folder of the page as the last argument (or wherever `{folder}` stands),
-publishes all of it in place of what was there, and exits 0. Publishing the same folder twice is the same as once. What
-was published before is kept, so that undoing is publishing it again.
+The contract of a command: it gets the folder of the site as the last argument (or wherever `{folder}` stands),
+publishes all of it in place of what was there, and exits 0. Publishing the same folder twice is the same as once.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from avyay.git import GitRepository
 from avyay.log import redact
 from avyay.process import find_program, run
 
-__all__ = ["PRESETS", "CommandTarget", "DirectoryTarget", "GitTarget", "Published", "Target", "open_target"]
+__all__ = ["PRESETS", "CommandTarget", "DirectoryTarget", "GitTarget", "Target", "open_target"]
 
 PRESETS: Mapping[str, tuple[str, ...]] = {
     "cloudflare": ("wrangler", "pages", "deploy", "{folder}", "--project-name", "{project}"),
@@ -30,11 +29,11 @@ _TIMEOUT = 300.0
 
 
 class Target(ABC):
-    """Where pages of one installation appear, each under its own path."""
+    """Where the site of one installation appears."""
 
     @abstractmethod
     def publish(self, folder: Path) -> None:
-        """Make exactly what lies in `folder` appear.
+        """Make exactly what lies in `folder` appear, and nothing else.
 
         Raises:
             DependencyError: It did not work; what was there before is still there.
@@ -71,7 +70,7 @@ class DirectoryTarget(Target):
 
 
 class GitTarget(Target):
-    """A branch, such as `gh-pages`, whose tree becomes the page; history is kept. Nothing else in the clone changes."""
+    """A branch, such as `gh-pages`, whose tree becomes the site; history is kept. Nothing else in the clone changes."""
 
     def __init__(self, repository: GitRepository, branch: str, *, remote: str | None = "origin") -> None:
         self.repository = repository
@@ -80,14 +79,7 @@ class GitTarget(Target):
 
     def publish(self, folder: Path) -> None:
         git = self.repository
-        lines = []
-        for file in sorted(path for path in folder.rglob("*") if path.is_file()):
-            blob = git.output("hash-object", "-w", "--no-filters", str(file)).strip()
-            lines.append(f"100644 blob {blob}\t{file.relative_to(folder).as_posix()}")
-        if any("/" in line.partition("\t")[2] for line in lines):
-            raise UsageError("A page for a git branch has no folders.", hint="Put all files side by side.")
-        made = git.git("mktree", stdin=("\n".join(lines) + "\n").encode())
-        tree = made.text.strip()
+        tree = self._tree(folder)
         reference = f"refs/heads/{self.branch}"
         known = git.git("rev-parse", "--verify", "--quiet", reference)
         parent = known.text.strip() if known.code == 0 else ""
@@ -99,6 +91,17 @@ class GitTarget(Target):
             git.output("update-ref", reference, commit, *((parent,) if parent else ()))
         if self.remote is not None:
             git.output("push", "--quiet", self.remote, f"{reference}:{reference}", timeout=_TIMEOUT)
+
+    def _tree(self, folder: Path) -> str:
+        """Write a folder into the object store; its tree's name."""
+        git, lines = self.repository, []
+        for path in sorted(folder.iterdir()):
+            if path.is_dir():
+                lines.append(f"040000 tree {self._tree(path)}\t{path.name}")
+            else:
+                blob = git.output("hash-object", "-w", "--no-filters", str(path)).strip()
+                lines.append(f"100644 blob {blob}\t{path.name}")
+        return git.git("mktree", stdin="".join(f"{line}\n" for line in lines).encode()).text.strip()
 
 
 class CommandTarget(Target):
@@ -121,50 +124,6 @@ class CommandTarget(Target):
             raise DependencyError(
                 f"{words[0]} {why}: {redact(done.error_text[-300:]).strip()}", hint="Run it by hand to see more."
             )
-
-
-class Published:
-    """What was published for a hypothesis, newest last, kept so that it can be undone."""
-
-    def __init__(self, place: Path) -> None:
-        self.place = place
-
-    def add(self, files: Mapping[str, str]) -> Path:
-        """Keep a version; returns its folder."""
-        folder = self.place / f"{len(self.versions()) + 1:04d}"
-        folder.mkdir(parents=True)
-        for name, content in files.items():
-            (folder / name).write_text(content, encoding="utf-8")
-        return folder
-
-    def versions(self) -> list[Path]:
-        return sorted(path for path in self.place.glob("[0-9]*") if path.is_dir()) if self.place.is_dir() else []
-
-    def undo(self, target: Target) -> Path | None:
-        """Publish the version before the last; a note that the page is gone when there is none. Forgets the last.
-
-        Raises:
-            UsageError: Nothing was published.
-        """
-        versions = self.versions()
-        if not versions:
-            raise UsageError("Nothing was published.", hint="Publish first.")
-        if len(versions) > 1:
-            target.publish(versions[-2])
-        else:
-            with tempfile.TemporaryDirectory() as name:
-                (Path(name) / "index.html").write_text(_GONE, encoding="utf-8")
-                target.publish(Path(name))
-        shutil.rmtree(versions[-1])
-        return versions[-2] if len(versions) > 1 else None
-
-
-_GONE = """\
-<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>This page has ended</title></head>
-<body><main><h1>This page has ended</h1><p>It asked whether something should be made. Thank you.</p></main></body>
-</html>
-"""
 
 
 def open_target(spec: str, *, project: str = "", command: Sequence[str] = ()) -> Target:

@@ -17,7 +17,7 @@ from avyay.siddhi.budget import Governor
 from avyay.siddhi.campaigns import CampaignRow, Phase
 from avyay.siddhi.cluster import cluster, keywords
 from avyay.siddhi.decide import Decide, Mode, Policy, Rules
-from avyay.siddhi.deploy import Published, Target
+from avyay.siddhi.deploy import Target
 from avyay.siddhi.landing import VARIANTS, page_token, render, write_copy
 from avyay.siddhi.learn import Counts, finished_tests, gap, judge, policy_from
 from avyay.siddhi.machine import State
@@ -25,6 +25,7 @@ from avyay.siddhi.mine import Mined, mine
 from avyay.siddhi.miners.base import Miner
 from avyay.siddhi.power import assess, require_decidable
 from avyay.siddhi.score import score
+from avyay.siddhi.site import Site
 from avyay.siddhi.spending import WORST, GovernedCompleter
 from avyay.siddhi.store import Store
 from avyay.siddhi.types import Hypothesis
@@ -110,6 +111,7 @@ class Siddhi:
         self._embedder = embedder
         self._completer = completer
         self._target = target
+        self.site = Site(home / "pages")
 
     def close(self) -> None:
         """Close the files."""
@@ -169,11 +171,12 @@ class Siddhi:
     # ------------------------------------------------------------ pages
 
     async def generate(self, identifier: str) -> list[Path]:
-        """Write the pages of a GENERATING hypothesis, both variants; publish the first where a target is set."""
+        """Write both variants of a GENERATING hypothesis' page, and publish them where a target is set."""
         hypothesis = self.store.hypothesis(identifier)
         complaints = self.store.complaints(identifier)
         words = keywords(complaints)
-        folders = []
+        files: dict[str, str] = {}
+        notes = []
         for variant in VARIANTS:
             copy, note = await write_copy(hypothesis, complaints, words, variant, self._model())
             token = page_token(self.visitors.page_secret, identifier, variant, hypothesis.round)
@@ -185,20 +188,34 @@ class Siddhi:
                 collector=self.terms.collector,
                 contact=self.terms.contact,
             )
-            folders.append(self.published(identifier, variant).add(made.files))
-            self.store.note(identifier, "page", f"variant {variant}: {note}", {"folder": str(folders[-1])})
+            files |= {f"{_place(variant)}{name}": content for name, content in made.files.items()}
+            notes.append(f"variant {variant}: {note}")
+        folder = await asyncio.to_thread(self.site.add, identifier, files)
+        self.store.note(identifier, "page", "; ".join(notes), {"folder": str(folder)})
         if self._target is not None:
-            await asyncio.to_thread(self._target.publish, folders[0])
-            self.store.note(identifier, "published", "variant a was published", {"url": self.page_url(identifier)})
-        return folders
+            await asyncio.to_thread(self.site.publish, self._target)
+            self.store.note(identifier, "published", "both variants", {"urls": list(self.page_urls(identifier))})
+        return [folder / f"{_place(variant)}index.html" for variant in VARIANTS]
 
-    def published(self, identifier: str, variant: str) -> Published:
-        """The kept versions of a page."""
-        return Published(self.home / "pages" / identifier / variant)
+    def unpublish(self, identifier: str) -> Path | None:
+        """Go back to the page before the last; None when there is none now.
 
-    def page_url(self, identifier: str) -> str:
-        """Where the page appears."""
-        return self.terms.url.replace("{id}", identifier)
+        Raises:
+            UsageError: nothing was published, or there is no place to publish.
+        """
+        if self._target is None:
+            raise UsageError("There is no place to publish.", hint="Set siddhi.page.publish in avyay.yaml.")
+        kept = self.site.undo(identifier, self._target)
+        self.store.note(identifier, "unpublished", f"back to {kept.name}" if kept else "the page was taken down")
+        return kept
+
+    def page_urls(self, identifier: str) -> tuple[str, ...]:
+        """Where the variants appear; nothing when no address is set."""
+        if not self.terms.url:
+            return ()
+        base = self.terms.url if "{id}" in self.terms.url else f"{self.terms.url.rstrip('/')}/{{id}}"
+        base = base.replace("{id}", identifier).rstrip("/")
+        return tuple(f"{base}/{_place(variant)}" for variant in VARIANTS)
 
     # ------------------------------------------------------------ testing
 
@@ -211,7 +228,8 @@ class Siddhi:
         """
         platform = self.terms.platform
         if platform is None:
-            return f"bring visitors to {self.page_url(identifier) or 'the page'}: no platform is set"
+            where = " and ".join(self.page_urls(identifier)) or "the page"
+            return f"bring visitors to {where}: no platform is set"
         require_decidable(assess(self.rules, self.terms.price, mode=self.terms.mode))
         ends_at = self.clock.now() + self.terms.days * _DAY
         if spend == "dry-run":
@@ -249,7 +267,7 @@ class Siddhi:
             name=name,
             amount=amount,
             ends_at=ends_at,
-            url=self.page_url(identifier) or self.terms.collector,
+            urls=self.page_urls(identifier) or (self.terms.collector,),
             headlines=(f"Tired of {about}?"[:30], "An idea, not a product yet", "Tell us if you want it"),
             descriptions=(
                 "We ask whether somebody should make this. Leave your address if so.",
@@ -319,7 +337,21 @@ class Siddhi:
         for row in self.campaigns(identifier):
             if row.phase not in (Phase.CLOSING, Phase.CLOSED):
                 self.governor.finish(row.name)
+        if step.verdict == "KILLED":
+            self._end_page(identifier)
         return f"{step.verdict}: {step.reason}"
+
+    def _end_page(self, identifier: str) -> None:
+        """Nobody is asked for an address for what will not be made."""
+        if self._target is None or not self.site.versions(identifier):
+            return
+        self.site.end(identifier)
+        try:
+            self.site.publish(self._target)
+        except AvyayError as error:
+            self.store.note(identifier, "published", f"the page could not be ended: {error}; run again")
+        else:
+            self.store.note(identifier, "published", "the page says that it has ended")
 
     async def opinion(self, identifier: str) -> str | None:
         """What the premium model makes of a verdict, for the record: the statistics have decided already."""
@@ -425,3 +457,8 @@ class Siddhi:
         if found.state not in states:
             raise UsageError(f"{identifier} is {found.state}, not {' or '.join(states)}.", hint="See its history.")
         return found
+
+
+def _place(variant: str) -> str:
+    """Path of a variant under its hypothesis."""
+    return "" if variant == VARIANTS[0] else f"{variant}/"

@@ -75,7 +75,8 @@ def test_from_a_file_to_a_page(tmp_path: Path) -> None:
     ran = siddhi("run", "--json")
     assert ran.returncode == 0, ran.stderr
     assert "pages made" in ran.stdout
-    assert "does not exist yet" in (tmp_path / "web" / "index.html").read_text()
+    for page in ("h1/index.html", "h1/b/index.html"):
+        assert "does not exist yet" in (tmp_path / "web" / page).read_text()
     (one,) = json.loads(siddhi("status", "--json").stdout)["hypotheses"]
     assert (one["state"], one["scored_by"]) == ("TESTING", "rule")
     assert "https://a.example/" in siddhi("show", "h1").stdout
@@ -83,7 +84,7 @@ def test_from_a_file_to_a_page(tmp_path: Path) -> None:
     assert siddhi("override", "h1", "KILLED", "--reason", "changed my mind").returncode == 0
     assert "(by hand): changed my mind" in siddhi("why", "h1").stdout
     assert siddhi("page", "h1", "--undo").returncode == 0
-    assert "has ended" in (tmp_path / "web" / "index.html").read_text()
+    assert "has ended" in (tmp_path / "web" / "h1" / "b" / "index.html").read_text()
     assert "$30.00 a hypothesis" in siddhi("budget").stdout
     assert siddhi("stop", "--all").returncode == 0
     assert "HALTED" in siddhi("status").stdout

@@ -212,6 +212,11 @@ class GooglePlatform(Platform):
             raise RefusedError(400, "campaignError/INVALID", "wrong status or budget")
         if campaign.get("containsEuPoliticalAdvertising") is None:
             raise RefusedError(400, "fieldError/REQUIRED", "contains_eu_political_advertising")
+        for operation in body["mutateOperations"]:
+            if (one_ad := operation.get("adGroupAdOperation")) is not None:
+                (url,) = one_ad["create"]["ad"]["finalUrls"]
+                if not url.startswith("https://"):
+                    raise RefusedError(400, "adError/INVALID_URL", url)
         ad = operations["adGroupAdOperation"]["create"]["ad"]["responsiveSearchAd"]
         if len(ad["headlines"]) < 3 or len(ad["descriptions"]) < 2:
             raise RefusedError(400, "adError/TOO_FEW", "three headlines and two descriptions")
@@ -309,7 +314,7 @@ class MetaPlatform(Platform):
             one.budget, one.ends_at = int(body["lifetime_budget"]) * 10_000, ends
             return {"id": f"7{one.number}"}
         if call == f"{self.account}/adcreatives":
-            assert json.loads(body["object_story_spec"])["link_data"]["link"]
+            assert json.loads(body["object_story_spec"])["link_data"]["link"].startswith("https://")
             return {"id": "8"}
         if call == f"{self.account}/ads":
             self.market.sold[int(body["adset_id"][1:])].complete = True

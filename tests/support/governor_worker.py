@@ -43,7 +43,7 @@ def governor(path: Path, url: str) -> Governor:
 
 
 def wanted(name: str, amount: Picodollars, ends_at: float) -> Order:
-    return Order(name, amount, ends_at, "https://example.com", ("a", "b", "c"), ("d", "e"), ("k",))
+    return Order(name, amount, ends_at, ("https://example.com",), ("a", "b", "c"), ("d", "e"), ("k",))
 
 
 def operate(guard: Governor, chance: random.Random) -> None:

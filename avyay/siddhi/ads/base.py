@@ -47,7 +47,7 @@ class Order:
         name: Unique for good: by it the campaign is found again when a call's outcome is unknown.
         amount: What is ordered for its whole life. The platform may bill up to its overspend factor more.
         ends_at: Seconds since the epoch; the platform itself stops then, whatever becomes of us.
-        url: Where clicks lead.
+        urls: Where clicks lead; with several, each gets an ad and the platform divides visitors among them.
         headlines: At least three, at most 30 characters each.
         descriptions: At least two, at most 90 characters each.
         keywords: What people search for, where the platform asks for it.
@@ -58,7 +58,7 @@ class Order:
     name: str
     amount: Picodollars
     ends_at: float
-    url: str
+    urls: tuple[str, ...]
     headlines: tuple[str, ...]
     descriptions: tuple[str, ...]
     keywords: tuple[str, ...] = ()
@@ -125,6 +125,10 @@ class AdPlatform(ABC):
     @abstractmethod
     def campaigns(self, prefix: str) -> list[Campaign]:
         """All campaigns whose name begins with `prefix`, the removed ones too."""
+
+    def enabled(self, prefix: str) -> list[str]:
+        """Ids of what may spend now, among the campaigns whose names begin with `prefix`: as few calls as possible."""
+        return [one.id for one in self.campaigns(prefix) if one.status == "enabled"]
 
     def close(self) -> None:  # noqa: B027 - most have nothing to close
         """Release connections."""

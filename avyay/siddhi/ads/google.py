@@ -184,13 +184,15 @@ class GoogleAds(AdPlatform):
                     }
                 }
             },
+        ]
+        operations += [
             {
                 "adGroupAdOperation": {
                     "create": {
                         "adGroup": group,
                         "status": "ENABLED",
                         "ad": {
-                            "finalUrls": [order.url],
+                            "finalUrls": [url],
                             "responsiveSearchAd": {
                                 "headlines": [{"text": text} for text in order.headlines],
                                 "descriptions": [{"text": text} for text in order.descriptions],
@@ -198,7 +200,8 @@ class GoogleAds(AdPlatform):
                         },
                     }
                 }
-            },
+            }
+            for url in order.urls
         ]
         operations += [
             {

@@ -102,28 +102,30 @@ class MetaAds(AdPlatform):
                 "status": "ACTIVE",
             },
         )
+        for number, url in enumerate(order.urls, start=1):
+            self._ad(order, f"{order.name}-{number}", url, str(ad_set["id"]))
+        return campaign
+
+    def _ad(self, order: Order, name: str, url: str, ad_set: str) -> None:
         story = {
             "page_id": self._keys.page,
             "link_data": {
-                "link": order.url,
+                "link": url,
                 "name": order.headlines[0],
                 "message": order.descriptions[0],
                 "description": order.descriptions[-1],
             },
         }
-        creative = self._make(
-            f"{self._account}/adcreatives", {"name": order.name, "object_story_spec": json.dumps(story)}
-        )
+        creative = self._make(f"{self._account}/adcreatives", {"name": name, "object_story_spec": json.dumps(story)})
         self._make(
             f"{self._account}/ads",
             {
-                "name": order.name,
-                "adset_id": str(ad_set["id"]),
+                "name": name,
+                "adset_id": ad_set,
                 "creative": json.dumps({"creative_id": str(creative["id"])}),
                 "status": "ACTIVE",
             },
         )
-        return campaign
 
     def validate(self, order: Order) -> str:
         self._call(
@@ -143,6 +145,12 @@ class MetaAds(AdPlatform):
         self._call("POST", campaign, {"status": "DELETED"})
 
     def campaigns(self, prefix: str) -> list[Campaign]:
+        return [self._read(row) for row in self._rows(prefix)]
+
+    def enabled(self, prefix: str) -> list[str]:
+        return [str(row["id"]) for row in self._rows(prefix) if _STATUS.get(row["status"], "enabled") == "enabled"]
+
+    def _rows(self, prefix: str) -> list[dict[str, Any]]:
         parameters = {
             "fields": "id,name,status",
             "filtering": json.dumps([{"field": "name", "operator": "CONTAIN", "value": prefix}]),
@@ -150,7 +158,7 @@ class MetaAds(AdPlatform):
             "limit": "100",
         }
         rows = self._pages(f"{self._account}/campaigns", parameters)
-        return [self._read(row) for row in rows if row["name"].startswith(prefix)]
+        return [row for row in rows if row["name"].startswith(prefix)]
 
     def close(self) -> None:
         self._http.close()

@@ -65,7 +65,13 @@ def wanted(amount: Picodollars, ends_at: float):
     def make(name: str) -> Order:
         texts = ("Invoices by hand?", "Never again", "Tell us")
         return Order(
-            name, amount, ends_at, "https://example.com/a", texts, ("Short one.", "Another one."), ("invoice",)
+            name,
+            amount,
+            ends_at,
+            ("https://example.com/a", "https://example.com/a/b"),
+            texts,
+            ("Short one.", "Another one."),
+            ("invoice",),
         )
 
     return make
@@ -185,7 +191,7 @@ def test_a_refused_order_frees_the_money(
     amount, ends_at = parse_usd("10"), clock.now() + DAY
 
     def make(name: str) -> Order:
-        return Order(name, amount, ends_at, "https://example.com", ("x" * 31, "b", "c"), ("d", "e"))
+        return Order(name, amount, ends_at, ("https://example.com",), ("x" * 31, "b", "c"), ("d", "e"))
 
     with pytest.raises(RejectedError, match="TOO_LONG"):
         governor.order("google", "h1", amount, ends_at, make)

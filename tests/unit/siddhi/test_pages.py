@@ -18,9 +18,10 @@ from scripted_model import Model
 
 from avyay.errors import DependencyError, UsageError
 from avyay.git import GitRepository
-from avyay.siddhi.deploy import CommandTarget, DirectoryTarget, GitTarget, Published, open_target
+from avyay.siddhi.deploy import CommandTarget, DirectoryTarget, GitTarget, open_target
 from avyay.siddhi.landing import Copy, Variant, check_copy, page_token, plain_copy, read_token, render, write_copy
 from avyay.siddhi.machine import State
+from avyay.siddhi.site import Site
 from avyay.siddhi.types import Hypothesis
 
 HYPOTHESIS = Hypothesis("h1", "Invoices by hand", "accounting", State.GENERATING)
@@ -138,30 +139,54 @@ def test_only_our_tokens_are_read(text: str) -> None:
 # ---------------------------------------------------------------- publishing
 
 
-def published(tmp_path: Path, number: int, kept: Published) -> Path:
-    return kept.add({"index.html": f"<p>{number}</p>"})
+def folder(tmp_path: Path, number: int) -> Path:
+    place = tmp_path / f"site-{number}"
+    (place / "h1" / "b").mkdir(parents=True)
+    (place / "h1" / "index.html").write_text(f"<p>{number}</p>")
+    (place / "h1" / "b" / "index.html").write_text(f"<b>{number}</b>")
+    return place
 
 
-def test_a_directory_and_back(tmp_path: Path) -> None:
-    kept, target = Published(tmp_path / "kept"), DirectoryTarget(tmp_path / "web" / "h1")
+def test_a_site_of_several_hypotheses_in_a_directory_and_back(tmp_path: Path) -> None:
+    site, target = Site(tmp_path / "kept"), DirectoryTarget(tmp_path / "web" / "site")
+
+    def shown(path: str) -> str:
+        return (target.place / path).read_text()
+
     for number in (1, 2):
-        target.publish(published(tmp_path, number, kept))
-        assert (target.place / "index.html").read_text() == f"<p>{number}</p>"
+        site.add("h1", {"index.html": f"<p>{number}</p>", "b/index.html": f"<b>{number}</b>"})
+        site.publish(target)
+        assert (shown("h1/index.html"), shown("h1/b/index.html")) == (f"<p>{number}</p>", f"<b>{number}</b>")
+    site.add("h2", {"index.html": "<p>other</p>"})
+    site.publish(target)
+    assert (shown("h1/index.html"), shown("h2/index.html")) == ("<p>2</p>", "<p>other</p>")
     assert stat.S_IMODE(target.place.stat().st_mode) == 0o755
-    assert kept.undo(target) == kept.versions()[0]
-    assert (target.place / "index.html").read_text() == "<p>1</p>"
-    assert kept.undo(target) is None
-    assert "has ended" in (target.place / "index.html").read_text()
-    with pytest.raises(UsageError, match="Nothing was published"):
-        kept.undo(target)
-    assert [path.name for path in target.place.parent.iterdir()] == ["h1"]
+    assert site.undo("h1", target) == site.versions("h1")[0]
+    assert (shown("h1/index.html"), shown("h2/index.html")) == ("<p>1</p>", "<p>other</p>")
+    assert site.undo("h1", target) is None
+    assert "has ended" in shown("h1/b/index.html")
+    with pytest.raises(UsageError, match="Nothing of h1 was published"):
+        site.undo("h1", target)
+    site.end("h2")
+    site.publish(target)
+    assert "has ended" in shown("h2/index.html")
+    assert [path.name for path in target.place.parent.iterdir()] == ["site"]
+    assert not list(target.place.rglob(".ended"))
+
+
+def test_what_cannot_be_undone_is_kept(tmp_path: Path) -> None:
+    site = Site(tmp_path / "kept")
+    site.add("h1", {"index.html": "x"})
+    with pytest.raises(DependencyError):
+        site.undo("h1", CommandTarget((sys.executable, "-c", "raise SystemExit(1)", "{folder}")))
+    assert [(file.parent.name, file.read_text()) for file in site.place.rglob("*.html")] == [("0001", "x")]
 
 
 def test_a_folder_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "web").mkdir()
     (tmp_path / "web" / "thesis.tex").write_text("x")
     with pytest.raises(UsageError, match="did not put there"):
-        DirectoryTarget(tmp_path / "web").publish(published(tmp_path, 1, Published(tmp_path / "kept")))
+        DirectoryTarget(tmp_path / "web").publish(folder(tmp_path, 1))
     assert (tmp_path / "web" / "thesis.tex").exists()
 
 
@@ -169,25 +194,27 @@ def test_a_git_branch(tmp_path: Path) -> None:
     subprocess.run(["git", "init", "-q", "--bare", tmp_path / "origin"], check=True)
     subprocess.run(["git", "clone", "-q", tmp_path / "origin", tmp_path / "clone"], check=True, capture_output=True)
     target = GitTarget(GitRepository(tmp_path / "clone"), "gh-pages")
-    kept = Published(tmp_path / "kept")
     for number in (1, 2):
-        folder = published(tmp_path, number, kept)
-        target.publish(folder)
-        target.publish(folder)  # twice is once
-    show = ["git", "-C", str(tmp_path / "origin"), "show", "gh-pages:index.html"]
+        site = folder(tmp_path, number)
+        target.publish(site)
+        target.publish(site)  # twice is once
+    show = ["git", "-C", str(tmp_path / "origin"), "show", "gh-pages:h1/index.html"]
     assert subprocess.run(show, capture_output=True, text=True, check=True).stdout == "<p>2</p>"
     count = ["git", "-C", str(tmp_path / "origin"), "rev-list", "--count", "gh-pages"]
     assert subprocess.run(count, capture_output=True, text=True, check=True).stdout.strip() == "2"
-    kept.undo(target)
-    assert subprocess.run(show, capture_output=True, text=True, check=True).stdout == "<p>1</p>"
+    names = ["git", "-C", str(tmp_path / "origin"), "ls-tree", "-r", "--name-only", "gh-pages"]
+    assert subprocess.run(names, capture_output=True, text=True, check=True).stdout.split() == [
+        "h1/b/index.html",
+        "h1/index.html",
+    ]
     assert [path.name for path in (tmp_path / "clone").iterdir()] == [".git"]
 
 
 def test_any_command(tmp_path: Path) -> None:
     script = tmp_path / "publish.py"
-    script.write_text("import shutil, sys\nshutil.copy(sys.argv[2] + '/index.html', sys.argv[1])\n")
+    script.write_text("import shutil, sys\nshutil.copy(sys.argv[2] + '/h1/index.html', sys.argv[1])\n")
     target = CommandTarget((sys.executable, str(script), str(tmp_path / "out.html")))
-    target.publish(published(tmp_path, 7, Published(tmp_path / "kept")))
+    target.publish(folder(tmp_path, 7))
     assert (tmp_path / "out.html").read_text() == "<p>7</p>"
     failing = CommandTarget((sys.executable, "-c", "import sys; sys.exit('no quota')", "{folder}"))
     with pytest.raises(DependencyError, match="no quota"):

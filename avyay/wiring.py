@@ -259,6 +259,7 @@ class Services:
             self.loaded.environment,
             embedder=lambda: self.embedder,
             completer=lambda: self.completer if self.completer.available() else None,
+            scanner=lambda: self.make_scanner(cache=False),
             clock=self.clock,
         )
         self._open.callback(service.close)

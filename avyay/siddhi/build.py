@@ -11,7 +11,7 @@ from avyay.errors import AuthError, ConfigError
 from avyay.http import async_client, client
 from avyay.money import parse_usd
 from avyay.paths import Paths
-from avyay.ports import Completer, Embedder
+from avyay.ports import Completer, Embedder, Scanner
 from avyay.siddhi.ads.base import AdPlatform
 from avyay.siddhi.budget import Caps, Governor
 from avyay.siddhi.deploy import open_target
@@ -33,6 +33,7 @@ def build_siddhi(
     *,
     embedder: Callable[[], Embedder],
     completer: Callable[[], Completer | None],
+    scanner: Callable[[], Scanner] | None = None,
     clock: Clock = SYSTEM_CLOCK,
 ) -> Siddhi:
     """The service that the settings describe. Opens files; calls nobody.
@@ -76,6 +77,7 @@ def build_siddhi(
         embedder=embedder,
         completer=completer,
         target=target,
+        scanner=scanner,
         clock=clock,
     )
 

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from avyay.claims import PAGE_GENERATOR, unproved_claims
 from avyay.errors import AvyayError, UsageError
 from avyay.ports import Completer, Completion, Message
 from avyay.siddhi.types import Complaint, Hypothesis
@@ -25,22 +26,7 @@ VARIANTS = ("a", "b")
 _TEMPLATES = Path(__file__).parent / "templates"
 
 
-def _any(*alternatives: str) -> re.Pattern[str]:
-    return re.compile("|".join(alternatives), re.IGNORECASE)
-
-
-_REFUSED: tuple[tuple[str, re.Pattern[str]], ...] = (
-    ("an invented price", _any(r"[$€£]\s?\d", r"\b\d+\s?(dollars|euros|usd|eur)\b", r"\bfree (trial|forever)\b")),
-    ("invented users", _any(r"\b(trusted|used|loved) by\b", r"\b\d[\d,.]*\+?\s?(users|customers|teams|companies)\b")),
-    ("an invented testimonial", _any(r"[“\"][^”\"]{15,}[”\"]\s*[—–-]", r"\btestimonial", r"\b(says|said) (?-i:[A-Z])")),
-    ("an unproved number", _any(r"\b\d+(\.\d+)?\s?(%|x faster|times faster)", r"\bsave \d+")),
-    ("a superlative", _any(r"\b(best|world'?s|number one|guarantee\w*|award|leading)\b", r"#1\b")),
-    (
-        "a claim that it exists",
-        _any(r"\b(buy now|download now|start using|sign in|available (now|today)|get started)\b"),
-    ),
-    ("markup", _any(r"[<>]|javascript:")),
-)
+_MARKUP = re.compile(r"[<>]|javascript:", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +59,9 @@ def check_copy(copy: Copy) -> list[str]:
         ("button", copy.button),
         *((f"point {i + 1}", point) for i, point in enumerate(copy.points)),
     ):
-        problems += [f"the {place} has {what}" for what, pattern in _REFUSED if pattern.search(text)]
+        problems += [f"the {place} has {what}" for what in dict.fromkeys(what for what, *_ in unproved_claims(text))]
+        if _MARKUP.search(text):
+            problems.append(f"the {place} has markup")
     if not 8 <= len(copy.headline) <= 90:
         problems.append("the headline must have 8 to 90 characters")
     if not 20 <= len(copy.lead) <= 300:
@@ -204,6 +192,7 @@ def render(hypothesis: Hypothesis, variant: str, copy: Copy, *, token: str, coll
         "token": token,
         "collector": collector.rstrip("/"),
         "contact": contact,
+        "generator": PAGE_GENERATOR,
         "style": style,
         "form_origin": _origin(collector),
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any, Literal
 from avyay.clock import SYSTEM_CLOCK, Clock
 from avyay.errors import AvyayError, PolicyError, UsageError
 from avyay.money import ZERO, Picodollars, format_usd, parse_usd, usd_number
-from avyay.ports import Completer, Completion, Embedder, Message
+from avyay.ports import Completer, Completion, Embedder, Message, Scanner
 from avyay.siddhi.ads.base import Order
 from avyay.siddhi.budget import Governor
 from avyay.siddhi.campaigns import CampaignRow, Phase
@@ -100,6 +101,7 @@ class Siddhi:
         embedder: Callable[[], Embedder],
         completer: Callable[[], Completer | None] = lambda: None,
         target: Target | None = None,
+        scanner: Callable[[], Scanner] | None = None,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self.home = home
@@ -111,6 +113,7 @@ class Siddhi:
         self._embedder = embedder
         self._completer = completer
         self._target = target
+        self._scanner = scanner
         self.site = Site(home / "pages")
 
     def close(self) -> None:
@@ -191,11 +194,30 @@ class Siddhi:
             files |= {f"{_place(variant)}{name}": content for name, content in made.files.items()}
             notes.append(f"variant {variant}: {note}")
         folder = await asyncio.to_thread(self.site.add, identifier, files)
+        if (refused := await asyncio.to_thread(self._faults, folder)) is not None:
+            await asyncio.to_thread(shutil.rmtree, folder)
+            self.store.note(identifier, "page", f"refused: {refused}")
+            raise PolicyError(
+                f"The page may not be shown: {refused}.", hint=f"Try again: avyay siddhi page {identifier}"
+            )
         self.store.note(identifier, "page", "; ".join(notes), {"folder": str(folder)})
         if self._target is not None:
             await asyncio.to_thread(self.site.publish, self._target)
             self.store.note(identifier, "published", "both variants", {"urls": list(self.page_urls(identifier))})
         return [folder / f"{_place(variant)}index.html" for variant in VARIANTS]
+
+    def _faults(self, folder: Path) -> str | None:
+        """What the scanner finds wrong with a page, or why it could not look; None when the page is fine."""
+        if self._scanner is None:
+            return None
+        report = self._scanner().scan([folder])
+        found = [
+            f"{one.path}:{one.line} {one.message}"
+            for one in report.findings
+            if one.rule.startswith("landing-page-") or one.severity in ("critical", "high")
+        ]
+        found += [f"{one.path} could not be checked: {one.reason}" for one in report.skipped]
+        return "; ".join(found) or None
 
     def unpublish(self, identifier: str) -> Path | None:
         """Go back to the page before the last; None when there is none now.

@@ -72,6 +72,13 @@ def test_from_a_file_to_a_page(tmp_path: Path) -> None:
 
     assert "3 new" in siddhi("mine").stdout
     assert siddhi("score").returncode == 0
+    honest = settings.read_text()
+    settings.write_text(honest.replace("'Ann'", "'Ann, trusted by 2,000 teams'"))
+    refused = siddhi("run")
+    assert "may not be shown" in refused.stdout
+    assert "invented users" in refused.stdout
+    assert not (tmp_path / "web").exists()
+    settings.write_text(honest)
     ran = siddhi("run", "--json")
     assert ran.returncode == 0, ran.stderr
     assert "pages made" in ran.stdout

@@ -8,6 +8,7 @@ CHECKS: tuple[str, ...] = (
     "get_mutation",
     "hosts",
     "imports",
+    "landing_page",
     "mcp_exposed",
     "packages",
     "secret_in_log",

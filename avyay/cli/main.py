@@ -19,6 +19,8 @@ HOUSE: dict[str, tuple[str, str]] = {
     "marga": ("avyay.cli.marga", "The router: providers, decisions, prices, statistics."),
     "rag": ("avyay.cli.rag", "Runbook indexes: index, sources, search."),
     "raksha": ("avyay.cli.raksha", "The scanner's rules."),
+    "keys": ("avyay.cli.keys", "The gateway's API keys: create, list, revoke, rotate."),
+    "usage": ("avyay.cli.usage", "Who used what: requests, tokens, cost, reconciled."),
     "mcp": ("avyay.cli.mcp", "Serve tools to coding agents over MCP."),
     "events": ("avyay.cli.events", "What happened, webhook deliveries, dead letters."),
     "config": ("avyay.cli.config", "Show settings with their origin; print the schema."),

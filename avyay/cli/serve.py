@@ -10,12 +10,36 @@ import typer
 from avyay.cli.app import command_group
 from avyay.cli.command import Run, command
 
-app = command_group("Run a component as a daemon: marga, rag, raksha.")
+app = command_group("Run a component as a daemon: gateway, marga, rag, raksha.")
 
 
 @app.callback()
 def serve() -> None:
     """Run a component as a daemon."""
+
+
+@command(app)
+def gateway(
+    run: Run,
+    host: Annotated[str | None, typer.Option("--host", help="Address to bind; by default 127.0.0.1.")] = None,
+    port: Annotated[
+        int | None, typer.Option("--port", min=0, max=65535, help="Port to listen on; by default 8080.")
+    ] = None,
+    workers: Annotated[int, typer.Option("--workers", min=1, max=64, help="Processes that serve.")] = 1,
+    worker_of: Annotated[Path | None, typer.Option("--worker-of", hidden=True)] = None,
+    listen_fd: Annotated[int | None, typer.Option("--listen-fd", hidden=True)] = None,
+) -> None:
+    """The one door in front of all components: keys, limits, usage."""
+    from avyay.serve.gateway.daemon import DEFAULT_PORT, serve_gateway, serve_worker
+
+    services = run.services
+    if worker_of is not None and listen_fd is not None:
+        serve_worker(services, owner=worker_of, listen_fd=listen_fd)
+        return
+    shown = port if port is not None else services.settings.serve.port or DEFAULT_PORT
+    run.out.note(f"The gateway listens on http://{host or services.settings.serve.host}:{shown} (health: /health)")
+    arguments = () if run.config is None else ("--config", str(run.config))
+    serve_gateway(services, host=host, port=port, workers=workers, arguments=arguments)
 
 
 @command(app)

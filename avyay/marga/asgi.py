@@ -13,12 +13,14 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from functools import lru_cache
 from typing import Any, TypeAlias
 
+from avyay.errors import AuthError
 from avyay.log import get_logger
 from avyay.marga.envelope import Inbound, Outbound, error_reply
 from avyay.marga.gateway import Gateway
 from avyay.marga.side_endpoints import count_tokens, embeddings, list_models, list_tags, show_model
 from avyay.marga.types import Dialect
-from avyay.marga.wire import Failure
+from avyay.marga.wire import Failure, failure_from_exception
+from avyay.principal import PRINCIPAL_HEADER, Principal, PrincipalVerifier
 
 __all__ = ["MargaApp"]
 
@@ -41,7 +43,9 @@ _GRACE = 0.05  # seconds an answer may take before somebody looks whether its ca
 _TIERS = {b"local": "local", b"medium": "medium", b"premium": "premium", b"simple": "local", b"complex": "premium"}
 _FORWARDED = {b"anthropic-beta": "anthropic-beta", b"openai-beta": "openai-beta"}
 _KEYS = frozenset({b"authorization", b"x-api-key"})
+_PRINCIPAL = PRINCIPAL_HEADER.encode()
 _READ = _KEYS | {
+    _PRINCIPAL,
     b"x-cost-tier",
     b"x-quality-min",
     b"x-latency-budget",
@@ -54,6 +58,7 @@ _READ = _KEYS | {
     b"traceparent",
     b"cache-control",
 }
+_SIGNED = _KEYS | {_PRINCIPAL, b"traceparent"}
 _BAD_REQUEST = "invalid_hint"
 
 
@@ -66,6 +71,7 @@ class MargaApp:
 
     Args:
         key: What callers must present as a bearer token or x-api-key; None asks for nothing.
+        principals: Believes the gateway's word on who calls; such a caller needs no key. None believes nobody.
         max_body: Bytes of a request at most.
         started, stopped: Run with the server's lifespan.
     """
@@ -76,6 +82,7 @@ class MargaApp:
         fallback: App,
         *,
         key: str | None = None,
+        principals: PrincipalVerifier | None = None,
         max_body: int = 32_000_000,
         started: Callable[[], Awaitable[None]] | None = None,
         stopped: Callable[[], Awaitable[None]] | None = None,
@@ -83,6 +90,7 @@ class MargaApp:
         self._gateway = gateway
         self._fallback = fallback
         self._key = key.encode() if key is not None else None
+        self._principals = principals
         self._max_body = max_body
         self._log = get_logger("marga")
         self._started = started
@@ -196,7 +204,13 @@ class MargaApp:
             elif name in _READ:
                 found[name] = value
         token = found.get(b"x-api-key") or found.get(b"authorization", b"").removeprefix(b"Bearer ")
-        if self._key is not None and not hmac.compare_digest(token, self._key):
+        principal: Principal | None = None
+        if _PRINCIPAL in found and self._principals is not None:
+            try:
+                principal = self._principals.verify(found[_PRINCIPAL])
+            except AuthError as error:
+                return error_reply(dialect, failure_from_exception(error))
+        elif self._key is not None and not hmac.compare_digest(token, self._key):
             failure = Failure(
                 "authentication", "This router asks for its key as `Authorization: Bearer …`.", code="invalid_api_key"
             )
@@ -205,6 +219,16 @@ class MargaApp:
             failure = Failure("too_large", f"The request is larger than {self._max_body} bytes (marga.max_body).")
             return error_reply(dialect, failure)
         query = scope["query_string"].decode("latin-1")
+        if principal is not None and found.keys() <= _SIGNED:
+            return Inbound(
+                *(dialect, raw),
+                key=principal.key,
+                service=principal.service,
+                customer=principal.customer,
+                forward=forward,
+                query=query,
+                traceparent=_text(found.get(b"traceparent")),
+            )
         if not forward and found.keys() <= _KEYS:  # the usual case: nothing but the key
             return Inbound(dialect, raw, key=_label(token), query=query)
         try:
@@ -221,9 +245,9 @@ class MargaApp:
                 quality_min=quality_min,
                 latency_budget_ms=max(1, int(float(latency))) if latency else None,
                 residency=_text(found.get(b"x-data-residency")),
-                key=_label(token),
-                service=_text(found.get(b"x-avyay-service")),
-                customer=_text(found.get(b"x-avyay-customer")),
+                key=principal.key if principal is not None else _label(token),
+                service=(principal and principal.service) or _text(found.get(b"x-avyay-service")),
+                customer=(principal and principal.customer) or _text(found.get(b"x-avyay-customer")),
                 session=_text(found.get(b"x-avyay-session") or found.get(b"x-session-id")),
                 forward=forward,
                 query=query,

@@ -103,7 +103,7 @@ async def embeddings(gateway: Gateway, inbound: Inbound) -> Outbound:
         if spending is not None:
             await spending.draw(worst_case(ranked[0].candidate.model, input_tokens=sized, max_tokens=None))
     except AvyayError as error:
-        gateway.keep(CallRecord(decision, "openai_embeddings", "refused", error=error.message))
+        gateway.keep(CallRecord(decision, "openai_embeddings", "refused", key=inbound.key, error=error.message))
         return error_reply("openai_chat", failure_from_exception(error), headers)
     cost: Picodollars | None = None
     try:
@@ -114,7 +114,14 @@ async def embeddings(gateway: Gateway, inbound: Inbound) -> Outbound:
         cost = cost_of(answer.candidate.model, input_tokens=tokens, output_tokens=0)
     except NoAnswerError as error:
         gateway.keep(
-            CallRecord(decision, "openai_embeddings", "error", attempts=error.attempts, error=str(error)[:300])
+            CallRecord(
+                decision,
+                "openai_embeddings",
+                "error",
+                key=inbound.key,
+                attempts=error.attempts,
+                error=str(error)[:300],
+            )
         )
         return error_reply("openai_chat", error.failure, headers + forwarded_headers(error.headers))
     finally:

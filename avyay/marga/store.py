@@ -14,8 +14,6 @@ from avyay.db import Database, Migration, Schema, open_database
 from avyay.db_writer import GroupCommitWriter, Insert, WriterState
 from avyay.errors import UsageError
 from avyay.marga.types import CallRecord
-from avyay.money import Picodollars
-from avyay.ports import Bill
 
 __all__ = [
     "GROUPINGS",
@@ -25,6 +23,7 @@ __all__ = [
     "MemoryStore",
     "SqliteStore",
     "StatRow",
+    "UsageTotal",
     "WriterStore",
     "call_row",
 ]
@@ -120,6 +119,19 @@ class StatRow:
     p95: float
     hits: int = 0
     saved: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class UsageTotal:
+    """What a key used on a day (UTC). Tokens as the providers count them, cost in picodollars."""
+
+    day: str
+    key: str
+    calls: int
+    input: int
+    output: int
+    cost: int
+    estimated_cost: int
 
 
 class CallStore(Protocol):
@@ -272,6 +284,22 @@ class SqliteStore:
                 found = dict(zip(_COLUMNS, row, strict=True))
                 yield {**found, "detail": orjson.loads(found["detail"])}
 
+    def usage(self, *, since: float, key: str | None = None) -> list[UsageTotal]:
+        """Totals by day and key since a time, newest first; calls without a key are not anybody's usage."""
+        sql = """
+            SELECT date(at, 'unixepoch') AS day, key, count(*), sum(input), sum(output), sum(cost),
+                sum(CASE WHEN estimated THEN cost ELSE 0 END)
+            FROM calls WHERE at >= ?1 AND key IS NOT NULL AND (?2 IS NULL OR key = ?2)
+            GROUP BY day, key ORDER BY day DESC, key"""
+        with self._database.errors():
+            return [UsageTotal(*row) for row in self._database.execute(sql, (since, key))]
+
+    def decisions(self, *, since: float, until: float) -> Iterator[tuple[str, str]]:
+        """(id, key) of the calls with a key that began in a span, by id."""
+        sql = "SELECT id, key FROM calls WHERE at >= ? AND at < ? AND key IS NOT NULL ORDER BY id"
+        with self._database.errors():
+            yield from self._database.execute(sql, (since, until))
+
     def call(self, part: str) -> dict[str, Any]:
         """One call with its details, by its id or by how that begins or ends.
 
@@ -291,20 +319,6 @@ class SqliteStore:
             raise UsageError(f"{what} has an id that starts or ends with {part!r}.", hint="See: avyay marga decisions")
         found = dict(zip(_COLUMNS, rows[0], strict=True))
         return {**found, "detail": orjson.loads(found["detail"])}
-
-    def bill(self, by: str, name: str, *, since: float = 0.0) -> Bill:
-        """What was charged to one customer, service, session or key.
-
-        Raises:
-            UsageError: no such grouping.
-        """
-        if by not in ("customer", "service", "session", "key"):
-            raise UsageError(f"There are no bills by {by!r}.", hint="By customer, service, session or key.")
-        # avyay: ignore[sql-injection] only the four names above come this far
-        sql = f"SELECT coalesce(sum(cost), 0), count(*) FROM calls WHERE at >= ? AND {by} = ?"  # noqa: S608
-        with self._database.errors():
-            cost, calls = self._database.execute(sql, (since, name)).fetchone()
-        return Bill(Picodollars(cost), calls)
 
     def stats(self, by: str = "model", *, since: float | None = None) -> list[StatRow]:
         """Totals by group, the most expensive first.

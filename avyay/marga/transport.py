@@ -108,6 +108,7 @@ class Transport:
         idle_timeout: Seconds between two bytes of an answer that has begun.
         keep_alive: Seconds an unused connection is kept.
         idle_limit: Unused connections kept for one place.
+        inflate: Whether compressed answers are unpacked; who only passes them on leaves them as they are.
     """
 
     def __init__(
@@ -118,12 +119,14 @@ class Transport:
         keep_alive: float = 30.0,
         idle_limit: int = 256,
         tls: ssl.SSLContext | None = None,
+        inflate: bool = True,
     ) -> None:
         self.connect_timeout = connect_timeout
         self.idle_timeout = idle_timeout
         self._keep_alive = keep_alive
         self._idle_limit = idle_limit
         self._tls = tls
+        self.inflate = inflate
         self._idle: dict[tuple[bool, str, int], deque[_Connection]] = {}
         self._all: set[_Connection] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -150,6 +153,10 @@ class Transport:
             for name, value in headers.items():
                 head += f"{name}: {value}\r\n".encode("latin-1", "replace")
         data = head + b"\r\n" if body is None else b"%bcontent-length: %d\r\n\r\n%b" % (head, len(body), body)
+        return await self.exchange(endpoint, data, deadline)
+
+    async def exchange(self, endpoint: Endpoint, data: bytes, deadline: Deadline | None = None) -> _Reply:
+        """`send` for a request that is bytes already, head and body. The same errors."""
         while True:
             connection = self._take(endpoint.key)
             reused = connection is not None
@@ -168,12 +175,29 @@ class Transport:
                 connection.abort()
                 raise
 
-    def _take(self, key: tuple[bool, str, int]) -> _Connection | None:
+    async def begin(self, endpoint: Endpoint, head: bytes, deadline: Deadline | None = None) -> _Reply:
+        """Send a request's head over a new connection; its body follows by the reply's `write`.
+
+        A body that passes through cannot be sent a second time, so no connection is used that may just be closing.
+
+        Raises:
+            TransportError: no connection.
+        """
+        self._here()
+        connection = await self._connect(endpoint)
+        connection.once = True
+        return connection.request(head, deadline)
+
+    def _here(self) -> asyncio.AbstractEventLoop:
         loop = asyncio.get_running_loop()
         if self._loop is not loop:
             self._idle.clear()  # another loop's connections are of no use to this one
             self._all.clear()
             self._loop = loop
+        return loop
+
+    def _take(self, key: tuple[bool, str, int]) -> _Connection | None:
+        loop = self._here()
         idle = self._idle.get(key)
         while idle:
             connection = idle.pop()
@@ -234,12 +258,14 @@ class _Connection(asyncio.Protocol):
         self.key = key
         self.since = 0.0
         self.untouched = True  # whether nothing has come in since the request was sent
+        self.once = False  # whether it serves a single request
         self._pool = pool
         self._loop = loop
         self._transport: asyncio.Transport | None = None
         self._parser: Any = httptools.HttpResponseParser(self)
         self._reply: _Reply | None = None
         self._interim = False
+        self._writable: asyncio.Future[None] | None = None  # while the other side does not read
 
     @property
     def usable(self) -> bool:
@@ -250,6 +276,8 @@ class _Connection(asyncio.Protocol):
             raise TransportError("broken", "the connection is closed")
         self.untouched = True
         reply = self._reply = _Reply(self, self._loop, deadline, self._pool.idle_timeout)
+        reply.inflate = self._pool.inflate
+        reply.bodiless = data.startswith(b"HEAD ")
         self._transport.write(data)
         return reply
 
@@ -263,7 +291,7 @@ class _Connection(asyncio.Protocol):
     def release(self) -> None:
         """The answer is complete."""
         self._reply = None
-        if self.usable and self._parser is not None and self._parser.should_keep_alive():
+        if self.usable and not self.once and self._parser is not None and self._parser.should_keep_alive():
             self.since = self._loop.time()
             self._pool.give_back(self)
         else:
@@ -277,7 +305,23 @@ class _Connection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.resume_reading()
 
+    async def write(self, data: bytes) -> None:
+        """Send more of the request's body, as fast as the other side takes it."""
+        if self._transport is None:
+            raise TransportError("broken", "the connection was closed in the middle of a request")
+        self._transport.write(data)
+        if self._writable is not None:
+            await asyncio.shield(self._writable)
+
     # ------------------------------------------------------------ asyncio
+
+    def pause_writing(self) -> None:
+        self._writable = self._loop.create_future()
+
+    def resume_writing(self) -> None:
+        writable, self._writable = self._writable, None
+        if writable is not None and not writable.done():
+            writable.set_result(None)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport  # type: ignore[assignment]
@@ -298,6 +342,7 @@ class _Connection(asyncio.Protocol):
         self._transport = None
         self._parser = None  # it holds us as we hold it: without this only the collector could free the two
         self._pool.forget(self)
+        self.resume_writing()
         reply, self._reply = self._reply, None
         if reply is not None:
             if error is None and reply.until_close:
@@ -325,9 +370,14 @@ class _Connection(asyncio.Protocol):
         self._interim = status < 200
         if self._reply is not None:
             if self._interim:
+                self._reply.raw.clear()
                 self._reply.headers.clear()  # 100 or 103: the answer is still to come
             else:
                 self._reply.begin(status)
+                if self._reply.bodiless:  # the parser knows nothing of HEAD, and would wait for the body
+                    reply, self._reply = self._reply, None
+                    reply.complete()
+                    self.abort()
 
     def on_body(self, data: bytes) -> None:
         if self._reply is not None:
@@ -354,6 +404,9 @@ class _Reply:
     ) -> None:
         self.status = 0
         self.headers: dict[str, str] = {}
+        self.raw: list[tuple[bytes, bytes]] = []  # the headers as they came
+        self.inflate = True
+        self.bodiless = False
         self.until_close = False
         self._connection = connection
         self._loop = loop
@@ -369,6 +422,11 @@ class _Reply:
         self._inflate: Callable[[bytes], bytes] | None = None
 
     @property
+    def ended(self) -> bool:
+        """Whether all of it has been read."""
+        return self._done and not self._pieces and self._error is None
+
+    @property
     def settled(self) -> bool:
         """Whether the connection may be used for another request."""
         return self._done and self._error is None
@@ -379,6 +437,7 @@ class _Reply:
         self._size += len(name) + len(value)
         if self._size > _HEAD_LIMIT:
             raise ValueError("the head of the answer is too long")
+        self.raw.append((name, value))
         key = name.decode("latin-1").lower()
         text = value.decode("latin-1")
         self.headers[key] = f"{self.headers[key]}, {text}" if key in self.headers else text
@@ -388,7 +447,8 @@ class _Reply:
         headers = self.headers
         self.until_close = "content-length" not in headers and "transfer-encoding" not in headers
         # We ask for no compression; a server that compresses all the same is understood.
-        if (coding := headers.get("content-encoding")) is not None and coding.lower() in ("gzip", "deflate"):
+        coding = headers.get("content-encoding", "") if self.inflate else ""
+        if coding.lower() in ("gzip", "deflate"):
             self._inflate = zlib.decompressobj(wbits=47).decompress
             del headers["content-encoding"]
         self._wake()
@@ -426,6 +486,14 @@ class _Reply:
             waiter.set_result(None)
 
     # ------------------------------------------------------------ for the reader
+
+    async def write(self, data: bytes) -> None:
+        """Send a piece of the request's body; waits while the other side does not read.
+
+        Raises:
+            TransportError: the connection is gone.
+        """
+        await self._connection.write(data)
 
     async def _wait(self) -> None:
         waiter = self._waiter = self._loop.create_future()

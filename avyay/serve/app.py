@@ -23,11 +23,13 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from avyay import __version__
 from avyay.errors import AuthError, AvyayError, PolicyError, UsageError
+from avyay.principal import PRINCIPAL_HEADER
 from avyay.serve.envelope import Envelope
 from avyay.serve.errors import problem, problem_data, status_of
 from avyay.serve.events import EventFeed, add_events
 from avyay.serve.house import Metric, render_metrics
 from avyay.serve.jobs import ENDED, Job, JobBoard, JobKind, State
+from avyay.serve.principals import verifier
 from avyay.serve.run import Stopping, is_loopback
 
 if TYPE_CHECKING:
@@ -127,6 +129,7 @@ class Kit:
     ) -> None:
         self.services, self.name, self.report = services, name, report
         self._key = f"Bearer {key}".encode() if key is not None else None
+        self.principals = verifier(services, name)
         self._beside = beside
         self._ending = asyncio.Event()
         if stopping is not None:
@@ -167,11 +170,15 @@ class Kit:
         return made
 
     def authorise(self, request: Request) -> None:
-        """Refuse callers without the key.
+        """Refuse callers the gateway does not vouch for and who have not the key either.
 
         Raises:
-            AuthError: it is missing or wrong.
+            AuthError: it is missing or wrong, or the gateway's word is not the gateway's.
         """
+        signed = request.headers.get(PRINCIPAL_HEADER)
+        if signed is not None:
+            self.principals.verify(signed.encode("latin-1"))
+            return
         given = request.headers.get("authorization", "").encode("latin-1")
         if self._key is not None and not hmac.compare_digest(given, self._key):
             raise AuthError("The key is missing or wrong.", hint="Send the header Authorization: Bearer KEY.")

@@ -10,9 +10,9 @@ import socket
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import orjson
 from fastapi import Query, Response
@@ -159,7 +159,15 @@ def build_app(
         await life.aclose()
 
     settings = services.settings.marga
-    return MargaApp(gateway, kit.app, key=key, max_body=settings.max_body, started=started, stopped=stopped)
+    return MargaApp(
+        gateway,
+        kit.app,
+        key=key,
+        principals=kit.principals,
+        max_body=settings.max_body,
+        started=started,
+        stopped=stopped,
+    )
 
 
 _EXCHANGES = {
@@ -207,17 +215,15 @@ def _add_pages(kit: Kit, report: _Report) -> None:
         """Totals by group."""
         return await answer(report.stats, "", {"by": by})
 
-    @app.get("/marga/bill", dependencies=[kit.authorised])
-    async def bill(
-        name: str, by: Literal["customer", "service", "session", "key"] = "customer", since: float = 0.0
-    ) -> Response:
-        """What one customer, service, session or key was charged since a time (seconds since 1970)."""
-        return await answer(report.bill, "", {"name": name, "by": by, "since": repr(since)})
-
     @app.get("/marga/budgets", dependencies=[kit.authorised])
     async def budgets(prefix: str = "") -> Response:
         """What is spent and reserved of every cap."""
         return await answer(report.budgets, prefix, {})
+
+    @app.get("/marga/usage", dependencies=[kit.authorised])
+    async def usage(since: Annotated[int, Query(ge=0, le=10**11)] = 0, key: str | None = None) -> Response:
+        """Calls, tokens and cost by day and key since a time (Unix seconds); `cost` is in picodollars."""
+        return await answer(report.usage, key or "", {"since": str(since)})
 
     @app.get("/marga/cache", dependencies=[kit.authorised])
     async def cache() -> Response:
@@ -392,19 +398,15 @@ class _Report:
         """Totals by group."""
         return {"groups": self._read().stats(query.get("by", "model"))}
 
-    def bill(self, rest: str, query: Mapping[str, str]) -> Any:
-        """What one customer, service, session or key was charged since a time."""
-        try:
-            since = float(query.get("since", "0"))
-        except ValueError:
-            raise UsageError("`since` is no time.", hint="Write seconds since 1970.") from None
-        found = self._read().bill(query.get("by", "customer"), query.get("name", ""), since=since)
-        return {"picodollars": found.cost, "usd": usd_string(found.cost), "calls": found.calls}
-
     def budgets(self, rest: str, query: Mapping[str, str]) -> Any:
         """What is spent and reserved of every cap."""
         budgets = self._router.budgets
         return {"budgets": [] if budgets is None else budgets.rows(rest)}
+
+    def usage(self, rest: str, query: Mapping[str, str]) -> Any:
+        """Calls, tokens and cost by day and key since a time; `cost` is in picodollars."""
+        rows = self._read().usage(since=float(query["since"]), key=rest or None)
+        return {"usage": [asdict(row) for row in rows]}
 
     def cache(self, rest: str, query: Mapping[str, str]) -> Any:
         """What is kept to be given again, here, and how often it was."""

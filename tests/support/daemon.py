@@ -11,13 +11,12 @@ import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import uvicorn
 import yaml
 
 from avyay.config.environment import Environment
-from avyay.serve.http_protocol import HttpProtocol
 from avyay.serve.marga import build_app
 from avyay.serve.run import bind
 from avyay.wiring import Services, open_services
@@ -36,30 +35,31 @@ class Got:
         return json.loads(self.raw)
 
 
-class Daemon:
-    """`with Daemon(tmp_path, {"providers": [...]}) as daemon:` then `daemon.post("/v1/chat/completions", {...})`."""
+class Served:
+    """An application under the real server, in a thread of its own; `services` closes with it."""
 
-    def __init__(self, folder: Path, marga: dict[str, Any], *, key: str | None = None, **environment: str) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        config = folder / "avyay.yaml"
-        config.write_text(yaml.safe_dump({"marga": {"discover": False, **marga}}))
-        self.services: Services = open_services(
-            config_file=config, environment=Environment({"AVYAY_HOME": str(folder / "home"), **environment})
+    def __init__(self, services: Services, app: Any, *, protocol: Any = "httptools", drain: int = 2) -> None:
+        self.services = services
+        self.app = app
+        self._listener = bind("127.0.0.1", 0, name="test")
+        self.port = int(self._listener.getsockname()[1])
+        self.url = f"http://127.0.0.1:{self.port}"
+        config = uvicorn.Config(
+            app,
+            http=protocol,
+            ws="none",
+            lifespan="on",
+            log_config=None,
+            proxy_headers=False,
+            timeout_graceful_shutdown=drain,
         )
-        self._listener = bind("127.0.0.1", 0, name="marga")
-        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
-        self.database = folder / "home" / "data" / "marga" / "marga.db"
-        self._app = build_app(self.services, key=key)
-        config_ = uvicorn.Config(
-            self._app, http=HttpProtocol, ws="none", lifespan="on", log_config=None, timeout_graceful_shutdown=2
-        )
-        self._server = uvicorn.Server(config_)
+        self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._run, daemon=True)
 
     def _run(self) -> None:
         asyncio.run(self._server.serve(sockets=[self._listener]))
 
-    def __enter__(self) -> Daemon:
+    def __enter__(self) -> Self:
         self._thread.start()
         wait_for(lambda: self._server.started)
         return self
@@ -90,10 +90,29 @@ class Daemon:
         body = {"model": model, "messages": [{"role": "user", "content": "hi"}], "stream": stream}
         return self.post("/v1/chat/completions", body, **headers)
 
+
+class Daemon(Served):
+    """`with Daemon(tmp_path, {"providers": [...]}) as daemon:` then `daemon.post("/v1/chat/completions", {...})`."""
+
+    def __init__(self, folder: Path, marga: dict[str, Any], *, key: str | None = None, **environment: str) -> None:
+        services = services_in(folder, {"marga": {"discover": False, **marga}}, **environment)
+        self.database = folder / "home" / "data" / "marga" / "marga.db"
+        super().__init__(services, build_app(services, key=key))
+
     def calls(self, count: int) -> list[dict[str, Any]]:
         """The rows of the ledger, newest first, once there are so many."""
         wait_for(lambda: len(list(self.services.calls.calls(limit=10_000))) >= count)
         return list(self.services.calls.calls(limit=10_000))
+
+
+def services_in(folder: Path, settings: dict[str, Any], **environment: str) -> Services:
+    """The services of a configuration, at home in `folder`/home."""
+    folder.mkdir(parents=True, exist_ok=True)
+    config = folder / f"{'-'.join(settings)}.yaml"
+    config.write_text(yaml.safe_dump(settings))
+    return open_services(
+        config_file=config, environment=Environment({"AVYAY_HOME": str(folder / "home"), **environment})
+    )
 
 
 def wait_for(condition: Callable[[], bool], seconds: float = 20.0) -> None:

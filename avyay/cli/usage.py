@@ -1,0 +1,99 @@
+"""`avyay usage`: what the gateway counted, what the router billed, and whether the two agree."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from avyay.cli.app import command_group
+from avyay.cli.command import Run, command
+from avyay.errors import ExitCode
+
+app = command_group("Who used what: requests, tokens, cost, reconciled.")
+
+
+@command(app, name="usage", results=True)
+def usage(
+    run: Run,
+    days: Annotated[int, typer.Option("--days", min=1, max=3660, help="Days, today included (UTC).")] = 7,
+    key: Annotated[str | None, typer.Option("--key", help="Only this key: its id or name.")] = None,
+) -> ExitCode:
+    """Show requests per key, endpoint and day beside tokens and cost; exit 1 when gateway and router disagree."""
+    from dataclasses import asdict
+
+    from avyay.serve.gateway.daemon import open_keys, open_usage
+    from avyay.serve.gateway.pages import day_text, start_of, usage_data
+    from avyay.serve.gateway.usage import reconcile
+
+    services = run.services
+    book, reader = open_keys(services), open_usage(services)
+    try:
+        names = {one.id: one.name for one in book.all()}
+        identity = next((i for i, name in names.items() if key == name), key)
+        until = services.clock.now()
+        since = start_of(days, until)
+        rows = reader.days(since=day_text(since), key=identity)
+        calls, differences, problem = None, None, None
+        if (remote := _remote(run)) is None:
+            calls = [asdict(row) for row in services.calls.usage(since=since, key=identity)]
+            known = {row.key for row in reader.days(since=day_text(since))}
+            wanted = known if identity is None else known & {identity}
+            seen = ((d, k) for d, k in reader.decisions(since=since, until=until) if k in wanted)
+            ledger = ((d, k) for d, k in services.calls.decisions(since=since, until=until) if k in wanted)
+            differences = reconcile(seen, ledger, gone=reader.gone(since=since, until=until))
+        else:
+            problem = f"The router is at {remote}: ask the gateway for both (GET /v1/usage)."
+    finally:
+        book.close()
+        reader.close()
+        services.close()
+    data = usage_data(since, rows, calls, differences, problem)
+    run.out.result(data, lambda: _text(run, data, names))
+    return ExitCode.OK if all(one["agrees"] for one in data["reconciled"] or ()) else ExitCode.FINDINGS
+
+
+def _remote(run: Run) -> str | None:
+    """Where the router's ledger is, when it is not in this home."""
+    from urllib.parse import urlsplit
+
+    from avyay.serve.run import is_loopback
+
+    url = run.loaded.settings.gateway.upstreams.marga.url
+    return None if url is None or is_loopback(urlsplit(url).hostname or "") else url
+
+
+def _text(run: Run, data: dict[str, Any], names: dict[str, str]) -> None:
+    def named(key: str) -> str:
+        return f"{names[key]} ({key})" if key in names else key
+
+    if not data["gateway"] and not data["router"]:
+        run.out.note(f"Nothing was used since {data['since']}.")
+        return
+    rows = [(row["day"], named(row["key"]), row["endpoint"], row["requests"], row["errors"]) for row in data["gateway"]]
+    run.out.table(("Day", "Key", "Endpoint", "Requests", "Errors"), rows, title="Gateway")
+    if data["router"] is None:
+        run.out.note(data["router_problem"])
+        return
+    billed = [
+        (row["day"], named(row["key"]), row["calls"], row["input"], row["output"], f"${row['cost_usd']}")
+        for row in data["router"]
+    ]
+    run.out.table(("Day", "Key", "Calls", "In", "Out", "Cost"), billed, title="Router")
+    for one in data["reconciled"]:
+        counts = f"{one['gateway']} decisions at the gateway, {one['ledger']} in the ledger"
+        if one["agrees"] and not one["unseen_by_gateway"]:
+            run.out.line(f"{named(one['key'])}: {counts}: they agree.")
+            continue
+        what = []
+        if one["missing_in_ledger"]:
+            what.append(f"{one['missing_in_ledger']} missing in the ledger")
+        if one["unseen_by_gateway"]:
+            what.append(
+                f"{one['unseen_by_gateway']} in the ledger without an answer at the gateway"
+                f" ({one['ended_without_answer']} requests ended before one)"
+            )
+        verdict = "explained" if one["agrees"] else "they differ"
+        run.out.line(f"{named(one['key'])}: {counts}; {', '.join(what)}: {verdict}.")
+        if not one["agrees"] and one["examples"]:
+            run.out.line(f"  for example {', '.join(one['examples'])} (avyay marga explain ID)")

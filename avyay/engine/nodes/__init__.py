@@ -1,1 +1,0 @@
-"""Where attempts run: this machine, and others."""

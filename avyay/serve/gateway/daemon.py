@@ -1,0 +1,299 @@
+"""The gateway as a daemon: made from the settings, bound to its port, one process or several."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+import socket
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from avyay.config.schema import GatewaySettings
+from avyay.errors import ConfigError, PolicyError
+from avyay.principal import PRINCIPAL_HEADER, Principal, PrincipalSigner, given_secret, open_secret
+from avyay.serve.gateway.app import GatewayApp, Options
+from avyay.serve.gateway.auth import Authenticator
+from avyay.serve.gateway.door import DoorLimits, door_protocol
+from avyay.serve.gateway.keys import KeyBook
+from avyay.serve.gateway.limit_stores import LimitMember, LimitOwner, LocalLimiter, RedisLimiter
+from avyay.serve.gateway.limits import Limiter, Rule
+from avyay.serve.gateway.pages import add_pages
+from avyay.serve.gateway.relay import Timeouts, Upstream
+from avyay.serve.gateway.routes import valid_scope
+from avyay.serve.gateway.settle import TokenSettler
+from avyay.serve.gateway.tokens import make_issuers
+from avyay.serve.gateway.usage import UsageJournal, UsageReader
+from avyay.serve.run import bind, is_loopback, serve
+from avyay.serve.workers import supervise, worker_command
+
+if TYPE_CHECKING:
+    from avyay.wiring import Services
+
+__all__ = ["DEFAULT_PORT", "build_app", "open_keys", "open_usage", "serve_gateway", "serve_worker"]
+
+DEFAULT_PORT = 8080
+_PORTS = {"marga": 8081, "rag": 8082, "raksha": 8083, "siddhi": 8084, "engine": 8086}
+
+
+def serve_gateway(
+    services: Services,
+    *,
+    host: str | None = None,
+    port: int | None = None,
+    workers: int = 1,
+    arguments: Sequence[str] = (),
+) -> None:
+    """Run the gateway until it is told to end.
+
+    Args:
+        workers: Processes that serve; with more than one, limits are counted by this one.
+        arguments: Of the command line, for the workers.
+
+    Raises:
+        UsageError: the port is taken.
+        PolicyError: others could reach it, and nobody would have to say who he is.
+    """
+    settings = services.settings
+    host = host or settings.serve.host
+    port = DEFAULT_PORT if (found := port if port is not None else settings.serve.port) is None else found
+    check_authentication(services, host)
+    listener = bind(host, port, name="gateway")
+    if workers == 1:
+        app = build_app(services)
+        serve(app, listener, protocol=door_protocol(door_limits(settings.gateway)))
+    else:
+        _serve_with(services, listener, workers, arguments)
+
+
+def serve_worker(services: Services, *, owner: Path, listen_fd: int) -> None:
+    """Be one of several workers: serve on an inherited socket, with the limits of the owner at a Unix socket."""
+    app = build_app(services, owner=owner)
+    serve(app, socket.socket(fileno=listen_fd), protocol=door_protocol(door_limits(services.settings.gateway)))
+
+
+def check_authentication(services: Services, host: str) -> None:
+    """Refuse to answer strangers without asking who they are.
+
+    Raises:
+        PolicyError: the address is wider than loopback, there is no key and no issuer.
+    """
+    if is_loopback(host) or services.settings.gateway.jwt:
+        return
+    keys = open_keys(services)
+    try:
+        if keys.any:
+            return
+    finally:
+        keys.close()
+    raise PolicyError(
+        f"The gateway would answer anyone who reaches {host}, at your cost.",
+        hint="Make a key (avyay keys create NAME), configure gateway.jwt, or bind to 127.0.0.1.",
+        code="no_authentication",
+    )
+
+
+def open_keys(services: Services) -> KeyBook:
+    """The keys of this home."""
+    return KeyBook(services.paths.component("gateway") / "keys.db", services.clock)
+
+
+def open_usage(services: Services) -> UsageReader:
+    """What was counted in this home."""
+    return UsageReader(services.paths.component("gateway") / "usage.db")
+
+
+def build_app(services: Services, *, owner: Path | None = None) -> GatewayApp:
+    """The ASGI application.
+
+    Args:
+        owner: The Unix socket of the process that counts limits, when this is one of several workers.
+
+    Raises:
+        ConfigError: the configuration cannot be used.
+    """
+    settings = services.settings.gateway
+    clock = services.clock
+    signer = PrincipalSigner(_secret(services), clock)
+    upstreams = dict(_upstreams(services, signer))
+    member: LimitMember | None = None
+    limiter: Limiter
+    if owner is not None:
+        member = LimitMember(_end_worker, lambda: app.counts.flat())
+        limiter = member
+    else:
+        limiter = make_limiter(services)
+    keys = open_keys(services)
+    issuers = make_issuers(settings.jwt, services.loaded.environment, clock)
+    journal = UsageJournal(services.paths.component("gateway") / "usage.db")
+    usage = open_usage(services)
+    pruning: list[asyncio.Task[None]] = []
+
+    async def prune() -> None:
+        while True:
+            await asyncio.to_thread(usage_prune, services, clock.now() - settings.keep_requests)
+            await asyncio.sleep(6 * 3_600)
+
+    async def started() -> None:
+        if member is not None and owner is not None:
+            await member.start(owner)
+        else:
+            pruning.append(asyncio.ensure_future(prune()))
+
+    async def stopped() -> None:
+        for task in pruning:
+            task.cancel()
+        await asyncio.gather(*pruning, return_exceptions=True)
+        if member is not None:
+            await member.stop()
+        if isinstance(limiter, RedisLimiter):
+            await limiter.close()
+        keys.close()
+        usage.close()
+        services.close()
+
+    app = GatewayApp(
+        upstreams,
+        Authenticator(keys, issuers, limiter, failed_attempts=settings.failed_attempts, clock=clock),
+        limiter,
+        signer,
+        journal,
+        _options(settings),
+        settler=TokenSettler(upstreams["marga"], limiter) if any(rule.tokens for rule in settings.limits) else None,
+        started=started,
+        stopped=stopped,
+        clock=clock,
+    )
+    others = (lambda: member.others) if member is not None else dict
+    add_pages(app, usage, clock, others=others)
+    return app
+
+
+def make_limiter(services: Services) -> LocalLimiter | RedisLimiter:
+    """Where limits are counted: in Redis where the configuration names one, else in this process."""
+    settings = services.settings.gateway
+    local = LocalLimiter(services.clock)
+    if settings.redis_url is None:
+        return local
+    fallback = local if settings.on_redis_loss == "local" else None
+    return RedisLimiter(settings.redis_url, services.clock, fallback=fallback)
+
+
+def usage_prune(services: Services, before: float) -> None:
+    """Forget single requests older than a time; in a thread, with a connection of its own."""
+    reader = open_usage(services)
+    try:
+        reader.prune(before)
+    finally:
+        reader.close()
+
+
+def _serve_with(services: Services, listener: socket.socket, workers: int, arguments: Sequence[str]) -> None:
+    """Be the owner of several workers."""
+    limiter = make_limiter(services)
+    local = limiter if isinstance(limiter, LocalLimiter) else LocalLimiter(services.clock)
+    owner = LimitOwner(limiter, local.counters)
+    folder = Path(tempfile.mkdtemp(prefix="avyay-"))  # short: the path of a Unix socket holds about 100 characters
+
+    async def started() -> None:
+        await owner.serve(folder / "limits")
+
+    async def stopped() -> None:
+        await owner.close()
+        if isinstance(limiter, RedisLimiter):
+            await limiter.close()
+        services.close()
+        shutil.rmtree(folder, ignore_errors=True)
+
+    open_secret_once(services)
+    listener.set_inheritable(True)
+    options = ("--worker-of", str(folder / "limits"), "--listen-fd", str(listener.fileno()), "--quiet")
+    supervise(worker_command("gateway", *arguments, *options), workers, listener, started=started, stopped=stopped)
+
+
+def open_secret_once(services: Services) -> None:
+    """Make the secret and the databases before several workers would race to."""
+    _secret(services)
+    open_keys(services).close()
+    open_usage(services).close()
+
+
+def _secret(services: Services) -> bytes:
+    variable = services.settings.serve.principal_secret_env
+    if variable is None:
+        return open_secret(services.paths)
+    value = services.loaded.environment.value(variable)
+    if value is None:
+        raise ConfigError(
+            f"serve.principal_secret_env names {variable}, which is not set.", hint=f"export {variable}=..."
+        )
+    return given_secret(value)
+
+
+def _upstreams(services: Services, signer: PrincipalSigner) -> Iterator[tuple[str, Upstream]]:
+    settings = services.settings.gateway.upstreams
+    for name, port in _PORTS.items():
+        one = getattr(settings, name)
+        key = None
+        if one.api_key_env is not None and (key := services.loaded.environment.value(one.api_key_env)) is None:
+            raise ConfigError(
+                f"gateway.upstreams.{name} names {one.api_key_env}, which is not set.",
+                hint=f"export {one.api_key_env}=...",
+            )
+        timeouts = Timeouts(one.connect, one.first_byte, one.idle)
+        url = one.url or f"http://127.0.0.1:{port}"
+        signed = partial(_own_word, signer, name)
+        yield name, Upstream(name, url, key=key, credentials=signed, timeouts=timeouts, clock=services.clock)
+
+
+def _own_word(signer: PrincipalSigner, component: str) -> bytes:
+    return f"{PRINCIPAL_HEADER}: {signer.sign(Principal('gateway'), component)}\r\n".encode()
+
+
+def _options(settings: GatewaySettings) -> Options:
+    return Options(
+        rules=tuple(_rules(settings)),
+        proxies=settings.proxies,
+        origins=frozenset(_origin(origin) for origin in settings.cors_origins),
+        max_body=settings.max_body,
+        body_timeout=settings.body_timeout,
+        send_timeout=settings.send_timeout,
+    )
+
+
+def _rules(settings: GatewaySettings) -> Iterator[Rule]:
+    for number, one in enumerate(settings.limits, 1):
+        amounts: Mapping[str, int | None] = {
+            "requests": one.requests,
+            "tokens": one.tokens,
+            "concurrent": one.concurrent,
+        }
+        if one.endpoint is not None and not valid_scope(one.endpoint):
+            raise ConfigError(f"gateway.limits: {one.endpoint!r} is no endpoint.", hint="For example: marga:embeddings")
+        if not any(amounts.values()):
+            raise ConfigError(f"The limit {number} limits nothing.", hint="Name requests, tokens or concurrent.")
+        for unit, amount in amounts.items():
+            if amount is not None:
+                yield Rule(unit, amount, one.key, one.tier, one.endpoint)  # type: ignore[arg-type]
+
+
+def _origin(text: str) -> bytes:
+    from urllib.parse import urlsplit
+
+    parts = urlsplit(text)
+    if parts.scheme not in ("http", "https") or not parts.netloc or text != f"{parts.scheme}://{parts.netloc}":
+        raise ConfigError(f"gateway.cors_origins: {text!r} is no origin.", hint="Write https://app.example.com.")
+    return text.encode()
+
+
+def door_limits(settings: GatewaySettings) -> DoorLimits:
+    return DoorLimits(settings.max_head, settings.head_timeout, settings.max_connections)
+
+
+def _end_worker() -> None:
+    """The owner is gone: a worker alone would keep the port and count limits by nobody."""
+    os.kill(os.getpid(), signal.SIGTERM)

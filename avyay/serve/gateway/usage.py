@@ -1,0 +1,271 @@
+"""What the gateway counts: requests and errors per key, endpoint and day. Tokens and money are the router's alone.
+
+Every request is a row, written in groups off the hot path; a trigger adds it to its day's totals, so the two cannot
+disagree. Rows are kept for some weeks, to be compared with the router's ledger by decision id; totals stay.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from avyay.db import Database, Migration, Schema, open_database
+from avyay.db_writer import GroupCommitWriter, Insert, WriterState
+from avyay.errors import AvyayError
+from avyay.log import get_logger
+
+__all__ = ["Difference", "UsageJournal", "UsageReader", "UsageRow", "day_of", "reconcile", "reconcile_counts"]
+
+USAGE_SCHEMA = Schema(
+    "usage",
+    (
+        Migration(
+            "0001_usage",
+            """
+            CREATE TABLE requests (
+                at REAL NOT NULL,
+                day TEXT NOT NULL,
+                key TEXT NOT NULL,
+                endpoint TEXT NOT NULL,
+                status INTEGER NOT NULL,  -- 499: the caller went before the answer was over
+                error INTEGER NOT NULL,
+                decision TEXT,  -- the router's id, where it decided something
+                seconds REAL NOT NULL
+            ) STRICT;
+            CREATE INDEX requests_at ON requests (at);
+            CREATE TABLE days (
+                day TEXT NOT NULL,
+                key TEXT NOT NULL,
+                endpoint TEXT NOT NULL,
+                requests INTEGER NOT NULL,
+                errors INTEGER NOT NULL,
+                decided INTEGER NOT NULL,
+                PRIMARY KEY (day, key, endpoint)
+            ) STRICT, WITHOUT ROWID;
+            """,
+        ),
+        Migration(
+            "0002_totals",
+            # A function, because the statement holds semicolons of its own.
+            lambda database: _add_trigger(database),
+        ),
+    ),
+)
+_COLUMNS = ("at", "day", "key", "endpoint", "status", "error", "decision", "seconds")
+_INSERT = Insert("requests", _COLUMNS)
+_PRUNED_AT_ONCE = 5_000
+
+
+def _add_trigger(database: Any) -> None:
+    database.execute(
+        """
+        CREATE TRIGGER requests_total AFTER INSERT ON requests BEGIN
+            INSERT INTO days (day, key, endpoint, requests, errors, decided)
+            VALUES (new.day, new.key, new.endpoint, 1, new.error, new.decision IS NOT NULL)
+            ON CONFLICT (day, key, endpoint) DO UPDATE SET
+                requests = requests + 1,
+                errors = errors + excluded.errors,
+                decided = decided + excluded.decided;
+        END
+        """
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class UsageRow:
+    """A day's total of a key at an endpoint. `decided` are those the router has a decision for."""
+
+    day: str
+    key: str
+    endpoint: str
+    requests: int
+    errors: int
+    decided: int
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """Where gateway and router disagree about a key. All zero: they agree.
+
+    Attributes:
+        missing: Decisions the gateway saw an answer of and the ledger does not hold.
+        unseen: Calls in the ledger under this key that the gateway has no answer of.
+        gone: Requests without an answer (the caller went, or the router did not answer in time): each may be one of
+            `unseen`, since the router had begun.
+        examples: Some of their ids, where both could be compared one by one.
+    """
+
+    key: str
+    gateway: int
+    ledger: int
+    missing: int
+    unseen: int
+    gone: int = 0
+    examples: tuple[str, ...] = ()
+
+    @property
+    def agrees(self) -> bool:
+        return not self.missing and self.unseen <= self.gone
+
+
+@lru_cache(maxsize=8)
+def _day(number: int) -> str:
+    return datetime.fromtimestamp(number * 86_400, UTC).strftime("%Y-%m-%d")
+
+
+def day_of(at: float) -> str:
+    """The day of a time, in UTC."""
+    return _day(int(at // 86_400))
+
+
+class UsageJournal:
+    """Writes what happened, without ever keeping a request waiting."""
+
+    def __init__(self, path: Path) -> None:
+        self._writer = GroupCommitWriter(path, USAGE_SCHEMA, tolerant=True)
+        self._log = get_logger("gateway")
+        self.refused = 0
+
+    def add(self, at: float, key: str, endpoint: str, status: int, decision: str | None, seconds: float) -> None:
+        """A request is over. A disk that fails does not fail the request: what did not fit is counted."""
+        row = (at, day_of(at), key, endpoint, status, int(status >= 400), decision, seconds)
+        try:
+            self._writer.append(_INSERT, row)
+        except AvyayError as error:
+            self.refused += 1
+            self._log.error("usage_not_recorded", error=error.message)
+
+    def state(self) -> WriterState:
+        """How its disk does."""
+        return self._writer.state()
+
+    def flush(self) -> None:
+        """Wait until all of it is committed."""
+        self._writer.flush()
+
+    def close(self) -> None:
+        """Commit what is in memory.
+
+        Raises:
+            UnreachableError: it could not be.
+        """
+        self._writer.close()
+
+
+class UsageReader:
+    """Reads what was counted."""
+
+    def __init__(self, path: Path) -> None:
+        self._database: Database = open_database(path, USAGE_SCHEMA, check_same_thread=False)
+
+    def close(self) -> None:
+        self._database.close()
+
+    def days(self, *, since: str, key: str | None = None) -> list[UsageRow]:
+        """Totals from a day on, newest first."""
+        with self._database.errors():
+            rows = self._database.execute(
+                "SELECT day, key, endpoint, requests, errors, decided FROM days"
+                " WHERE day >= ?1 AND (?2 IS NULL OR key = ?2) ORDER BY day DESC, key, endpoint",
+                (since, key),
+            )
+            return [UsageRow(*row) for row in rows]
+
+    def decisions(self, *, since: float, until: float) -> Iterator[tuple[str, str]]:
+        """(decision, key) of requests that began in a span, by decision."""
+        with self._database.errors():
+            yield from self._database.execute(
+                "SELECT decision, key FROM requests WHERE at >= ? AND at < ? AND decision IS NOT NULL"
+                " ORDER BY decision",
+                (since, until),
+            )
+
+    def gone(self, *, since: float, until: float) -> dict[str, int]:
+        """Requests to the router that ended without an answer, by key."""
+        with self._database.errors():
+            rows = self._database.execute(
+                "SELECT key, count(*) FROM requests WHERE at >= ? AND at < ? AND decision IS NULL"
+                " AND status IN (499, 502, 504) AND endpoint LIKE 'marga:%' GROUP BY key",
+                (since, until),
+            )
+            return dict(rows.fetchall())
+
+    def prune(self, before: float) -> int:
+        """Forget single requests older than a time; totals stay."""
+        gone = 0
+        while True:
+            with self._database.transaction() as database:
+                done = database.execute(
+                    "DELETE FROM requests WHERE rowid IN (SELECT rowid FROM requests WHERE at < ? LIMIT ?)",
+                    (before, _PRUNED_AT_ONCE),
+                ).rowcount
+            gone += done
+            if done < _PRUNED_AT_ONCE:
+                return gone
+
+
+def reconcile(
+    seen: Iterable[tuple[str, str]],
+    ledger: Iterable[tuple[str, str]],
+    *,
+    gone: Mapping[str, int] | None = None,
+    examples: int = 5,
+) -> list[Difference]:
+    """Compare one by one: what the gateway saw with what the router wrote, both as (decision, key) by decision.
+
+    Leave calls that never came through the gateway out of `ledger`: their keys are not the gateway's.
+    """
+    both: dict[str, list[Any]] = {}  # key -> gateway, ledger, missing, unseen, examples
+
+    def of(key: str) -> list[Any]:
+        return both.setdefault(key, [0, 0, 0, 0, []])
+
+    def note(key: str, place: int, decision: str) -> None:
+        entry = of(key)
+        entry[place] += 1
+        if len(entry[4]) < examples:
+            entry[4].append(decision)
+
+    left, right = iter(seen), iter(ledger)
+    one, other = next(left, None), next(right, None)
+    while one is not None or other is not None:
+        if other is None or (one is not None and one[0] < other[0]):
+            assert one is not None
+            of(one[1])[0] += 1
+            note(one[1], 2, one[0])
+            one = next(left, None)
+        elif one is None or other[0] < one[0]:
+            of(other[1])[1] += 1
+            note(other[1], 3, other[0])
+            other = next(right, None)
+        else:
+            of(one[1])[0] += 1
+            of(one[1])[1] += 1
+            one, other = next(left, None), next(right, None)
+    return [
+        Difference(key, entry[0], entry[1], entry[2], entry[3], (gone or {}).get(key, 0), tuple(entry[4]))
+        for key, entry in sorted(both.items())
+    ]
+
+
+def reconcile_counts(
+    decided: Mapping[str, int], calls: Mapping[str, int], *, gone: Mapping[str, int] | None = None
+) -> list[Difference]:
+    """Compare by numbers alone, where the ledger is on another machine."""
+    return [
+        Difference(key, seen, found, max(0, seen - found), max(0, found - seen), (gone or {}).get(key, 0))
+        for key in sorted(decided.keys() | calls.keys())
+        for seen, found in [(decided.get(key, 0), calls.get(key, 0))]
+    ]
+
+
+def decided_by_key(rows: Sequence[UsageRow]) -> dict[str, int]:
+    """Requests with a decision, by key."""
+    found: dict[str, int] = {}
+    for row in rows:
+        found[row.key] = found.get(row.key, 0) + row.decided
+    return found

@@ -93,6 +93,7 @@ class PatternRules:
 
     folders: Sequence[Path] = (RULES_FOLDER,)
     _texts: list[tuple[Path, bytes]] | None = field(default=None, repr=False)
+    _places: dict[str, Path] = field(default_factory=dict, repr=False)
 
     @property
     def texts(self) -> list[tuple[Path, bytes]]:
@@ -123,7 +124,13 @@ class PatternRules:
                 if rule["id"] in rules:
                     raise ConfigError(f"{path}: the rule id {rule['id']!r} is taken.", hint="Give the rule another id.")
                 rules[rule["id"]] = rule
+                self._places[rule["id"]] = path
         return rules
+
+    @cached_property
+    def packaged(self) -> frozenset[str]:
+        """The ids of the rules that come with the package."""
+        return frozenset(name for name in self.raw if self._places[name].is_relative_to(RULES_FOLDER))
 
     @cached_property
     def rules(self) -> dict[str, Rule]:

@@ -43,6 +43,14 @@ class SourceFile:
         return self.data.decode("utf-8-sig", "replace")
 
     @cached_property
+    def _lower(self) -> str:
+        return self.text.lower()
+
+    def mentions(self, *words: str) -> bool:
+        """Whether one of the texts, given in small letters, stands anywhere in the file. Far cheaper than a search."""
+        return any(word in self._lower for word in words)
+
+    @cached_property
     def lines(self) -> list[str]:
         """Without line ends. Only newline characters end a line, so that numbers agree with every other tool."""
         return [line.removesuffix("\r") for line in self.text.split("\n")]
@@ -69,12 +77,23 @@ class SourceFile:
     @cached_property
     def tree(self) -> ast.Module | None:
         """The Python syntax tree; None when the file is no Python or cannot be parsed (the scan reports that)."""
+        return self.parse()[0]
+
+    @cached_property
+    def syntax_problem(self) -> str:
+        """Why the running Python cannot read the file; empty when it can, or need not. Keeps no tree: they are large."""
+        return self.parse()[1]
+
+    def parse(self) -> tuple[ast.Module | None, str]:
+        """(a new Python syntax tree, "") or (None, why there is none)."""
         if self.language != "python":
-            return None
+            return None, ""
         try:
-            return parse_python(self.text)
-        except (SyntaxError, ValueError, RecursionError, MemoryError):
-            return None
+            return parse_python(self.text), ""
+        except SyntaxError as error:
+            return None, f"{error.msg} at line {error.lineno}" if error.lineno else str(error.msg)
+        except (ValueError, RecursionError, MemoryError) as error:
+            return None, str(error) or type(error).__name__
 
     @cached_property
     def nodes(self) -> tuple[ast.AST, ...]:

@@ -83,9 +83,11 @@ LANGUAGES: frozenset[str] = frozenset()
 USES_PROJECT = False
 
 PROGRAMS = frozenset({"python", "javascript", "typescript", "go"})
-NAMES = re.compile(
-    r"(?i)secret|passw|pwd|passphrase|\bpass\b|_pass\b|token|api[-_]?key|access[-_]?key|auth|_key\b|\w[a-z]Key\b|credential|bearer|jwt|hmac|cookieparser|cookiestore|serializer|fernet|login"
-)
+WORDS = (
+    "secret", "passw", "pwd", "passphrase", "token", "auth", "credential", "bearer", "jwt", "hmac", "cookieparser",
+    "cookiestore", "serializer", "fernet", "login",
+)  # fmt: skip
+NAMES = re.compile(r"(?i)\bpass\b|_pass\b|api[-_]?key|access[-_]?key|_key\b|\w[a-z]Key\b")
 PRIVATE = re.compile(
     r"-----BEGIN (?:(?:RSA|EC|DSA|OPENSSH|ENCRYPTED|PGP) )?PRIVATE KEY(?: BLOCK)?-----(?:\s|\\n|\\r|[\"'`+])*([A-Za-z0-9+/=]{40,})"
 )
@@ -163,6 +165,9 @@ CRYPTO = {  # callee -> position of the secret
     re.compile(r"(?:^|\.)(?:HTTPBasicAuth|SetBasicAuth|BasicAuth|login|PlainAuth|HTTPDigestAuth)$"): (1, "password"),
     re.compile(r"(?:^|\.)(?:SessionMiddleware)$"): (9, "signing"),
 }  # fmt: skip
+CRYPTO_CALL = re.compile(
+    r"(?:encode|decode|sign|verify|jwtSign|jwtVerify|\w*Serializer|\w*Signer|Fernet|cookie_?[pP]arser|New\w*|SignedString|SecretStr|create\w+|new|digest|HTTP\w+|SetBasicAuth|BasicAuth|login|PlainAuth|SessionMiddleware)$"
+)
 WRAPPERS = frozenset(
     {
         "byte",
@@ -217,7 +222,7 @@ def run(file: SourceFile, project: Project) -> Iterator[Finding]:
     yield from _formats(file, taken, sample)
     if "://" in text and not sample and not PROSE.search(file.name):
         yield from _connections(file, taken)
-    if sample or PROSE.search(file.name) or not NAMES.search(text):
+    if sample or PROSE.search(file.name) or not (file.mentions(*WORDS) or NAMES.search(text)):
         return
     if file.language in PROGRAMS:
         yield from _named(file, taken)
@@ -442,7 +447,10 @@ EMPTY_TEST = r"\bif\b[^\n]{{0,20}}(?:!\s*{name}\b|\bnot\s+{name}\b|\b{name}\s*(?
 def _when_empty(module: Module, index: int, name: str) -> bool:
     """Whether the assignment runs only when the name holds nothing: `if secret == "" { secret = "..." }`."""
     start = module.tokens[index].start
-    return re.search(EMPTY_TEST.format(name=re.escape(name)), module.text[max(0, start - 120) : start]) is not None
+    before = module.text[max(0, start - 120) : start]
+    if "if" not in before or name not in before:
+        return False
+    return re.search(EMPTY_TEST.format(name=re.escape(name)), before) is not None
 
 
 def _in_call(module: Module, call: Call) -> Iterator[Given]:
@@ -464,7 +472,7 @@ def _in_call(module: Module, call: Call) -> Iterator[Given]:
         name, value = arguments[0][1], arguments[1][1]
         if len(name) == 1 and name[0].kind == "string" and len(value) == 1 and value[0].kind == "string":
             yield Given(name[0].value, value[0], False)
-    for pattern, (position, kind) in CRYPTO.items():
+    for pattern, (position, kind) in CRYPTO.items() if CRYPTO_CALL.match(call.method) else ():
         if not pattern.search(call.callee):
             continue
         if (

@@ -145,7 +145,7 @@ def run(file: SourceFile, project: Project) -> Iterator[Finding]:
     if parts[-1] in METADATA or any(part.lower() in SAMPLES for part in parts[:-1]):
         return
     seen: set[str] = set()
-    for match in ADDRESS.finditer(text):
+    for match in _addresses(text):
         address = match.group().lower()
         if address in seen or not _is_address(text, match.start(), match.end(), address):
             continue
@@ -165,6 +165,16 @@ def run(file: SourceFile, project: Project) -> Iterator[Finding]:
             match.end(),
             message=f"`{match.group()}` appears in no commit, owners' file, package metadata or allow-list of this project.",
         )
+
+
+def _addresses(text: str) -> Iterator[re.Match[str]]:
+    """What looks like an address; only lines with an @ are looked at."""
+    at = text.find("@")
+    while at >= 0:
+        end = text.find("\n", at)
+        end = len(text) if end < 0 else end
+        yield from ADDRESS.finditer(text, text.rfind("\n", 0, at) + 1, end)
+        at = text.find("@", end)
 
 
 def _is_address(text: str, start: int, end: int, address: str) -> bool:

@@ -39,7 +39,13 @@ GUARDED = re.compile(
 
 def run(file: SourceFile, project: Project) -> Iterator[Finding]:
     text = file.text
-    if file.is_test or not SERVER.search(text) or not RUNS.search(text) or GUARDED.search(text):
+    if (
+        file.is_test
+        or not file.mentions("mcp")
+        or not SERVER.search(text)
+        or not RUNS.search(text)
+        or GUARDED.search(text)
+    ):
         return
     for match in OPEN.finditer(text):
         yield file.finding(RULE, match.start(), match.end())

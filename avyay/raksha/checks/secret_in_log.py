@@ -39,7 +39,9 @@ PLAIN = re.compile(r"^(?:token|secret|key|pat|bearer|encryption|credentials?|aut
 
 
 def run(file: SourceFile, project: Project) -> Iterator[Finding]:
-    if file.is_test or not WORTH_READING.search(file.text):
+    if file.is_test or not file.mentions("passw", "secret", "token", "api_key", "apikey", "credential", "pwd"):
+        return
+    if not WORTH_READING.search(file.text):
         return
     module = parse(file.text, file.language)
     for call in module.calls():

@@ -35,7 +35,19 @@ USES_PROJECT = False
 
 WORTH_READING = re.compile(
     r"\bos\.(?:system|popen|exec|spawn)|\bimport\s+system|subprocess|create_subprocess_shell|child_process|shelljs|execa"
-    r"|exec\.Command|syscall\.Exec|exec_command|pexpect|fabric|\bimport\s+popen|commands\.get|Runtime|Deno\.Command|pty\.spawn"
+    r"|exec\.Command|syscall\.Exec|exec_command|pexpect|fabric|\bimport\s+popen|commands\.get|Deno\.Command|pty\.spawn"
+)
+WORDS = (
+    "system",
+    "popen",
+    "exec",
+    "spawn",
+    "subprocess",
+    "child_process",
+    "shelljs",
+    "pexpect",
+    "fabric",
+    "commands.get",
 )
 SHELL = re.compile(
     r"(?:^|/)(?:sh|bash|zsh|dash|ksh|ash|fish|cmd|cmd\.exe|powershell|powershell\.exe|pwsh)$", re.IGNORECASE
@@ -64,7 +76,7 @@ NODE_IMPORT = re.compile(
 
 
 def run(file: SourceFile, project: Project) -> Iterator[Finding]:
-    if not WORTH_READING.search(file.text):
+    if not file.mentions(*WORDS) or not WORTH_READING.search(file.text):
         return
     module = parse(file.text, file.language)
     flow = Flow(module)

@@ -64,9 +64,11 @@ LITERAL = re.compile(
     r"(?i)[?&](?:access[-_]?token|auth[-_]?token|session[-_]?(?:id|token|key)?|jsessionid|phpsessid|token|jwt|sid|api[-_]?key)=([A-Za-z0-9._~+/-]{10,})"
 )
 WORTH_READING = re.compile(rf"(?i)\b{_NAMES}\b")
-QUERY = re.compile(
-    rf"(?i)[?&;]{_NAMES}=|params|query|urlencode|url_for|redirect|request\.(?:args|GET)|\.qs\b|stringify|url\.Values"
-)
+WORDS = ("token", "sess", "sid", "jwt", "api", "auth", "bearer", "key", "secret", "passw", "pwd", "credential")
+QUERY_WORDS = (
+    "params", "query", "urlencode", "url_for", "redirect", "request.args", "request.get", "stringify", "url.values",
+)  # fmt: skip
+QUERY = re.compile(rf"(?i)[?&;]{_NAMES}=|\.qs\b")
 # Proofs for one use, and tokens that open nothing.
 ONE_TIME = re.compile(
     r"(?i)reset|verif|confirm|activat|invit|unsubscri|subscri|magic|one[-_ ]?time|otp\b|opt[-_ ]?(?:in|out)|double|register|signup|sign[-_]up|email[-_]?(?:link|change)"
@@ -97,7 +99,9 @@ WRITERS = re.compile(
 
 
 def run(file: SourceFile, project: Project) -> Iterator[Finding]:
-    if file.is_test or not (WORTH_READING.search(file.text) and QUERY.search(file.text)):
+    if file.is_test or not file.mentions(*WORDS):
+        return
+    if not (file.mentions(*QUERY_WORDS) or QUERY.search(file.text)) or not WORTH_READING.search(file.text):
         return
     module = parse(file.text, file.language)
     reported: set[int] = set()

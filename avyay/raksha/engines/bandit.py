@@ -13,7 +13,7 @@ from typing import Any
 
 from avyay.errors import DependencyError, UnreachableError
 from avyay.process import run
-from avyay.raksha.engines.bandit_rules import RULES
+from avyay.raksha.engines.bandit_rules import RULES, may_report
 from avyay.raksha.engines.base import FileResult, Outcome, Step
 from avyay.raksha.project import Project
 from avyay.raksha.registry import installed_version
@@ -62,7 +62,11 @@ class BanditEngine:
     def run(self, files: Sequence[SourceFile], project: Project, *, step: Step, cancel: threading.Event) -> Outcome:
         if self.version == "missing":
             raise DependencyError("bandit is not installed.", hint=HINT, code="no_bandit")
-        places = {str(file.path): file for file in files}
+        outcome = Outcome({file.name: FileResult(parsed=False) for file in files})
+        places = {str(file.path): file for file in files if may_report(file.text)}
+        if not places:
+            step(len(files))
+            return outcome
         request = json.dumps({"files": list(places), "tests": sorted(RULES)}).encode()
         done = run(self._command, timeout=self._timeout + len(files) * 0.5, stdin=request, cancel=cancel)
         if done.timed_out:
@@ -76,7 +80,7 @@ class BanditEngine:
             last = done.error_text.strip().splitlines()[-1:] or ["no message"]
             how = f"signal {-done.code}" if done.code < 0 else f"exit code {done.code}"
             raise UnreachableError(f"bandit gave no usable answer ({how}: {last[0][:200]}).", hint=HINT) from None
-        outcome = Outcome({file.name: FileResult(sure=True) for file in files})
+        outcome.results |= {file.name: FileResult(sure=True) for file in places.values()}
         for place, reason in skipped:
             if place not in places:
                 outcome.skipped.append(Skipped(str(place), str(reason), self.name))

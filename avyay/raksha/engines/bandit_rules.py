@@ -13,7 +13,7 @@ from typing import Literal
 
 from avyay.raksha.types import Precision, Rule, Severity
 
-__all__ = ["RULES"]
+__all__ = ["NEEDS", "RULES", "may_report"]
 
 Level = Literal[0, 1, 2]  # bandit's LOW, MEDIUM, HIGH: findings below are dropped
 
@@ -208,3 +208,32 @@ def _table() -> dict[str, tuple[Rule, Level, Level]]:
 
 
 RULES = _table()
+
+# Alternatives of texts a file must hold for the test to report something in it; without any, bandit need not read it.
+NEEDS: dict[str, tuple[tuple[str, ...], ...]] = {
+    "B103": (("chmod",),),
+    "B201": (("flask", "debug"),),
+    "B202": (("tarfile", "extractall"),),
+    "B323": (("_create_unverified_context",),),
+    "B324": (("hashlib", "md5"), ("hashlib", "md4"), ("hashlib", "sha1"), ("hashlib", "new"), ("crypt", "METHOD_")),
+    "B501": (("verify", "requests"), ("verify", "httpx")),
+    "B502": (("SSLv",), ("TLSv1",)),
+    "B503": (("SSLv",), ("TLSv1",)),
+    "B505": (("generate_private_key",), ("generate", "DSA"), ("generate", "RSA")),
+    "B506": (("yaml", "load"),),
+    "B507": (("set_missing_host_key_policy",),),
+    "B508": (("CommunityData",),),
+    "B609": tuple(
+        (tool, "*", way)
+        for tool in ("chown", "chmod", "tar ", "'tar'", '"tar"', "rsync")
+        for way in ("subprocess", "system", "popen", "spawn", "exec", "commands")
+    ),
+    "B612": (("logging", "listen"),),
+    "B614": (("torch", "load"),),
+    "B701": (("jinja2", "Environment"),),
+}
+
+
+def may_report(text: str) -> bool:
+    """Whether one of the tests could report something in this file."""
+    return any(all(word in text for word in words) for ways in NEEDS.values() for words in ways)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
@@ -52,7 +53,8 @@ class ChecksEngine:
     def key(self, project: Project) -> str:
         if project.online:
             return ""  # the world may change between two scans
-        return f"{self._code}:{project.fingerprint}"
+        python = f"{sys.version_info.major}.{sys.version_info.minor}"
+        return f"{python}:{self._code}:{project.fingerprint}"
 
     @cached_property
     def _code(self) -> str:
@@ -83,6 +85,11 @@ class ChecksEngine:
         result = outcome.of(file.name)
         # A check for this very language reads its structure, if tolerantly: enough unless a parser objects.
         result.parsed = any(file.language in check.LANGUAGES for check in self._checks.values())
+        if file.language == "python":
+            result.sure = not file.syntax_problem
+            if not result.sure:
+                python = f"{sys.version_info.major}.{sys.version_info.minor}"
+                result.problem = f"Not read by Python {python}: {file.syntax_problem}."
         for name, check in self._checks.items():
             if check.LANGUAGES and file.language not in check.LANGUAGES:
                 continue

@@ -1,33 +1,54 @@
-"""Which taint rules can match a file at all, told by its words: a rule needs a source and a sink in the same file.
+"""Which rules can match a file at all, told by its words: a taint rule needs a source and a sink in the same file.
 
 Semgrep rules a file out when a word that every match must contain is missing, but looks at no more than words: nearly
 every file has `request` and `data` in it somewhere. Here a pattern such as `request.$A` with `$A` one of a list is
 asked for as `request.args`, a call as a name before a bracket. A rule that is ruled out costs nothing; one that is not
 costs several milliseconds for each kilobyte, whatever it finds.
 
+The engine follows values within one function and from the module's own statements into it, so in Python source and sink
+must stand in one function or outside of all.
+
 A file that passes may match; one that does not pass cannot. What is not understood passes.
 """
 
 from __future__ import annotations
 
+import ast
+import itertools
+import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-__all__ = ["Condition", "Words", "conditions"]
+__all__ = ["Condition", "Words", "can_match", "conditions", "scopes_of"]
 
 
 class Words:
-    """A file's text and the set of its words."""
+    """A text and the set of its words; `around` is the text that every part of a file sees."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, around: Words | None = None) -> None:
         self.text = text
+        self._around = around
+        self._shapes: dict[str, bool] = {}
 
     @cached_property
     def words(self) -> frozenset[str]:
-        return frozenset(re.findall(r"\w+", self.text))
+        own = frozenset(_WORD.findall(self.text))
+        return own | self._around.words if self._around is not None else own
+
+    def has(self, shape: re.Pattern[str]) -> bool:
+        """Whether the expression matches somewhere; many rules ask for the same."""
+        known = self._shapes.get(shape.pattern)
+        if known is None:
+            known = shape.search(self.text) is not None or (self._around is not None and self._around.has(shape))
+            self._shapes[shape.pattern] = known
+        return known
+
+
+_WORD = re.compile(r"\w+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +57,12 @@ class Need:
 
     words: frozenset[str] = frozenset()
     shapes: tuple[re.Pattern[str], ...] = ()
+    texts: frozenset[str] = frozenset()  # a match of the shapes holds them; looked for first
 
     def met(self, file: Words) -> bool:
-        return self.words <= file.words and all(shape.search(file.text) for shape in self.shapes)
+        if not self.words <= file.words or not all(text in file.text for text in self.texts):
+            return False
+        return all(file.has(shape) for shape in self.shapes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +75,57 @@ class Condition:
         return any(need.met(file) for need in self.needs)
 
 
+def can_match(needed: Sequence[Condition], file: Words, scopes_of_file: Callable[[], Sequence[Words]]) -> bool:
+    """Whether the conditions are met by a file, and by one of its scopes when they are known."""
+    if not all(condition.met(file) for condition in needed):
+        return False
+    scopes = scopes_of_file()
+    return not scopes or any(all(condition.met(scope) for condition in needed) for scope in scopes)
+
+
+def scopes_of(tree: ast.Module, lines: Sequence[str]) -> tuple[Words, ...]:
+    """The functions of a Python file that stand in no other function, each with all that stands in none."""
+    inside = [False] * (len(lines) + 1)
+    places: list[tuple[int, int]] = []
+    for function in _functions(tree):
+        first = min([function.lineno, *(decorator.lineno for decorator in function.decorator_list)])
+        last = function.end_lineno or function.lineno
+        places.append((first, last))
+        inside[first : last + 1] = [True] * (last + 1 - first)
+    around = Words("\n".join(line for number, line in enumerate(lines, start=1) if not inside[number]))
+    return (around, *(Words("\n".join(lines[first - 1 : last]), around) for first, last in places))
+
+
+def _functions(node: ast.AST) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield child
+        elif isinstance(child, ast.stmt | ast.excepthandler | ast.match_case):
+            yield from _functions(child)
+
+
 def conditions(rule: Mapping[str, Any]) -> tuple[Condition, ...]:
-    """What a file must meet for a taint rule to match in it; empty when nothing can be said."""
+    """What a file must meet for a rule to match in it; empty when nothing can be said."""
+    if not {str(name).lower() for name in rule.get("languages", ())} <= _PLAIN:
+        return ()  # languages whose words may be written otherwise than in the pattern: `user` in a Dockerfile
     if rule.get("mode") != "taint":
-        return ()
-    found = (_any(rule.get(name)) for name in ("pattern-sources", "pattern-sinks"))
+        needs = _alternatives({name: rule[name] for name in _FORMULAS if name in rule}, {})
+        return (Condition(needs),) if needs else ()
+    # An expression is looked for in the whole file, not in the function of source and sink.
+    found = (_any(_without_expressions(rule.get(name))) for name in ("pattern-sources", "pattern-sinks"))
     return tuple(Condition(needs) for needs in found if needs)
+
+
+def _without_expressions(item: Any) -> Any:
+    if isinstance(item, list):
+        return [_without_expressions(each) for each in item]
+    if isinstance(item, dict):
+        return {name: _without_expressions(value) for name, value in item.items() if name != "pattern-regex"}
+    return item
+
+
+_PLAIN = frozenset({"python", "javascript", "typescript", "go", "py", "js", "ts", "golang", "regex", "generic"})
+_FORMULAS = ("pattern", "pattern-either", "patterns", "pattern-regex")
 
 
 def _any(items: Any) -> tuple[Need, ...]:
@@ -75,14 +144,58 @@ def _any(items: Any) -> tuple[Need, ...]:
 def _alternatives(item: Any, variables: Mapping[str, str]) -> tuple[Need, ...]:
     if not isinstance(item, dict):
         return ()
-    if isinstance(pattern := item.get("pattern"), str):
-        need = _need(pattern, variables)
+    pattern = item.get("pattern", item.get("pattern-inside"))
+    if isinstance(pattern, str):
+        # What stands around may need words of a class's other methods.
+        need = _need(pattern, variables) if not pattern.lstrip("@ ").startswith("class ") else None
         return (need,) if need is not None else ()
     if isinstance(either := item.get("pattern-either"), list):
         return _either(either, variables)
     if isinstance(every := item.get("patterns"), list):
         return _every(every, variables)
+    if isinstance(regex := item.get("pattern-regex"), str):
+        return _expression(regex)
     return ()
+
+
+def _expression(regex: str) -> tuple[Need, ...]:
+    """An expression to be found in the text; nothing when ours is another dialect."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            return (Need(frozenset(), (re.compile(_WIDE.sub(r"\\u\1", regex), re.MULTILINE),), _literals(regex)),)
+    except (re.error, Warning, OverflowError):
+        return ()
+
+
+def _literals(regex: str) -> frozenset[str]:
+    """Texts that stand in every match, which is a quicker question than the expression itself."""
+    if "(?i" in regex or "(?x" in regex:
+        return frozenset()
+    outside, depth, index = "", 0, 0  # what stands outside of brackets, a blank for all that is no plain word
+    while index < len(regex):
+        here = regex[index]
+        if here == "\\":
+            outside += " "
+            index += 4 if regex[index + 1 : index + 2] == "x" else 2
+            continue
+        if here == "[":
+            index = regex.find("]", index + 2)
+            if index < 0:
+                return frozenset()
+        if here == "|" and depth == 0:
+            return frozenset()
+        depth += (here == "(") - (here == ")")
+        if here in "?*{":
+            outside = outside[:-1] + " "
+            if here == "{":
+                index = max(index, regex.find("}", index))
+        outside += here if depth == 0 and (here.isalnum() or here == "_") else " "
+        index += 1
+    return frozenset(word for word in outside.split() if len(word) > 2)
+
+
+_WIDE = re.compile(r"\\x\{([0-9A-Fa-f]{4})\}")
 
 
 def _either(items: Sequence[Any], variables: Mapping[str, str]) -> tuple[Need, ...]:
@@ -96,26 +209,46 @@ def _either(items: Sequence[Any], variables: Mapping[str, str]) -> tuple[Need, .
 
 
 def _every(items: Sequence[Any], variables: Mapping[str, str]) -> tuple[Need, ...]:
-    """All must hold: the one that says most stands for them."""
+    """All must hold: their combinations, or of very many those of the one that says most."""
     known = {**variables, **dict(_variables(items))}
     sets = [mine for item in items if (mine := _alternatives(item, known))]
-    return max(sets, key=lambda needs: min(map(_weight, needs)), default=())
+    if math.prod(map(len, sets)) > COMBINATIONS:
+        return max(sets, key=lambda needs: min(map(_weight, needs)))
+    return tuple(dict.fromkeys(_together(needs) for needs in itertools.product(*sets) if needs))
+
+
+def _together(needs: Sequence[Need]) -> Need:
+    words = frozenset(word for need in needs for word in need.words)
+    texts = frozenset(text for need in needs for text in need.texts)
+    return Need(words, tuple(dict.fromkeys(shape for need in needs for shape in need.shapes)), texts)
 
 
 def _weight(need: Need) -> int:
     return len(need.words) + 2 * len(need.shapes)
 
 
-def _variables(items: Iterable[Any]) -> Iterable[tuple[str, str]]:
-    """Metavariables that must be one of some words: `^(a|b)$`."""
+def _variables(items: Iterable[Any]) -> Iterator[tuple[str, str]]:
+    """Metavariables whose text must match: an expression to look for in the file."""
     for item in items:
         constraint = item.get("metavariable-regex") if isinstance(item, dict) else None
         if isinstance(constraint, dict):
-            simple = re.fullmatch(r"\^\(?(?:\?:)?([\w|]+)\)?\$", str(constraint.get("regex", "")))
-            if simple:
-                yield str(constraint.get("metavariable")), simple[1]
+            shape = _searchable(str(constraint.get("regex", "")))
+            if shape:
+                yield str(constraint.get("metavariable")), shape
 
 
+def _searchable(regex: str) -> str:
+    """`^(?:next|url\\w*)$` as an expression for a whole word, `.*(llm|chat).*` for a part; empty when it is neither."""
+    flag = "(?i)" if regex.startswith("(?i)") else ""
+    inner = regex.removeprefix(flag)
+    whole = inner.startswith("^") and inner.endswith("$")
+    inner = inner.removeprefix("^").removesuffix("$") if whole else inner.removeprefix(".*").removesuffix(".*")
+    if not re.fullmatch(r"\(?(?:\?:)?(?:\w|\||\\w\*|\w\?)+\)?", inner) or "||" in inner:
+        return ""
+    return rf"{flag}\b(?:{inner})\b" if whole else f"{flag}(?:{inner})"
+
+
+COMBINATIONS = 64
 _TOKEN = re.compile(r"\$\.\.\.[A-Z_0-9]+|\$[A-Z_0-9]+|\.\.\.|[A-Za-z_]\w*|\"[^\"\n]*\"|'[^'\n]*'|`[^`]*`|\S")
 # Values that programs name the same everywhere: nobody imports them under another name.
 _VALUES = frozenset({"request", "req", "self", "websocket", "ctx", "context", "params", "query"})
@@ -133,12 +266,20 @@ _KEYWORDS = frozenset(
 
 def _need(pattern: str, variables: Mapping[str, str]) -> Need | None:
     tokens = _TOKEN.findall(pattern)
-    words = frozenset(t for t in tokens if t[0].isalpha() or t[0] == "_")
-    words = frozenset(word for word in words if word.lower() not in _KEYWORDS and word != "_")
-    shape = _shape(tokens, variables)
-    if shape is None and not words:
+    names = [token for token in tokens if token[0].isalpha() or token[0] == "_"]
+    words = {word for word in names if word.lower() not in _KEYWORDS and word != "_"}
+    words.update(word for token in tokens for word in _quoted(token))
+    shapes = [shape for shape in (_shape(tokens, variables),) if shape is not None]
+    shapes += [variables[token] for token in dict.fromkeys(tokens) if token in variables]
+    if not shapes and not words:
         return None
-    return Need(words, (re.compile(shape),) if shape is not None else ())
+    return Need(frozenset(words), tuple(re.compile(shape) for shape in shapes))
+
+
+def _quoted(token: str) -> list[str]:
+    """The words of a text that stands in the program as it stands in the pattern."""
+    plain = len(token) > 2 and token[0] in "\"'" and "..." not in token and "$" not in token and "\\" not in token
+    return _WORD.findall(token) if plain and not token[1:].startswith("=~") else []
 
 
 def _shape(tokens: Sequence[str], variables: Mapping[str, str]) -> str | None:
@@ -150,18 +291,25 @@ def _shape(tokens: Sequence[str], variables: Mapping[str, str]) -> str | None:
     if tokens[:1] == ["def"] and "request" in tokens:
         return _handler(tokens)
     chain, rest = _chain(tokens)
-    if not chain:
-        return None
     if len(chain) == 1:
         called = rest[:1] == ["("] and chain[0][0].isalpha() and chain[0] not in _KEYWORDS
         return rf"\b{chain[0]}\s*\(" if called else None
-    last = variables.get(chain[-1], chain[-1])
-    if chain[0] in _VALUES or (chain[0].startswith("$") and chain[-1] in variables):
-        middle = "".join(rf"{part}\s*\??\.\s*" for part in chain[:-1] if not part.startswith("$"))
-        if last.startswith("$") or any(part.startswith("$") for part in chain[1:-1]):
+    if not chain or any(part.startswith("$") for part in chain[1:-1]):
+        return None
+    first, last = chain[0], chain[-1]
+    if first.startswith("$") and not last.startswith("$") and rest[:1] in (["("], ["="]):
+        owner = variables.get(first, "").removesuffix(r"\b") if variables.get(first, "").endswith(r"\b") else ""
+        after = r"\s*[(<?!]" if rest[0] == "(" else r"\s*(?::[^=\n]*)?="
+        return rf"{owner}\s*\??\.\s*{last}{after}"
+    if last.startswith("$"):
+        # Only a list of names says something: `request.(args|form)`.
+        last = variables.get(last, "").removeprefix(r"\b").removesuffix(r"\b")
+        if not last or last.startswith("(?i)"):
             return None
-        return rf"(?:\b{middle}|\.\s*)(?:{last})\b" if not middle else rf"\b{middle}(?:{last})\b"
-    return None
+    elif first not in _VALUES:
+        return None  # it may have been imported by its last name
+    middle = "".join(rf"{part}\s*\??\.\s*" for part in chain[:-1] if not part.startswith("$"))
+    return rf"\b{middle}(?:{last})\b" if first in _VALUES else rf"\.\s*(?:{last})\b"
 
 
 def _chain(tokens: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -179,9 +327,11 @@ def _chain(tokens: Sequence[str]) -> tuple[list[str], list[str]]:
 
 def _decorator(tokens: Sequence[str]) -> str | None:
     chain, rest = _chain(tokens[1:])
-    if rest[:1] != ["("] or not chain or chain[-1].startswith("$"):
+    if rest[:1] != ["("] or not chain:
         return None
-    return rf"@\s*[\w.]*\b{chain[-1]}\s*\("
+    name = r"\w+" if chain[-1].startswith("$") else chain[-1]
+    before = r"\." if len(chain) > 1 else r"\b"
+    return rf"@\s*[\w.]*{before}{name}\s*\("
 
 
 def _handler(tokens: Sequence[str]) -> str | None:

@@ -37,15 +37,19 @@ class Token:
     prefix: str = ""
 
 
-_SPACE = r"(?P<space>[ \t\f\r\n\v\u00a0\ufeff]+|\\\r?\n)"
+# Blanks before a token belong to its match: half as many matches.
+_SPACE = r"(?:[ \t\f\u00a0\ufeff]|\\\r?\n)*+(?:(?P<space>[\r\n\v][ \t\f\r\n\v\u00a0\ufeff]*)"
 _NUMBER = r"(?P<number>\.?\d(?:[eE][+-]|[\w.])*)"
 _PYTHON = re.compile(
     _SPACE
     + r"|(?P<comment>\#[^\n]*)"
+    + r"|(?P<plain>(?i:rb|br|u|b|r)?(?:"
+    + r"'''[^\\']*+(?:(?:\\.|'(?!''))[^\\']*+)*+'''|\"\"\"[^\\\"]*+(?:(?:\\.|\"(?!\"\"))[^\\\"]*+)*+\"\"\""
+    + r"|'(?!'')[^\\\n']*+(?:\\.[^\\\n']*+)*+'|\"(?!\"\")[^\\\n\"]*+(?:\\.[^\\\n\"]*+)*+\"))"
     + r"|(?P<open>(?i:rb|br|f|fr|rf|t|tr|rt|u|b|r)?(?:'''|\"\"\"|'|\"))"
     + r"|(?P<name>[^\W\d]\w*)|"
     + _NUMBER
-    + r"|(?P<op>\*\*=|//=|>>=|<<=|\.\.\.|->|:=|[-+*/%&|^@=!<>]=|\*\*|//|<<|>>|.)",
+    + r"|(?P<op>\*\*=|//=|>>=|<<=|\.\.\.|->|:=|[-+*/%&|^@=!<>]=|\*\*|//|<<|>>|.))",
     re.DOTALL,
 )
 _SCRIPT = re.compile(
@@ -56,7 +60,7 @@ _SCRIPT = re.compile(
     + r"|(?P<name>[#@]?[^\W\d][\w$]*|\$[\w$]*)|"
     + _NUMBER
     + r"|(?P<op>>>>=|\.\.\.|===|!==|\*\*=|<<=|>>=|&&=|\|\|=|\?\?=|=>|\?\.(?!\d)|\?\?|&&|\|\||\+\+|--"
-    + r"|[-+*/%&|^=!<>]=|\*\*|<<|>>|.)",
+    + r"|[-+*/%&|^=!<>]=|\*\*|<<|>>|.))",
     re.DOTALL,
 )
 _GO = re.compile(
@@ -65,7 +69,7 @@ _GO = re.compile(
     + r"|(?P<string>\"(?:\\.|[^\"\\\n])*\"|`[^`]*`|'(?:\\.|[^'\\\n])+')"
     + r"|(?P<name>[^\W\d]\w*)|"
     + _NUMBER
-    + r"|(?P<op>\.\.\.|:=|&\^=|<<=|>>=|<-|&&|\|\||\+\+|--|[-+*/%&|^=!<>]=|<<|>>|&\^|.)",
+    + r"|(?P<op>\.\.\.|:=|&\^=|<<=|>>=|<-|&&|\|\||\+\+|--|[-+*/%&|^=!<>]=|<<|>>|&\^|.))",
     re.DOTALL,
 )
 _REGEX = re.compile(r"/(?![*/])(?:\\.|\[(?:\\.|[^\]\\\n])*\]|[^/\\\n\[])+/[a-z]*")
@@ -92,24 +96,32 @@ def _lex(text: str, pattern: re.Pattern[str], position: int, stop: int, closing:
     line_start = text.rfind("\n", 0, position) + 1
     depth = 0
     script = pattern is _SCRIPT
+    match_at = pattern.match
     while position < stop:
-        match = pattern.match(text, position, stop)
-        if match is None:  # cannot happen (`.` matches), but a scanner does not die of it
-            position += 1
-            continue
+        match = match_at(text, position, stop)
+        if match is None:  # blanks at the end
+            break
         group = match.lastgroup or "op"
+        position = match.start(group)
         end = match.end()
-        piece = match.group()
+        piece = text[position:end]
         if group in ("space", "comment"):
             newline = piece.rfind("\n")
-            if newline >= 0 and not piece.startswith("\\"):
+            if newline >= 0:
                 first = True
                 line_start = position + newline + 1
             position = end
             continue
         token: Token | None = None
         column = position - line_start
-        if group == "open":
+        if group in ("name", "number"):
+            tokens.append(Token(group, piece, position, end, first, column, piece))  # type: ignore[arg-type]
+            first = False
+            position = end
+            continue
+        if group == "plain":
+            token = _plain_string(piece, position, end, first, column)
+        elif group == "open":
             token = _python_string(text, position, end, piece, first, column, stop)
         elif group == "template":
             value, holes, end = _template(text, end, stop)
@@ -124,16 +136,15 @@ def _lex(text: str, pattern: re.Pattern[str], position: int, stop: int, closing:
                 end = found.end()
                 token = Token("regex", found.group(), position, end, first, column, found.group())
         if token is None:
-            kind: Kind = "name" if group == "name" else "number" if group == "number" else "op"
-            if closing and kind == "op":
+            if closing:
                 if piece in "([{":
                     depth += 1
                 elif piece == closing and depth == 0:
                     return tokens, position
                 elif piece in ")]}":
                     depth -= 1
-            token = Token(kind, piece, position, end, first, column, piece)
-        if "\n" in token.text:
+            token = Token("op", piece, position, end, first, column, piece)
+        elif "\n" in token.text:
             line_start = token.start + token.text.rfind("\n") + 1
         tokens.append(token)
         first = False
@@ -163,6 +174,14 @@ def _cook(raw: str) -> str:
     return _ESCAPE.sub(character, raw)
 
 
+def _plain_string(piece: str, start: int, end: int, first: bool, column: int) -> Token:
+    body = piece.lstrip("rRbBuU")
+    prefix = piece[: len(piece) - len(body)].lower()
+    width = 3 if body.startswith(("'''", '"""')) else 1
+    body = body[width:-width]
+    return Token("string", piece, start, end, first, column, body if "r" in prefix else _cook(body), (), prefix)
+
+
 def _python_string(text: str, start: int, at: int, opening: str, first: bool, column: int, stop: int) -> Token:
     quote = opening.lstrip("rRbBfFuUtT")
     prefix = opening[: len(opening) - len(quote)].lower()
@@ -179,6 +198,9 @@ def _python_string(text: str, start: int, at: int, opening: str, first: bool, co
     )  # fmt: skip
 
 
+_ORDINARY = re.compile(r"[^\\{}\n'\"]+")
+
+
 def _formatted(text: str, at: int, quote: str, stop: int) -> tuple[str, tuple[str, ...], int]:
     """A formatted string's (value, holes, end); nested quotes of the same kind (3.12) are understood."""
     parts: list[str] = []
@@ -187,7 +209,10 @@ def _formatted(text: str, at: int, quote: str, stop: int) -> tuple[str, tuple[st
         if text.startswith(quote, at):
             return "".join(parts), tuple(holes), at + len(quote)
         here = text[at]
-        if here == "\\" and at + 1 < stop:
+        if run := _ORDINARY.match(text, at, stop):
+            parts.append(run.group())
+            at = run.end()
+        elif here == "\\" and at + 1 < stop:
             parts.append(_cook(text[at : at + 2]))
             at += 2
         elif here in "{}" and text.startswith(here * 2, at):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
@@ -129,6 +130,10 @@ class Call:
         return self.callee.rsplit(".", 1)[0] if "." in self.callee else ""
 
 
+def _opening(call: Call) -> int:
+    return call.opening
+
+
 @dataclass
 class Module:
     """A source text read as tokens."""
@@ -198,16 +203,27 @@ class Module:
 
     def calls(self, start: int = 0, end: int | None = None) -> Iterator[Call]:
         """Every call in a range of tokens."""
+        calls = self._calls
+        first = bisect.bisect_left(calls, max(start, 1), key=_opening)
+        for index in range(first, len(calls)):
+            call = calls[index]
+            if end is not None and call.opening >= end:
+                return
+            yield call
+
+    @cached_property
+    def _calls(self) -> list[Call]:
         tokens = self.tokens
-        for index in range(max(start, 1), min(len(tokens) if end is None else end, len(tokens))):
-            token = tokens[index]
-            if token.text != "(" or token.kind != "op" or tokens[index - 1].kind != "name":
-                continue
-            if token.first and self.python is False and self.language != "go":
-                continue
-            call = self._call(index)
-            if call is not None:
-                yield call
+        script = not self.python and self.language != "go"
+        found = []
+        for index, token in enumerate(tokens):
+            if token.text == "(" and token.kind == "op" and index and tokens[index - 1].kind == "name":
+                if token.first and script:
+                    continue
+                call = self._call(index)
+                if call is not None:
+                    found.append(call)
+        return found
 
     def _call(self, opening: int) -> Call | None:
         tokens = self.tokens

@@ -44,11 +44,10 @@ def find_handlers(module: Module) -> list[Handler]:
 
 
 def _python(module: Module) -> Iterator[Handler]:
-    django = bool(
-        re.search(
-            r"(?m)^\s*(?:from|import)\s+(?:django|rest_framework)\b|\brender\(request|\bobjects\.|HttpResponse",
-            module.text,
-        )
+    text = module.text
+    django = any(word in text for word in ("render(request", "objects.", "HttpResponse")) or (
+        ("django" in text or "rest_framework" in text)
+        and re.search(r"(?m)^\s*(?:from|import)\s+(?:django|rest_framework)\b", text) is not None
     )
     yield from _registered(module)
     for function in module.functions:

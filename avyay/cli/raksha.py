@@ -40,6 +40,7 @@ def rules(run: Run) -> None:
                     "languages": list(rule.languages),
                     "cwe": list(rule.cwe),
                     "engine": rule.engine,
+                    "repair": rule.repair,
                 }
                 for rule in found
             ]

@@ -29,6 +29,8 @@ def render_rule(rule: Rule) -> str:
     facts += [*rule.cwe, *(f"OWASP {item}" for item in rule.owasp)]
     if rule.languages:
         facts.append(", ".join(rule.languages))
+    if rule.repair != "none":
+        facts.append("`--fix`" if rule.repair == "safe" else "`--fix=unsafe`")
     if rule.online:
         facts.append("only with `--online`")
     fence = _FENCES.get(rule.languages[0], "") if rule.languages else "python"

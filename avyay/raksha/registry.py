@@ -15,6 +15,7 @@ from avyay.errors import ConfigError
 from avyay.ports import Severity
 from avyay.raksha.checks import CHECKS
 from avyay.raksha.checks.base import Check
+from avyay.raksha.repair import Replacement, kind_of, read_replacements
 from avyay.raksha.types import Category, Precision, Rule
 
 __all__ = ["RULES_FOLDER", "PatternRules", "checks_digest", "installed_version", "load_checks"]
@@ -133,6 +134,11 @@ class PatternRules:
         return frozenset(name for name in self.raw if self._places[name].is_relative_to(RULES_FOLDER))
 
     @cached_property
+    def replacements(self) -> dict[str, tuple[Replacement, ...]]:
+        """What `--fix` writes, by rule."""
+        return {name: read_replacements((raw.get("metadata") or {}).get("edits")) for name, raw in self.raw.items()}
+
+    @cached_property
     def rules(self) -> dict[str, Rule]:
         """The same rules in our own words."""
         return {name: _describe(raw) for name, raw in self.raw.items()}
@@ -181,6 +187,13 @@ def _describe(raw: Mapping[str, Any]) -> Rule:
     precision = str(meta.get("precision", meta.get("confidence", "medium"))).lower()
     category = str(meta.get("category", "pattern")).lower()
     score = meta.get("security-severity")
+    try:
+        replacements = read_replacements(meta.get("edits"))
+    except ValueError as error:
+        raise ConfigError(f"The rule {raw['id']} is broken: {error}.", hint="Repair the rule.") from error
+    repair = kind_of(replacements)
+    if "fix" in raw and repair == "none":
+        repair = "safe" if meta.get("fix-safety") == "safe" else "unsafe"
     return Rule(
         id=raw["id"],
         title=str(meta.get("title") or message or raw["id"]),
@@ -199,6 +212,7 @@ def _describe(raw: Mapping[str, Any]) -> Rule:
         aliases=_texts(meta.get("aliases")),
         security_severity=float(score) if isinstance(score, int | float | str) and str(score).strip() else None,
         engine="semgrep",
+        repair=repair,
     )
 
 

@@ -265,7 +265,8 @@ def _work(todo: Sequence[tuple[_Run, list[SourceFile]]], project: Project, step:
     if not todo:
         return
     with ThreadPoolExecutor(max_workers=len(todo), thread_name_prefix="raksha") as pool:
-        futures = [pool.submit(work, run, files) for run, files in todo]
+        # The last ones first: they wait for programs of their own, while ours keeps this process busy.
+        futures = [pool.submit(work, run, files) for run, files in reversed(todo)]
         try:
             for future in as_completed(futures):
                 future.result()

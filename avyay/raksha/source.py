@@ -81,7 +81,7 @@ class SourceFile:
 
     @cached_property
     def syntax_problem(self) -> str:
-        """Why the running Python cannot read the file; empty when it can, or need not. Keeps no tree: they are large."""
+        """Why the running Python cannot read the file; empty when it can, or need not. Keeps no tree."""
         return self.parse()[1]
 
     def parse(self) -> tuple[ast.Module | None, str]:

@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from avyay.raksha.source import SourceFile
-from avyay.raksha.types import Finding, Rule, Suppressed
+from avyay.raksha.types import Edit, Finding, Rule, Suppressed
 
 __all__ = ["NO_REASON", "RULES", "UNUSED", "Suppression", "apply", "find"]
 
@@ -39,6 +39,7 @@ UNUSED = Rule(
     good="x = 1",
     fix="Remove the comment, or correct the rule's id.",
     precision="very-high",
+    repair="safe",
     engine="scan",
 )
 RULES = (NO_REASON, UNUSED)
@@ -132,9 +133,21 @@ def _faults(file: SourceFile, comment: Suppression, judged: Collection[str]) -> 
     elif not comment.reason:
         yield file.finding(NO_REASON, start, end)
     else:
-        for rule in comment.rules:
-            if rule not in comment.used and rule in judged:
-                yield file.finding(UNUSED, start, end, message=f"Nothing here is found by {rule}.")
+        unused = [rule for rule in comment.rules if rule not in comment.used and rule in judged]
+        edits = _removal(file, comment) if len(unused) == len(comment.rules) else ()
+        for rule in unused:
+            yield file.finding(UNUSED, start, end, message=f"Nothing here is found by {rule}.", edits=edits)
+
+
+def _removal(file: SourceFile, comment: Suppression) -> tuple[Edit, ...]:
+    """The edit that takes a comment away; none when code may follow it on its line."""
+    line = file.line(comment.line)
+    before = line[: comment.column - 1]
+    if not line[comment.column - 1 :].lstrip().startswith(("#", "//")):
+        return ()
+    if before.strip() or comment.line >= len(file.lines):
+        return (Edit(comment.line, len(before.rstrip()) + 1, comment.line, len(line) + 1, "", safe=True),)
+    return (Edit(comment.line, 1, comment.line + 1, 1, "", safe=True),)
 
 
 def _next_code(file: SourceFile, line: int) -> int:

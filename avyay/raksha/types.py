@@ -16,6 +16,7 @@ __all__ = [
     "Edit",
     "Finding",
     "Precision",
+    "Repair",
     "Report",
     "Rule",
     "Severity",
@@ -29,6 +30,7 @@ __all__ = [
 ]
 
 Precision = Literal["very-high", "high", "medium", "low"]
+Repair = Literal["none", "safe", "unsafe"]
 Verdict = Literal["clean", "findings", "unchecked"]
 Category = Literal["pattern", "hallucination", "architecture", "supply-chain"]
 
@@ -64,6 +66,7 @@ class Rule:
         languages: Those the rule reads; empty: any text.
         aliases: Rules of other tools that mean the same (`bandit:B105`); their findings merge into this one.
         online: The rule asks the network and runs only with `--online`.
+        repair: Whether `--fix` can repair what it finds, or some of it; `unsafe` needs `--fix=unsafe`.
     """
 
     id: str
@@ -82,6 +85,7 @@ class Rule:
     security_severity: float | None = None
     online: bool = False
     engine: str = "checks"
+    repair: Repair = "none"
 
     @property
     def score(self) -> float:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from avyay.raksha.checks.base import Edit, Finding, Project, Rule, SourceFile
+from avyay.raksha.checks.base import Finding, Project, Rule, SourceFile
 from avyay.raksha.syntax.lexer import Token
 from avyay.raksha.syntax.module import Call, Module, parse, split, text_of
 
@@ -126,9 +126,7 @@ def run(file: SourceFile, project: Project) -> Iterator[Finding]:
         reported.add(line)
         near = _surroundings(module, first, last)
         chosen = rule if rule is RULE or CREDENTIALS.search(near) else RULE
-        yield file.finding(
-            chosen, start, end, message=f"{how}: every web site may read what this answers.", edits=_edits()
-        )
+        yield file.finding(chosen, start, end, message=f"{how}: every web site may read what this answers.")
     for call in module.calls():
         how = _default(module, call)
         line = file.position(module.tokens[call.first].start)[0]
@@ -140,10 +138,6 @@ def run(file: SourceFile, project: Project) -> Iterator[Finding]:
                 module.tokens[call.closing].end,
                 message=f"{how} allows every origin.",
             )
-
-
-def _edits() -> tuple[Edit, ...]:
-    return ()  # which origins are right only the owner knows
 
 
 def _surroundings(module: Module, first: int, last: int) -> str:

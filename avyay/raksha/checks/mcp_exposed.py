@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from avyay.raksha.checks.base import Finding, Project, Rule, SourceFile
+from avyay.raksha.checks.base import Edit, Finding, Project, Rule, SourceFile
 
 RULE = Rule(
     id="mcp-shell-on-all-addresses",
@@ -21,6 +21,7 @@ RULE = Rule(
     why="Whoever reaches the port runs commands on this machine; MCP asks for no password unless the server adds one.",
     bad='mcp = FastMCP("ops", host="0.0.0.0")\n\n\n@mcp.tool()\ndef run(command: str) -> str:\n    return subprocess.getoutput(command)',
     good='mcp = FastMCP("ops", host="127.0.0.1")\n\n\n@mcp.tool()\ndef uptime() -> str:\n    return subprocess.run(["uptime"], capture_output=True, text=True, check=True).stdout',
+    repair="unsafe",
     fix="Bind to 127.0.0.1 (or use stdio), require a token for anything else, and offer named actions instead of a shell.",
 )
 RULES = (RULE,)
@@ -48,5 +49,13 @@ def run(file: SourceFile, project: Project) -> Iterator[Finding]:
     ):
         return
     for match in OPEN.finditer(text):
-        yield file.finding(RULE, match.start(), match.end())
+        yield file.finding(RULE, match.start(), match.end(), edits=_to_this_machine(file, match))
         return
+
+
+def _to_this_machine(file: SourceFile, match: re.Match[str]) -> tuple[Edit, ...]:
+    address = match.group().find("0.0.0.0")  # noqa: S104 - looked for, not bound to
+    if address < 0:
+        return ()
+    start = match.start() + address
+    return (Edit(*file.position(start), *file.position(start + len("0.0.0.0")), "127.0.0.1"),)  # noqa: S104

@@ -13,10 +13,11 @@ from typing import Any
 
 from avyay.errors import DependencyError, UnreachableError
 from avyay.process import run
-from avyay.raksha.engines.bandit_rules import RULES, may_report
+from avyay.raksha.engines.bandit_rules import REPLACEMENTS, RULES, may_report
 from avyay.raksha.engines.base import FileResult, Outcome, Step
 from avyay.raksha.project import Project
 from avyay.raksha.registry import installed_version
+from avyay.raksha.repair import edits_of
 from avyay.raksha.source import SourceFile
 from avyay.raksha.types import Finding, Rule, Skipped
 
@@ -99,7 +100,7 @@ class BanditEngine:
 
 def hash_of_rules() -> str:
     """Changes when the selection of tests changes."""
-    return hashlib.sha256(repr(sorted(RULES.items())).encode()).hexdigest()
+    return hashlib.sha256(repr((sorted(RULES.items()), sorted(REPLACEMENTS.items()))).encode()).hexdigest()
 
 
 def _finding(item: dict[str, Any], file: SourceFile) -> Finding | None:
@@ -124,4 +125,5 @@ def _finding(item: dict[str, Any], file: SourceFile) -> Finding | None:
         origins=("bandit",),
         cwe=rule.cwe,
         fix=rule.fix,
+        edits=edits_of(REPLACEMENTS.get(item["test"], ()), file, (line, column, last, end_column)),
     )

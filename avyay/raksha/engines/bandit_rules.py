@@ -11,9 +11,10 @@ from __future__ import annotations
 
 from typing import Literal
 
+from avyay.raksha.repair import kind_of, table
 from avyay.raksha.types import Precision, Rule, Severity
 
-__all__ = ["NEEDS", "RULES", "may_report"]
+__all__ = ["NEEDS", "REPLACEMENTS", "RULES", "may_report"]
 
 Level = Literal[0, 1, 2]  # bandit's LOW, MEDIUM, HIGH: findings below are dropped
 
@@ -24,6 +25,7 @@ def _rule(
     return Rule(
         id=f"bandit-{test.lower()}", title=title, severity=severity, cwe=(f"CWE-{cwe}",), why=why, bad=bad, good=good,
         fix=fix, precision=precision, languages=("python",), aliases=(f"bandit:{test}",), engine="bandit",
+        repair=kind_of(REPLACEMENTS.get(test, ())),
     )  # fmt: skip
 
 
@@ -46,7 +48,7 @@ def _table() -> dict[str, tuple[Rule, Level, Level]]:
         bad="os.chmod(path, 0o777)",
         good="os.chmod(path, 0o600)",
         fix="Give the owner only what is needed.",
-        at_least=1,
+        at_least=2,  # below that: the group may execute it
     )
     add(
         "B201",
@@ -207,6 +209,32 @@ def _table() -> dict[str, tuple[Rule, Level, Level]]:
     return table
 
 
+REPLACEMENTS = table(
+    {
+        "B103": [(r"0o?777\b", "0o755", False)],
+        "B201": [(r"\bdebug\s*=\s*True", "debug=False", True)],
+        "B202": [
+            (r"\bextractall\(\s*\)", 'extractall(filter="data")', True),
+            (r"\bextractall\(([^()]*[^()\s,])\s*,?\s*\)", r'extractall(\1, filter="data")', True),
+        ],
+        "B323": [(r"\b_create_unverified_context\b", "create_default_context", True)],
+        "B324": [(r"\b(?:md5|sha1)\b", "sha256", False)],
+        "B501": [(r"\bverify\s*=\s*False", "verify=True", True)],
+        "B502": [(r"\bPROTOCOL_(?:SSLv2|SSLv3|SSLv23|TLSv1|TLSv1_1)\b", "PROTOCOL_TLS_CLIENT", False)],
+        "B503": [(r"\bPROTOCOL_(?:SSLv2|SSLv3|SSLv23|TLSv1|TLSv1_1)\b", "PROTOCOL_TLS_CLIENT", False)],
+        "B505": [(r"\b(?:512|768|1024)\b", "3072", True)],
+        "B506": [
+            (r"\byaml\.load\b", "yaml.safe_load", True),
+            (r",\s*(?:Loader\s*=\s*)?(?:yaml\.)?(?:C?Loader|UnsafeLoader|FullLoader)\b", "", True),
+        ],
+        "B507": [(r"\b(?:AutoAddPolicy|WarningPolicy)\b", "RejectPolicy", False)],
+        "B614": [(r"\btorch\.load\(([^()]*[^()\s,])\s*,?\s*\)", r"torch.load(\1, weights_only=True)", False)],
+        "B701": [
+            (r"\bautoescape\s*=\s*False", "autoescape=True", False),
+            (r"\bEnvironment\(\s*\)", "Environment(autoescape=True)", False),
+        ],
+    }
+)
 RULES = _table()
 
 # Alternatives of texts a file must hold for the test to report something in it; without any, bandit need not read it.

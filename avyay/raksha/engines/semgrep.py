@@ -30,6 +30,7 @@ from avyay.raksha.engines.prefilter import Condition, Words, can_match, conditio
 from avyay.raksha.languages import STRUCTURED, UNSUPPORTED
 from avyay.raksha.project import Project
 from avyay.raksha.registry import PatternRules, installed_version
+from avyay.raksha.repair import Replacement, edits_of
 from avyay.raksha.source import SourceFile
 from avyay.raksha.types import Edit, Finding, Rule, Skipped
 
@@ -309,8 +310,12 @@ class SemgrepEngine:
             found = places.get(match["path"])
             rule = self._rules.rules.get(match["check_id"])
             if found is not None and rule is not None:
-                outcome.of(found.name).findings.append(_finding(match, found, rule, self._rules.raw[rule.id]))
+                outcome.of(found.name).findings.append(self._finding(match, found, rule))
         return outcome
+
+    def _finding(self, match: Mapping[str, Any], file: SourceFile, rule: Rule) -> Finding:
+        meta = self._rules.raw[rule.id].get("metadata") or {}
+        return _finding(match, file, rule, meta, self._rules.replacements[rule.id])
 
     def _take_error(self, error: Mapping[str, Any], places: Mapping[str, SourceFile], outcome: Outcome) -> None:
         kind, message = _kind(error), str(error.get("message", "")).strip()
@@ -376,12 +381,13 @@ def _places(files: Sequence[SourceFile], folder: Path) -> Iterator[tuple[str, So
         yield str(place), file
 
 
-def _finding(match: Mapping[str, Any], file: SourceFile, rule: Rule, raw: Mapping[str, Any]) -> Finding:
+def _finding(
+    match: Mapping[str, Any], file: SourceFile, rule: Rule, meta: Mapping[str, Any], replacements: Sequence[Replacement]
+) -> Finding:
     extra = match["extra"]
     line, column = _place(match["start"], file)
     end_line, end_column = _place(match["end"], file)
-    meta = raw.get("metadata") or {}
-    edits: tuple[Edit, ...] = ()
+    edits = edits_of(replacements, file, (line, column, end_line, end_column))
     if isinstance(text := extra.get("fix"), str):
         safe = str(meta.get("fix-safety", "unsafe")) == "safe"
         edits = (Edit(line, column, end_line, end_column, text, safe=safe),)

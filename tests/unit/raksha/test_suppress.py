@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from avyay.raksha.files import collect
+from avyay.raksha.fix import plan_fixes
+from avyay.raksha.scan import CodeScanner
 from avyay.raksha.source import SourceFile
 from avyay.raksha.suppress import NO_REASON, UNUSED, apply, find
 from avyay.raksha.types import Finding, Rule
@@ -73,3 +76,19 @@ def test_the_mark_in_a_string_is_text() -> None:
     assert len(find(SourceFile("a.md", b"x <!-- avyay: ignore[demo] a reason -->\n", "text"))) == 1
     assert find(SourceFile("a.py", b's = "# avyay: ignore[demo] no comment"\n', "python")) == []
     assert len(find(SourceFile("a.py", b"def (:  # avyay: ignore[demo] unparsable\n", "python"))) == 1
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("x = 1  # avyay: ignore[demo-shell] gone\ny = 2\n", "x = 1\ny = 2\n"),
+        ("# avyay: ignore[demo-shell] gone\nx = 1\n", "x = 1\n"),
+        ("x = 1\n    # avyay: ignore[demo-shell] gone\n", "x = 1\n"),
+    ],
+)
+def test_an_unused_suppression_can_be_taken_away(scanner: CodeScanner, write, before: str, after: str) -> None:
+    root = write({"a.py": before})
+    report = scanner.scan([root])
+    assert [finding.rule for finding in report.findings] == ["suppression-unused"]
+    fixes = plan_fixes(report, {file.name: file for file in collect([root]).files}, scanner, unsafe=False)
+    assert [item.text for item in fixes.files] == [after]

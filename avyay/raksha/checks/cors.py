@@ -19,7 +19,7 @@ RULE = Rule(
     owasp=("A05:2021",),
     precision="high",
     category="architecture",
-    languages=("python", "javascript", "typescript", "go", "yaml", "json"),
+    languages=("python", "javascript", "typescript", "go", "yaml", "json", "terraform"),
     why=(
         "With `*`, or with the caller's own Origin sent back, a page on any site can call this API from a visitor's"
         " browser and read what it answers; with credentials allowed it does so as the visitor."
@@ -47,7 +47,7 @@ CREDENTIALS_RULE = Rule(
     fix="Name the origins that need credentials and allow no others; without credentials, still prefer a list.",
 )
 RULES = (RULE, CREDENTIALS_RULE)
-LANGUAGES = frozenset({"python", "javascript", "typescript", "go", "yaml", "json"})
+LANGUAGES = frozenset({"python", "javascript", "typescript", "go", "yaml", "json", "terraform"})
 USES_PROJECT = False
 
 HEADER = re.compile(r"(?i)^access-control-allow-origin$")
@@ -102,14 +102,17 @@ JSON_STAR = re.compile(
     r"(?i)\"key\"\s*:\s*\"access-control-allow-origin\"\s*,\s*\"value\"\s*:\s*\"\*\"|\"access-control-allow-origin\"\s*:\s*\"\*\""
 )
 
+TERRAFORM_STAR = re.compile(r"(?im)^[ \t]*(?:cors_)?allow(?:ed)?_origins?[ \t]*=[ \t]*(?:\[\s*)?\"\*\"\s*\]?")
+STARS = {"yaml": YAML_STAR, "json": JSON_STAR, "terraform": TERRAFORM_STAR}
+
 
 def run(file: SourceFile, project: Project) -> Iterator[Finding]:
     text = file.text
     if file.is_test or not file.mentions("cors", "access-control-allow-origin", "cross_origin"):
         return
     rule = CREDENTIALS_RULE if CREDENTIALS.search(text) else RULE
-    if file.language in ("yaml", "json"):
-        for match in (YAML_STAR if file.language == "yaml" else JSON_STAR).finditer(text):
+    if file.language in STARS:
+        for match in STARS[file.language].finditer(text):
             yield file.finding(rule, match.start() + len(match.group()) - len(match.group().lstrip()), match.end())
         return
     module = parse(text, file.language)

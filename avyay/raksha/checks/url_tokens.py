@@ -133,6 +133,10 @@ def _line_of(module: Module, offset: int) -> str:
     return module.text[start : end if end >= 0 else len(module.text)]
 
 
+# These verify a session, and say nothing of a proof for one use.
+CHECKED = re.compile(r"(?i)\bj(?:wt|ose)\w*\.verify\w*|\bjwt_?verify|\bverify_?(?:jwt|session|access|auth)\w*")
+
+
 def _one_time(module: Module, index: int, extra: str = "") -> bool:
     """Whether line, URL or function speak of a proof for one use."""
     function = module.enclosing(index)
@@ -142,7 +146,7 @@ def _one_time(module: Module, index: int, extra: str = "") -> bool:
         path = " ".join(text_of(module.tokens[first:end]) for first, end in function.decorators)
     elif function is not None:
         path = text_of(module.tokens[max(0, function.start - 6) : function.start])
-    line = _line_of(module, module.tokens[index].start)
+    line = CHECKED.sub("", _line_of(module, module.tokens[index].start))
     return bool(ONE_TIME.search(f"{line} {name} {path} {extra}"))
 
 
@@ -223,6 +227,7 @@ def _in_call(module: Module, call: Call) -> Iterator[tuple[int, int, str]]:
             )
             and "headers" not in callee.lower()
             and "form" not in callee.lower()
+            and not all(token.kind == "string" and not token.holes for token in arguments[1][1])
             and _leads_to_url(module, call)
         ):
             yield start, end, name
@@ -342,7 +347,7 @@ def _reaches_url(module: Module, call: Call) -> bool:
     assigned = next(
         (
             tokens[i].text
-            for i in range(first - 1, max(first - 8, 0), -1)
+            for i in range(first - 1, max(first - 9, -1), -1)
             if tokens[i].kind == "name" and i + 1 < len(tokens) and tokens[i + 1].text in ("=", ":=")
         ),
         "",

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import builtins
 import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -114,6 +115,12 @@ SOURCES = re.compile(
     r"(?:^|\.)(?:request|req|ctx\.(?:query|params|request)|args|argv|form|query|params|body|headers|cookies|input"
     r"|raw_input|get_json|values|GET|POST|COOKIES|META|FILES|REQUEST|Query|Param|PostForm|FormValue|URL|Body|stdin|searchParams)(?:\.|$|\(|\[)"
 )
+
+
+BINDERS = frozenset(
+    ["import", "as", "def", "class", "function", "for", "global", "nonlocal", "const", "let", "var", "del"]
+)
+NAMES_OF_THE_LANGUAGE = frozenset(dir(builtins)) | {"arguments", "console", "document", "exports", "global", "location", "module", "process", "this", "self", "window"}  # fmt: skip
 
 
 class Flow:
@@ -474,7 +481,7 @@ class Flow:
             if assigned:
                 return self._assigned(name, assigned, scope, depth)
             if scope is None:
-                return None
+                return name if self.parameters and self._from_nowhere(name) else None
             if name in scope.parameters:
                 kind = scope.types.get(name, "")
                 if self.module.language == "go" and re.match(r"(?:u?int\d*|float\d+|bool|time\.\w+|uuid\.UUID)$", kind):
@@ -489,6 +496,32 @@ class Flow:
                     return None
                 return self._callers_pass(scope, name, depth) if self.module.python else name
             scope, before = self.module.outer(scope), None
+
+    def _from_nowhere(self, name: str) -> bool:
+        """Whether nothing in the file gives the name a value: part of a program, and the rest may have read it in."""
+        if self.module.language == "go" or not name.islower() or name in NAMES_OF_THE_LANGUAGE:
+            return False  # in Go, other files of the package share their names
+        if self.module.python and "import *" in self.module.text:
+            return False
+        return not self._is_bound(name)
+
+    def _is_bound(self, name: str) -> bool:
+        """Whether the name is imported, defined, or bound by a loop, a pattern or a parameter anywhere."""
+        tokens = self.module.tokens
+        for index, token in enumerate(tokens):
+            if token.text != name or token.kind != "name":
+                continue
+            before = tokens[index - 1].text if index else ""
+            after = tokens[index + 1].text if index + 1 < len(tokens) else ""
+            if before in BINDERS or after in ("=", ":=", "=>", "+=", "in", "of"):
+                return True
+            inside = self.module.parent[index]
+            first = inside if inside >= 0 else index
+            if before == "," or before in ("(", "{", "["):
+                line = self.module.text[self.module.text.rfind("\n", 0, tokens[first].start) + 1 : tokens[first].start]
+                if re.search(r"\b(?:import|from|def|function|lambda|for|const|let|var|class|catch|export)\b", line):
+                    return True
+        return any(name in function.parameters for function in self.module.functions)
 
     def _assigned(self, name: str, assigned: list[Assignment], scope: Function | None, depth: int) -> str | None:
         """The assignments that still count: from the last plain one that surely ran (same indent as the body)."""

@@ -12,7 +12,7 @@ from orjson import dumps
 
 from avyay.errors import AvyayError, PolicyError, UnreachableError
 from avyay.log import redact
-from avyay.marga.backends.base import Backend, Outgoing
+from avyay.marga.backends.base import Backend, Outgoing, dialect_towards
 from avyay.marga.bill import bill_of
 from avyay.marga.budgets import Spending, worst_case
 from avyay.marga.clearance import clear
@@ -25,7 +25,7 @@ from avyay.marga.restore import StreamRestorer
 from avyay.marga.spans import record_call_span
 from avyay.marga.sticky import Answered
 from avyay.marga.transport import TransportError
-from avyay.marga.types import Attempt, CallRecord, CallStatus, Candidate, Decision, Dialect, Kind, Ranked
+from avyay.marga.types import Attempt, CallRecord, CallStatus, Candidate, Decision, Dialect, Endpoint, Kind, Ranked
 from avyay.marga.wire import (
     Exchange,
     Failure,
@@ -178,10 +178,7 @@ class Call:
             and not self.spending.covers(self._worst_case(candidate))
         ):
             raise PolicyError(f"The budget does not cover {candidate.name}.", code="budget_exceeded")
-        dialects = backend.dialects
-        dialect = inbound.dialect if inbound.dialect in dialects else dialects[0]
-        if model.mode == "responses" and "openai_responses" in dialects:
-            dialect = "openai_responses"
+        dialect = dialect_towards(model, backend.dialects, inbound.dialect)
         target = _target(dialect, candidate.provider.kind, model.name, model.max_output)
         raw, body = inbound.raw, self._body
         masker = self._maskers.get(candidate.provider.name)
@@ -209,6 +206,9 @@ class Call:
             inbound.forward if same else {},
             query=inbound.query if same else "",
         )
+
+    def _endpoint(self, candidate: Candidate) -> Endpoint:
+        return self._gateway.router.endpoint_of(candidate, self._inbound.dialect)
 
     def _worst_case(self, candidate: Candidate) -> Picodollars | None:
         tokens = self._gateway.router.estimate_input(self.decision, candidate)
@@ -242,7 +242,7 @@ class Call:
         gateway.active += 1
         ranked = decision.ranked if self._permitted is None else self._permitted
         if features.previous_response_id is not None:
-            home = gateway.home_of(features.previous_response_id)
+            home = gateway.router.homes.of(features.previous_response_id)
             if home is not None:
                 ranked = tuple(entry for entry in ranked if entry.candidate.provider.name == home) or ranked
         budget = decision.hints.latency_budget_ms
@@ -258,6 +258,7 @@ class Call:
                 ranked,
                 self._render,
                 accept=self._accept,
+                endpoint=self._endpoint,
                 stream=features.stream,
                 chars=features.prompt_chars,
                 budget=budget / 1000 if budget is not None else None,
@@ -364,7 +365,9 @@ class Call:
                 self._settle("ok")
             else:
                 if pipe.failure.kind == "truncated":
-                    self._gateway.router.health.failed(answer.candidate, Outcome.FAILURE, generation=answer.generation)
+                    self._gateway.router.health.failed(
+                        answer.health, answer.candidate, Outcome.FAILURE, generation=answer.generation
+                    )
                 status: CallStatus = "truncated" if pipe.failure.kind == "truncated" else "error"
                 self._settle(status, redact(pipe.failure.message)[:300])
             if rest:
@@ -393,7 +396,7 @@ class Call:
         if self._inbound.dialect == "openai_responses" and self._features.stores:
             found = _RESPONSE_ID.search(data)
             if found is not None:
-                self._gateway.remember_home(found[1].decode(), answer.candidate.provider.name)
+                self._gateway.router.homes.remember(found[1].decode(), answer.candidate.provider.name)
 
     # ------------------------------------------------------------ the bill
 
@@ -419,7 +422,7 @@ class Call:
         self.status = status
         if self.spending is not None:
             self.spending.settle(self.cost or Picodollars(0))
-        usage = self.usage or Usage()
+        usage, now = self.usage or Usage(), gateway.router.clock.monotonic()
         provider, model, tier = "", "", ""
         if candidate is not None:
             provider, model, tier = candidate.provider.name, candidate.model.name, candidate.model.tier
@@ -450,8 +453,8 @@ class Call:
             inbound.customer,
             inbound.session or self._features.session,
             answer.first_byte if answer is not None else None,
-            gateway.router.clock.monotonic() - self._began,
-            "closed" if not gateway.router.health.disturbed else self._state(provider),
+            now - self._began,
+            answer.health.breaker.state(now).value if answer is not None else "closed",
             self._attempts,
             error,
             tuple(f"{note.field} {note.action}: {note.reason}" for note in self._exchange.notes)
@@ -470,7 +473,3 @@ class Call:
         router.conversations.remember(
             self.conversation, Answered(self._candidate.name, router.clock.monotonic(), cached)
         )
-
-    def _state(self, provider: str) -> str:
-        health = self._gateway.router.health
-        return health.state(provider).value if provider in health.providers else "closed"

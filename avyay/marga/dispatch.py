@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 from avyay.clock import Clock
 from avyay.errors import PolicyError
 from avyay.marga.backends.base import Backend, Outgoing
-from avyay.marga.health import Health, ProviderHealth
+from avyay.marga.health import EndpointHealth, Health, kind_of
 from avyay.marga.transport import Deadline, Incoming, TransportError
-from avyay.marga.types import Attempt, Candidate, Ranked
+from avyay.marga.types import Attempt, Candidate, Endpoint, Ranked
 from avyay.marga.wire import (
     Failure,
     FailureKind,
@@ -51,6 +51,7 @@ class RejectedError(Exception):
 
 Render = Callable[[Candidate, Backend], Outgoing]
 Accept = Callable[[Candidate, bytes, Mapping[str, str]], None]
+EndpointOf = Callable[[Candidate], Endpoint]
 
 
 class NoAnswerError(Exception):
@@ -76,6 +77,7 @@ class Answer:
     first: bytes
     attempts: list[Attempt]
     first_byte: float
+    health: EndpointHealth
     generation: int
 
     def close(self) -> None:
@@ -89,6 +91,7 @@ class _Progress:
 
     render: Render
     accept: Accept
+    endpoint: EndpointOf
     stream: bool
     chars: int
     attempts: list[Attempt] = field(default_factory=list)
@@ -126,6 +129,7 @@ class Dispatcher:
         render: Render,
         *,
         accept: Accept,
+        endpoint: EndpointOf,
         stream: bool,
         chars: int = 0,
         budget: float | None = None,
@@ -137,6 +141,7 @@ class Dispatcher:
             render: The call as a candidate is to receive it.
             accept: Looks at the first piece (of a whole answer: all of it) before the choice is final; what it raises
                 as `RejectedError` counts as the candidate's failure.
+            endpoint: Which part of its provider a candidate is called at.
             stream: Whether the answer is awaited in pieces.
             chars: Size of the prompt, for the timeout.
             budget: Seconds the caller gives it until the first byte.
@@ -145,17 +150,17 @@ class Dispatcher:
         Raises:
             NoAnswerError: none of them answered, or one of them refused the request itself.
         """
-        progress = _Progress(render, accept, stream, chars)
+        progress = _Progress(render, accept, endpoint, stream, chars)
         held: list[Ranked] = []
         given_up: list[Ranked] = []
         for entry in ranked:
-            health = self._health.providers[entry.candidate.provider.name]
+            health = self._at(entry, progress)
             if not health.breaker.allow():
                 given_up.append(entry)
                 continue
-            if health.name in progress.done_with:
+            if health.provider in progress.done_with:
                 continue
-            if health.name in progress.failing:
+            if health.provider in progress.failing:
                 progress.later.append(entry)  # it has just failed: others first
                 continue
             if displaced and not self._admits(health):
@@ -173,18 +178,21 @@ class Dispatcher:
 
     async def _revive(self, given_up: list[Ranked], progress: _Progress, budget: float | None) -> Answer | None:
         """Everybody else has failed: ask those that were given up whether they are back, before the caller hears no."""
-        names = {entry.candidate.provider.name for entry in given_up}
-        if not await self._health.revive(names, _PATIENCE if budget is None else budget):
+        places = {(entry.candidate.provider.name, progress.endpoint(entry.candidate)) for entry in given_up}
+        if not await self._health.revive(places, _PATIENCE if budget is None else budget):
             return None
         for entry in given_up:
-            health = self._health.providers[entry.candidate.provider.name]
-            if health.breaker.allow() and health.name not in progress.done_with:
+            health = self._at(entry, progress)
+            if health.breaker.allow() and health.provider not in progress.done_with:
                 health.budget.deposit()
                 if (answer := await self._try(entry, progress)) is not None:
                     return answer
         return None
 
-    def _admits(self, health: ProviderHealth) -> bool:
+    def _at(self, entry: Ranked, progress: _Progress) -> EndpointHealth:
+        return self._health.at(entry.candidate.provider.name, progress.endpoint(entry.candidate))
+
+    def _admits(self, health: EndpointHealth) -> bool:
         now = self._clock.monotonic()
         health.ramp.start(now)
         return health.ramp.admit(now)
@@ -199,8 +207,8 @@ class Dispatcher:
         deadline = self._clock.monotonic() + (_PATIENCE if budget is None else budget * 0.8)
         while held:
             for entry in list(held):
-                health = self._health.providers[entry.candidate.provider.name]
-                if not health.breaker.allow() or health.name in progress.done_with:
+                health = self._at(entry, progress)
+                if not health.breaker.allow() or health.provider in progress.done_with:
                     held.remove(entry)
                 elif self._clock.monotonic() >= deadline or self._admits(health):
                     held.remove(entry)
@@ -221,24 +229,23 @@ class Dispatcher:
             if delay is None or not queue:
                 break
             now = self._clock.monotonic()
-            entry = next((e for e in queue if self._may_retry(e, now)), None)
+            entry = next((e for e in queue if self._may_retry(self._at(e, progress), now)), None)
             if entry is None:
                 break
             progress.later.remove(entry)
             await self._clock.sleep(delay)
-            if not self._health.providers[entry.candidate.provider.name].breaker.allow():
+            if not self._at(entry, progress).breaker.allow():
                 break
             if (answer := await self._try(entry, progress)) is not None:
                 return answer
         raise progress.last or self._all_open()
 
-    def _may_retry(self, entry: Ranked, now: float) -> bool:
-        health = self._health.providers[entry.candidate.provider.name]
+    def _may_retry(self, health: EndpointHealth, now: float) -> bool:
         return health.breaker.allow() and health.budget.withdraw(now)
 
     def _all_open(self) -> NoAnswerError:
         now = self._clock.monotonic()
-        waits = [h.breaker.retry_in(now) for h in self._health.providers.values()]
+        waits = [health.breaker.retry_in(now) for health in self._health.endpoints()]
         failure = Failure(
             "unavailable",
             "Every provider that could answer is down.",
@@ -255,7 +262,7 @@ class Dispatcher:
         """
         candidate = entry.candidate
         name, model = candidate.provider.name, candidate.model.name
-        health = self._health.providers[name]
+        health = self._at(entry, progress)
         try:
             call = progress.render(candidate, self._backends[name])
         except (UntranslatableError, PolicyError) as error:
@@ -264,7 +271,8 @@ class Dispatcher:
             return None
         except MalformedError as error:
             raise NoAnswerError(failure_from_exception(error), progress.attempts) from error
-        timeout = health.timeout(stream=progress.stream, chars=progress.chars)
+        kind = kind_of(stream=progress.stream, chars=progress.chars)
+        timeout = health.timeout(kind)
         generation = health.breaker.generation
         clock = self._clock
         started = clock.monotonic()
@@ -282,9 +290,11 @@ class Dispatcher:
                     first += await incoming.read()
                 progress.accept(candidate, first, incoming.headers)
                 seconds = clock.monotonic() - started
-                self._health.succeeded(candidate, seconds, timeout, generation=generation)
+                self._health.succeeded(health, candidate, kind, seconds, generation=generation)
+                if health.ramp.active or not health.limits_read:
+                    self._health.limited(health, read_rate_limits(incoming.headers, clock.now()))
                 progress.attempts.append(Attempt(name, model, "ok", status, seconds))
-                return Answer(candidate, call, incoming, first, progress.attempts, seconds, generation)
+                return Answer(candidate, call, incoming, first, progress.attempts, seconds, health, generation)
             body = await incoming.read()
             incoming.close()
         except TransportError as error:
@@ -297,17 +307,17 @@ class Dispatcher:
             else:
                 progress.failing.add(name)
                 progress.later.append(entry)
-            self._health.failed(candidate, Outcome.FAILURE, generation=generation)
+            self._health.failed(health, candidate, Outcome.FAILURE, generation=generation)
             progress.attempts.append(Attempt(name, model, error.fault, 0, seconds))
-            kind: FailureKind = "timeout" if error.fault == "timeout" else "unavailable"
-            progress.last = NoAnswerError(Failure(kind, f"{name} did not answer: {error}."), progress.attempts)
+            fault: FailureKind = "timeout" if error.fault == "timeout" else "unavailable"
+            progress.last = NoAnswerError(Failure(fault, f"{name} did not answer: {error}."), progress.attempts)
             return None
         except RejectedError as error:
             assert incoming is not None
             incoming.close()
             failure = error.failure
             outcome = Outcome.FAILURE if failure.retryable or failure.kind == "truncated" else Outcome.NEUTRAL
-            self._health.failed(candidate, outcome, generation=generation)
+            self._health.failed(health, candidate, outcome, generation=generation)
             progress.attempts.append(Attempt(name, model, failure.kind, incoming.status, clock.monotonic() - started))
             progress.last = NoAnswerError(failure, progress.attempts, incoming.headers)
             if failure.kind in _REQUEST_FAULTS:
@@ -337,21 +347,21 @@ class Dispatcher:
         """An answer with an error status."""
         candidate = entry.candidate
         name = candidate.provider.name
-        health = self._health.providers[name]
+        health = self._at(entry, progress)
         failure = parse_error(status, body, headers)
         if failure.kind in ("authentication", "billing", "permission"):
             # It is the router's key that was refused, not the caller's: the provider's words would mislead, and may
             # quote the key.
             said = f"{name} refused the router's key (HTTP {status}): set a valid one and restart the router."
             failure = Failure(failure.kind, said, status=502, code="provider_key_refused")
-        self._health.failed(candidate, classify_status(status), generation=generation)
+        self._health.failed(health, candidate, classify_status(status), generation=generation)
         progress.attempts.append(Attempt(name, candidate.model.name, failure.kind, status, seconds))
         progress.last = NoAnswerError(failure, progress.attempts, headers)
-        now, wall = self._clock.monotonic(), self._clock.now()
+        wall = self._clock.now()
         if status == 429:
-            health.ramp.throttled(now, read_retry_after(headers, wall))
+            self._health.throttled(health, read_retry_after(headers, wall))
         else:
-            health.ramp.observe(read_rate_limits(headers, wall), now)
+            self._health.limited(health, read_rate_limits(headers, wall))
         if failure.kind in _REQUEST_FAULTS:
             raise progress.last
         if failure.kind in _LASTING:

@@ -38,7 +38,6 @@ class Gateway:
         self.active = 0
         self.finished: dict[str, int] = {}
         self._log = get_logger("marga")
-        self._homes: dict[str, str] = {}  # stored responses: whose they are
 
     async def open(self, inbound: Inbound) -> Outbound:
         """Answer a request. Never raises for what a caller or a provider did wrong: that is an answer too."""
@@ -60,7 +59,9 @@ class Gateway:
         conversation = conversation_of(inbound.key, inbound.session, features, body)
         last = router.last_model(conversation)
         try:
-            decision = router.decide(view_features(features), hints, at=began, conversation=conversation)
+            decision = router.decide(
+                view_features(features), hints, at=began, conversation=conversation, dialect=inbound.dialect
+            )
         except UsageError as error:
             if not router.usable():
                 return self._refuse(inbound, _no_provider())
@@ -96,16 +97,6 @@ class Gateway:
             self.router.store.record(record)
         except AvyayError as error:
             self._log.error("call_not_recorded", decision=record.decision.id, error=str(error))
-
-    def home_of(self, response_id: str) -> str | None:
-        """The provider that stores a response."""
-        return self._homes.get(response_id)
-
-    def remember_home(self, response_id: str, provider: str) -> None:
-        """A provider stored a response: what continues it must go there."""
-        if len(self._homes) > 100_000:
-            self._homes.clear()
-        self._homes[response_id] = provider
 
 
 def _no_provider() -> Failure:

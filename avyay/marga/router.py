@@ -14,7 +14,7 @@ from avyay.clock import SYSTEM_CLOCK, Clock
 from avyay.config.schema import CircuitBreakerSettings, MargaSettings
 from avyay.errors import AuthError, AvyayError, UsageError
 from avyay.marga.backends import open_backend
-from avyay.marga.backends.base import Backend
+from avyay.marga.backends.base import Backend, dialect_towards
 from avyay.marga.budgets import Budgets
 from avyay.marga.calibrate import Calibrated
 from avyay.marga.catalogue import Catalogue, bundled_catalogue, configured_model
@@ -25,11 +25,24 @@ from avyay.marga.health import Health
 from avyay.marga.providers import SETUP_HINT
 from avyay.marga.select import Selection, select, tier_for
 from avyay.marga.shadow import UNCLASSED
-from avyay.marga.sticky import Answered, Conversations, stay
+from avyay.marga.sticky import Answered, Conversations, Homes, stay
 from avyay.marga.store import CallStore
 from avyay.marga.tokens import LearnedRatios, estimate_size
 from avyay.marga.transport import Transport
-from avyay.marga.types import TIERS, Candidate, Condition, Decision, Hints, Kind, Model, Provider, Ranked
+from avyay.marga.types import (
+    ENDPOINTS,
+    TIERS,
+    Candidate,
+    Condition,
+    Decision,
+    Dialect,
+    Endpoint,
+    Hints,
+    Kind,
+    Model,
+    Provider,
+    Ranked,
+)
 from avyay.marga.view import RequestView, view_stored
 from avyay.ports import Tier
 from avyay.resilience.breaker import BreakerPolicy
@@ -95,7 +108,7 @@ class Router:
         configured = {setting.name: setting for setting in settings.providers}
         timeouts = settings.timeouts
         self.health = Health(
-            list(self.backends),
+            {name: ENDPOINTS[backend.dialects[0]] for name, backend in self.backends.items()},
             clock,
             policies={name: breaker_policy(setting.circuit_breaker) for name, setting in configured.items()},
             timeouts={
@@ -113,6 +126,7 @@ class Router:
         self._selected_at = -1
         self.floors: dict[str, Tier] = {}  # by request class: the lowest tier that was found good enough
         self.conversations = Conversations()
+        self.homes = Homes()
         self.calibration: Calibrated | None = None
         self.experiments = {e.request_class: experiment_of(e) for e in settings.experiments}
         self._make_store = store
@@ -249,6 +263,7 @@ class Router:
         conditions: Mapping[str, Condition] | None = None,
         at: float | None = None,
         conversation: str | None = None,
+        dialect: Dialect = "openai_chat",
     ) -> Decision:
         """Where a request goes.
 
@@ -257,6 +272,7 @@ class Router:
             conditions: Instead of the present ones: to take a decision again.
             at: When the decision began, on the monotonic clock, for its latency.
             conversation: What names the conversation, so that it can keep its model.
+            dialect: The caller's: it decides which endpoint of a provider is asked, and so whose health counts.
 
         Raises:
             UsageError: the model named is nobody's.
@@ -279,10 +295,11 @@ class Router:
                 )
         floor = self.floors.get(hints.request_class or UNCLASSED, "local") if not pinned else "local"
         if candidates is None and conditions is None:
-            selection, conditions = self._select(view, hints, complexity, pinned, tokens, floor)
+            selection, conditions = self._select(view, hints, complexity, pinned, tokens, floor, dialect)
         else:
             pool = self.candidates() if candidates is None else candidates
-            conditions = self.health.conditions(pool) if conditions is None else conditions
+            if conditions is None:
+                conditions = self.health.conditions(pool, lambda candidate: self.endpoint_of(candidate, dialect))
             shape, size, _ = self._size_class(view, tokens)
             selection = self._select_now(shape, hints, complexity, pinned, size, pool, conditions, floor)
         features = {**view.features(), "input_tokens": tokens}
@@ -354,6 +371,7 @@ class Router:
         pinned: tuple[Candidate, ...],
         tokens: int,
         floor: Tier,
+        dialect: Dialect,
     ) -> tuple[Selection, Mapping[str, Condition]]:
         """The selection among the present candidates; remembered for small requests of a kind, since most are alike."""
         pool = self.candidates()
@@ -368,6 +386,7 @@ class Router:
             tier = tier_for(complexity.score, _at_least(hints, floor), local_below, premium_from)
             key = (
                 hints,
+                dialect,
                 floor,
                 tier[0] if not pinned else None,
                 size,
@@ -380,7 +399,7 @@ class Router:
                 if not pinned:
                     selection = replace(selection, reasons=(*tier[1], *selection.reasons[len(tier[1]) :]))
                 return selection, conditions
-        conditions = self.health.conditions(pool)
+        conditions = self.health.conditions(pool, lambda candidate: self.endpoint_of(candidate, dialect))
         selection = self._select_now(
             view, hints, complexity, pinned, size if small else tokens, pool, conditions, floor
         )
@@ -434,6 +453,10 @@ class Router:
         if floor == "premium":
             return 0.0, 0.0
         return (0.0 if floor == "medium" else routing.local_below), routing.premium_from
+
+    def endpoint_of(self, candidate: Candidate, dialect: Dialect) -> Endpoint:
+        """The endpoint of its provider that a candidate is asked at, for a caller who speaks `dialect`."""
+        return ENDPOINTS[dialect_towards(candidate.model, self.backends[candidate.provider.name].dialects, dialect)]
 
     def last_model(self, conversation: str | None) -> str | None:
         """The candidate (`provider/model`) that answered a conversation last."""

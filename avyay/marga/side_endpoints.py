@@ -107,7 +107,9 @@ async def embeddings(gateway: Gateway, inbound: Inbound) -> Outbound:
         return error_reply("openai_chat", failure_from_exception(error), headers)
     cost: Picodollars | None = None
     try:
-        answer = await router.dispatcher.open(decision.ranked, render, accept=accept, stream=False, chars=chars)
+        answer = await router.dispatcher.open(
+            decision.ranked, render, accept=accept, endpoint=lambda _: "embeddings", stream=False, chars=chars
+        )
         counted = reported.get("prompt_tokens")
         estimated = not isinstance(counted, int)
         tokens = counted if isinstance(counted, int) else sized
@@ -153,6 +155,7 @@ async def embeddings(gateway: Gateway, inbound: Inbound) -> Outbound:
         ("content-type", "application/json"),
         ("x-avyay-provider", candidate.provider.name),
         ("x-avyay-model", candidate.model.name),
+        ("x-avyay-tier", candidate.model.tier),
         *forwarded_headers(answer.incoming.headers),
     ]
     if cost is not None:
@@ -184,7 +187,9 @@ async def count_tokens(gateway: Gateway, inbound: Inbound) -> Outbound:
             )
 
         try:
-            answer = await router.dispatcher.open(ranked, render, accept=_any, stream=False)
+            answer = await router.dispatcher.open(
+                ranked, render, accept=_any, endpoint=lambda _: "count_tokens", stream=False
+            )
         except NoAnswerError as error:
             if error.failure.kind in ("invalid_request", "not_found"):
                 return error_reply("anthropic_messages", error.failure)

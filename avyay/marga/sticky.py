@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ from avyay.marga.view import RequestView
 from avyay.marga.wire import RequestFeatures
 from avyay.ports import Tier
 
-__all__ = ["Answered", "Conversations", "conversation_of", "stay"]
+__all__ = ["Answered", "Conversations", "Homes", "conversation_of", "stay"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +44,19 @@ class Conversations:
         self._loop_ttl = loop_ttl
         self._most = most
         self._known: OrderedDict[str, Answered] = OrderedDict()
+        self.on_remember: Callable[[str, Answered], None] | None = None  # tells other workers
 
     def __len__(self) -> int:
         return len(self._known)
 
     def remember(self, conversation: str, answered: Answered) -> None:
         """A candidate has answered."""
+        self.learn(conversation, answered)
+        if self.on_remember is not None:
+            self.on_remember(conversation, answered)
+
+    def learn(self, conversation: str, answered: Answered) -> None:
+        """A candidate has answered, here or at another worker."""
         self._known[conversation] = answered
         self._known.move_to_end(conversation)
         while len(self._known) > self._most:
@@ -65,6 +72,31 @@ class Conversations:
         if known is None or now - known.at > (self._loop_ttl if bound else self._ttl):
             return None
         return known
+
+
+class Homes:
+    """Remembers which provider stores a response: what continues it must go there. Bounded, the oldest go first."""
+
+    def __init__(self, *, most: int = 100_000) -> None:
+        self._most = most
+        self._known: OrderedDict[str, str] = OrderedDict()
+        self.on_remember: Callable[[str, str], None] | None = None  # tells other workers
+
+    def remember(self, response: str, provider: str) -> None:
+        """A provider has stored a response."""
+        self.learn(response, provider)
+        if self.on_remember is not None:
+            self.on_remember(response, provider)
+
+    def learn(self, response: str, provider: str) -> None:
+        """A provider has stored a response, for this worker or another."""
+        self._known[response] = provider
+        while len(self._known) > self._most:
+            self._known.popitem(last=False)
+
+    def of(self, response: str) -> str | None:
+        """The provider that stores a response, if it is known."""
+        return self._known.get(response)
 
 
 def conversation_of(

@@ -26,6 +26,7 @@ __all__ = [
     "UsageTotal",
     "WriterStore",
     "call_row",
+    "row_of",
 ]
 
 Grouping = Literal["model", "provider", "tier", "key", "service", "customer", "session", "class", "status", "cache"]
@@ -201,6 +202,12 @@ def call_row(call: CallRecord) -> tuple[Any, ...]:
         int(call.saved),
         orjson.dumps(detail),
     )
+
+
+def row_of(call: CallRecord) -> dict[str, Any]:
+    """A call as `SqliteStore.call` gives it back."""
+    row = dict(zip(_COLUMNS, call_row(call), strict=True))
+    return {**row, "detail": orjson.loads(row["detail"])}
 
 
 class WriterStore:

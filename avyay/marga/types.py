@@ -11,6 +11,7 @@ from avyay.money import ZERO, Picodollars
 from avyay.ports import Tier
 
 __all__ = [
+    "ENDPOINTS",
     "TIERS",
     "Attempt",
     "CallRecord",
@@ -19,6 +20,7 @@ __all__ = [
     "Condition",
     "Decision",
     "Dialect",
+    "Endpoint",
     "Hints",
     "Kind",
     "Model",
@@ -30,6 +32,16 @@ __all__ = [
 TIERS: tuple[Tier, ...] = ("local", "medium", "premium")
 Kind: TypeAlias = Literal["openai", "anthropic", "ollama", "azure", "openai-compatible", "fake"]
 CallStatus: TypeAlias = Literal["ok", "error", "aborted", "truncated", "refused"]
+Endpoint: TypeAlias = Literal["chat", "responses", "messages", "generate", "embeddings", "count_tokens"]
+"""A part of a provider that fails and recovers on its own."""
+
+ENDPOINTS: Mapping[Dialect, Endpoint] = {
+    "openai_chat": "chat",
+    "openai_responses": "responses",
+    "anthropic_messages": "messages",
+    "ollama_chat": "chat",
+    "ollama_generate": "generate",
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,26 +6,20 @@ import asyncio
 import random
 from collections.abc import Callable, Iterable
 
-import orjson
-
-from avyay.errors import AuthError, AvyayError, UnreachableError
+from avyay.errors import AuthError, AvyayError
 from avyay.log import get_logger
-from avyay.marga.backends.base import Outgoing
 from avyay.marga.budgets import Budgets
+from avyay.marga.health import EndpointHealth, Place
+from avyay.marga.probe import say_hi
 from avyay.marga.router import Router
-from avyay.marga.transport import Deadline, TransportError
-from avyay.marga.types import Model, Provider
-from avyay.marga.wire import begin, default_target
 from avyay.money import ZERO, usd_string
 from avyay.ports import Event, Events
-from avyay.resilience.breaker import BreakerState, Outcome, Transition, classify_status
-from avyay.resilience.rate_headers import read_retry_after
+from avyay.resilience.breaker import BreakerState, Outcome, Transition
 
 __all__ = ["Watch"]
 
 _TICK = 0.25  # seconds between two looks at the breakers
 _SYNC = 5.0  # seconds between two times that budgets are written down
-_PROBE_TIMEOUT = 10.0
 _REVIVE_EVERY = 1.0
 _TOLD = {
     (BreakerState.CLOSED, BreakerState.OPEN): "marga.provider.tripped",
@@ -33,7 +27,6 @@ _TOLD = {
     (BreakerState.HALF_OPEN, BreakerState.CLOSED): "marga.provider.recovered",
 }
 _NEAR = ((0.8, "marga.budget.neared"), (1.0, "marga.budget.exhausted"))
-_PROBE = {"messages": [{"role": "user", "content": "Say hi"}], "max_completion_tokens": 16}
 
 
 class Watch:
@@ -52,8 +45,8 @@ class Watch:
         self._jitter = jitter
         self._log = get_logger("marga")
         self._tasks: set[asyncio.Task[None]] = set()
-        self._revivals: dict[str, asyncio.Task[bool]] = {}
-        self._asked_at: dict[str, float] = {}
+        self._revivals: dict[Place, asyncio.Task[bool]] = {}
+        self._asked_at: dict[Place, float] = {}
         self._told: set[tuple[str, str]] = set()
         router.health.on_transition = self._changed
         router.health.on_revive = self.revive
@@ -91,17 +84,23 @@ class Watch:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def _changed(self, name: str, change: Transition) -> None:
+    def _changed(self, health: EndpointHealth, change: Transition) -> None:
         self._log.warning(
             "breaker_changed",
-            provider=name,
+            provider=health.provider,
+            endpoint=health.endpoint,
             before=change.before.value,
             after=change.after.value,
             reason=change.reason,
         )
         if self._events is not None and (name_ := _TOLD.get((change.before, change.after))) is not None:
-            provider = self._router.providers.get(name)
-            data = {"provider": name, "endpoint": provider.endpoint if provider else None, "reason": change.reason}
+            provider = self._router.providers[health.provider]
+            data = {
+                "provider": provider.name,
+                "endpoint": provider.endpoint,
+                "serves": health.endpoint,
+                "reason": change.reason,
+            }
             self._events.publish(Event(name_, data))
 
     async def _sync_loop(self, budgets: Budgets) -> None:
@@ -166,34 +165,35 @@ class Watch:
     async def _probe_loop(self) -> None:
         while True:
             await self._router.clock.sleep(_TICK)
-            for name in self._router.health.disturbed:
-                breaker = self._router.health.providers[name].breaker
-                if (ticket := breaker.take_probe(self._router.clock.monotonic())) is not None:
-                    self._spawn(self.probe(name, ticket))
+            for place in self._router.health.disturbed:
+                health = self._router.health.at(*place)
+                if (ticket := health.breaker.take_probe(self._router.clock.monotonic())) is not None:
+                    self._spawn(self.probe(health, ticket))
 
-    async def probe(self, name: str, ticket: int) -> None:
-        """Send the one known-good minimal request that a provider gets when it may be back."""
+    async def probe(self, health: EndpointHealth, ticket: int) -> None:
+        """Send the one known-good minimal request that an endpoint gets when it may be back."""
         try:
-            outcome, retry_after = await self._say_hi(name)
+            outcome, retry_after = await say_hi(self._router, health)
         except asyncio.CancelledError:
-            self._router.health.providers[name].breaker.abandon_probe(ticket)
+            health.breaker.abandon_probe(ticket)
             raise
-        self._router.health.probed(name, ticket, outcome, retry_after)
+        self._router.health.probed(health, ticket, outcome, retry_after)
 
-    async def revive(self, names: Iterable[str], patience: float) -> bool:
-        """Probe providers before their time, because nobody else is left; each at most once a second.
+    async def revive(self, places: Iterable[Place], patience: float) -> bool:
+        """Probe endpoints before their time, because nobody else is left; each at most once a second.
 
         Returns:
             As soon as one of them answers, True; False when none does within `patience` seconds.
         """
         now = self._router.clock.monotonic()
-        for name in names:
-            if name not in self._revivals:
-                at = max(now, self._asked_at.get(name, float("-inf")) + _REVIVE_EVERY)
-                self._asked_at[name] = at
-                task = self._revivals[name] = asyncio.ensure_future(self._revive(name, at - now))
-                task.add_done_callback(lambda _, name=name: self._revivals.pop(name, None))  # type: ignore[misc]
-        pending = {self._revivals[name] for name in names if name in self._revivals}
+        wanted = list(places)
+        for place in wanted:
+            if place not in self._revivals:
+                at = max(now, self._asked_at.get(place, float("-inf")) + _REVIVE_EVERY)
+                self._asked_at[place] = at
+                task = self._revivals[place] = asyncio.ensure_future(self._revive(place, at - now))
+                task.add_done_callback(lambda _, place=place: self._revivals.pop(place, None))  # type: ignore[misc]
+        pending = {self._revivals[place] for place in wanted if place in self._revivals}
         end = asyncio.get_running_loop().time() + patience
         while pending:
             left = end - asyncio.get_running_loop().time()
@@ -204,63 +204,12 @@ class Watch:
                 break
         return False
 
-    async def _revive(self, name: str, delay: float) -> bool:
+    async def _revive(self, place: Place, delay: float) -> bool:
         if delay > 0:
             await self._router.clock.sleep(delay)
-        outcome, _ = await self._say_hi(name)
+        health = self._router.health.at(*place)
+        outcome, _ = await say_hi(self._router, health)
         if outcome is Outcome.FAILURE:
             return False
-        self._router.health.revived(name)
+        self._router.health.revived(health)
         return True
-
-    async def _say_hi(self, name: str) -> tuple[Outcome, float | None]:
-        """A minimal request to the cheapest model; where none is known, the free check must do."""
-        router = self._router
-        provider = router.providers[name]
-        backend = router.backends[name]
-        model = _cheapest(provider)
-        if model is None:
-            return await self._check_outcome(name), None
-        dialect = backend.dialects[0]
-        raw = orjson.dumps({"model": model.name, **_PROBE})
-        target = default_target(dialect, model.name, compatible=provider.kind == "openai-compatible")
-        exchange = begin("openai_chat", raw, orjson.loads(raw), target, exchange_id="probe", created=0)
-        deadline = Deadline()
-        # As patient as with a caller's small request: a probe that hangs must not keep a provider out that is back.
-        usual = router.health.providers[name].timeout(stream=False, chars=len("Say hi"))
-        timer = asyncio.get_running_loop().call_later(
-            min(_PROBE_TIMEOUT, usual.seconds(router.clock.monotonic())),
-            deadline.fail,
-            TransportError("timeout", "no answer in time"),
-        )
-        try:
-            incoming = await backend.open(Outgoing(dialect, model.name, exchange.body), deadline)
-            try:
-                body = await incoming.read()
-                retry_after = read_retry_after(incoming.headers, router.clock.now())
-                outcome = classify_status(incoming.status)
-                if outcome is Outcome.SUCCESS:
-                    exchange.reply(body)
-                return outcome, retry_after
-            finally:
-                incoming.close()
-        except (TransportError, UnreachableError) as error:  # silence, or something that is no answer
-            self._log.info("probe_failed", provider=name, error=str(error))
-            return Outcome.FAILURE, None
-        finally:
-            timer.cancel()
-
-    async def _check_outcome(self, name: str) -> Outcome:
-        try:
-            async with asyncio.timeout(self._router.settings.health_check.timeout):
-                await self._router.backends[name].check()
-        except AuthError:
-            return Outcome.NEUTRAL
-        except (AvyayError, TimeoutError):
-            return Outcome.FAILURE
-        return Outcome.SUCCESS
-
-
-def _cheapest(provider: Provider) -> Model | None:
-    models = [model for model in provider.models if model.mode == "chat"]
-    return min(models, key=lambda model: model.prices.output if model.prices else 1 << 62, default=None)

@@ -8,9 +8,8 @@ import shutil
 import signal
 import socket
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,17 +19,15 @@ from fastapi import Query, Response
 from avyay.errors import UsageError
 from avyay.marga.asgi import MargaApp
 from avyay.marga.gateway import Gateway
-from avyay.marga.router import Router
 from avyay.marga.shadow import ShadowPlan
 from avyay.marga.shadowing import Shadowing
-from avyay.marga.shared_health import HealthMember, HealthOwner
-from avyay.marga.store import SqliteStore, WriterStore
+from avyay.marga.shared_state import StateMember, StateOwner
+from avyay.marga.store import WriterStore
 from avyay.marga.verdicts import VerdictStore
 from avyay.marga.watch import Watch
-from avyay.money import parse_usd, usd_string
-from avyay.resilience.breaker import BreakerState
+from avyay.money import parse_usd
 from avyay.serve.app import Kit, Report, daemon_key
-from avyay.serve.house import Metric
+from avyay.serve.marga_report import RouterReport, worker_counters
 from avyay.serve.run import App, Stopping, bind, serve
 from avyay.serve.workers import supervise, worker_command
 from avyay.telemetry import enable_tracing, flush_tracing
@@ -80,25 +77,27 @@ def _trace(services: Services) -> None:
 
 def _serve_with(services: Services, listener: socket.socket, workers: int, arguments: Sequence[str]) -> None:
     """Be the owner of several workers."""
-    router = services.router
+    store = WriterStore(services.paths.component("marga") / "marga.db")  # for its probes
+    router = services.router_with(lambda: store)
     watch = Watch(router, events=services.events)
-    owner = HealthOwner(router.health)
+    owner = StateOwner(router)
     folder = Path(tempfile.mkdtemp(prefix="avyay-"))  # short: the path of a Unix socket holds about 100 characters
 
     async def started() -> None:
         await router.__aenter__()
-        await owner.serve(folder / "health")
+        await owner.serve(folder / "state")
         watch.start()
 
     async def stopped() -> None:
         await watch.stop()
         await owner.close()
         await router.__aexit__()
+        await asyncio.to_thread(store.close)
         services.close()
         shutil.rmtree(folder, ignore_errors=True)
 
     listener.set_inheritable(True)
-    options = ("--worker-of", str(folder / "health"), "--listen-fd", str(listener.fileno()), "--quiet")
+    options = ("--worker-of", str(folder / "state"), "--listen-fd", str(listener.fileno()), "--quiet")
     supervise(worker_command("marga", *arguments, *options), workers, listener, started=started, stopped=stopped)
 
 
@@ -127,8 +126,8 @@ def build_app(
     gateway = Gateway(router, cache=cache)
     verdicts = _shadow(services, gateway)
     watch = Watch(router, events=services.events)
-    member = HealthMember(router.health, counters=lambda: _counters(gateway), lost=_end_worker)
-    report = _Report(services, gateway, store, member)
+    member = StateMember(router, counters=lambda: worker_counters(gateway), lost=_end_worker)
+    report = RouterReport(services, gateway, store, member)
 
     kit = Kit(services, "marga", Report(report.health, report.ready, report.metrics), key=key, stopping=stopping)
     _add_pages(kit, report)
@@ -184,7 +183,7 @@ _LISTS = {
 }
 
 
-def _add_pages(kit: Kit, report: _Report) -> None:
+def _add_pages(kit: Kit, report: RouterReport) -> None:
     """What the router shows of itself; and into the contract what `MargaApp` answers before anything gets here."""
     app = kit.app
 
@@ -266,155 +265,3 @@ def _shadow(services: Services, gateway: Gateway) -> VerdictStore | None:
 def _end_worker() -> None:
     """The owner is gone: a worker alone would keep the port and share nothing."""
     os.kill(os.getpid(), signal.SIGTERM)
-
-
-_CACHE = "cache_"
-
-
-def _counters(gateway: Gateway) -> dict[str, int]:
-    """What workers tell one another of: requests by how they ended, and by what the cache had for them."""
-    cache = gateway.cache
-    counts = {} if cache is None else {f"{_CACHE}{name}": count for name, count in cache.counts.items()}
-    return {**gateway.finished, **counts}
-
-
-class _Report:
-    """What a router says of itself."""
-
-    def __init__(self, services: Services, gateway: Gateway, store: WriterStore, member: HealthMember) -> None:
-        self._member = member
-        self._services = services
-        self._gateway = gateway
-        self._store = store
-
-    @property
-    def _router(self) -> Router:
-        return self._gateway.router
-
-    def health(self) -> Mapping[str, Any]:
-        """The state of the router, its providers and its ledger."""
-        providers = {row["name"]: row["state"] for row in self.providers("", {})["providers"]}
-        ledger = self._store.state()
-        fine = ledger.healthy and not self._router.health.disturbed and bool(self._router.usable())
-        return {
-            "status": "ok" if fine else "degraded",
-            "providers": providers,
-            "ledger": {
-                "healthy": ledger.healthy,
-                "error": ledger.error.message if ledger.error else None,
-                "backlog": ledger.backlog,
-            },
-            "active": self._gateway.active,
-        }
-
-    def ready(self) -> bool:
-        """Whether it can serve: some provider is not given up."""
-        return any(h.breaker.allow() for h in self._router.health.providers.values())
-
-    def metrics(self) -> Iterable[Metric]:
-        """For Prometheus."""
-        totals = dict(self._member.others)
-        for status, count in _counters(self._gateway).items():
-            totals[status] = totals.get(status, 0) + count
-        answered = {name.removeprefix(_CACHE): totals.pop(name) for name in list(totals) if name.startswith(_CACHE)}
-        finished = [({"status": status}, count) for status, count in totals.items()]
-        yield "marga_requests_total", "counter", "Requests by how they ended.", finished
-        yield "marga_active", "gauge", "Requests under way.", [({}, self._gateway.active)]
-        states = {BreakerState.CLOSED: 0.0, BreakerState.HALF_OPEN: 1.0, BreakerState.OPEN: 2.0}
-        health = self._router.health
-        yield (
-            "marga_breaker_state",
-            "gauge",
-            "0 closed, 1 half open, 2 open.",
-            [({"provider": name}, states[health.state(name)]) for name in health.providers],
-        )
-        if answered:
-            asked = [({"result": name}, count) for name, count in answered.items()]
-            yield "marga_cache_requests_total", "counter", "Requests by what the cache had for them.", asked
-        ledger = self._store.state()
-        yield "marga_ledger_backlog", "gauge", "Rows not yet on disk.", [({}, ledger.backlog)]
-        yield "marga_ledger_rows_total", "counter", "Rows on disk.", [({}, ledger.committed)]
-
-    def providers(self, rest: str, query: Mapping[str, str]) -> dict[str, Any]:
-        """The live state of the providers."""
-        router = self._router
-        now = router.clock.monotonic()
-        rows = []
-        for provider in router.providers.values():
-            row: dict[str, Any] = {
-                "name": provider.name,
-                "kind": provider.kind,
-                "endpoint": provider.endpoint,
-                "region": provider.region,
-                "priority": provider.priority,
-                "state": provider.problem or "closed",
-                "models": [{"name": model.name, "tier": model.tier} for model in provider.models],
-            }
-            if (health := router.health.providers.get(provider.name)) is not None:
-                failed, calls = health.breaker.error_rate(now)
-                row |= {
-                    "state": health.breaker.state(now).value,
-                    "reason": health.breaker.reason or None,
-                    "retry_in": round(health.breaker.retry_in(now), 1),
-                    "failed": failed,
-                    "calls": calls,
-                    "ramp": health.ramp.share(now) if health.ramp.active else None,
-                    "checked_at": health.checked_at,
-                    "check_problem": health.check_problem,
-                }
-            rows.append(row)
-        return {"providers": rows}
-
-    def decisions(self, rest: str, query: Mapping[str, str]) -> Any:
-        """One decision by id, or the newest ones."""
-        if rest:
-            if (call := self._store.recent(rest)) is not None:
-                call = replace(call)
-                return {
-                    "id": rest,
-                    "status": call.status,
-                    "provider": call.provider,
-                    "model": call.model,
-                    "tier": call.tier,
-                    "reasons": call.decision.reasons,
-                    "attempts": call.attempts,
-                    "input": call.input,
-                    "output": call.output,
-                    "cached": call.cached,
-                    "cache_written": call.cache_written,
-                    "reasoning": call.reasoning,
-                    "estimated": call.estimated,
-                    "cost_usd": usd_string(call.cost) if call.priced else None,
-                    "seconds": call.seconds,
-                }
-            from avyay.money import Picodollars
-
-            row = self._read().call(rest)
-            return {**row, "cost_usd": usd_string(Picodollars(row["cost"])) if row["priced"] else None}
-        limit = min(1000, int(query.get("limit", "20"))) if query.get("limit", "20").isdigit() else 20
-        return {"decisions": list(self._read().calls(limit=limit))}
-
-    def stats(self, rest: str, query: Mapping[str, str]) -> Any:
-        """Totals by group."""
-        return {"groups": self._read().stats(query.get("by", "model"))}
-
-    def budgets(self, rest: str, query: Mapping[str, str]) -> Any:
-        """What is spent and reserved of every cap."""
-        budgets = self._router.budgets
-        return {"budgets": [] if budgets is None else budgets.rows(rest)}
-
-    def usage(self, rest: str, query: Mapping[str, str]) -> Any:
-        """Calls, tokens and cost by day and key since a time; `cost` is in picodollars."""
-        rows = self._read().usage(since=float(query["since"]), key=rest or None)
-        return {"usage": [asdict(row) for row in rows]}
-
-    def cache(self, rest: str, query: Mapping[str, str]) -> Any:
-        """What is kept to be given again, here, and how often it was."""
-        cache = self._gateway.cache
-        if cache is None:
-            return {"enabled": False}
-        size = cache.store.size()
-        return {"enabled": True, "entries": size.entries, "bytes": size.size, "requests": cache.counts}
-
-    def _read(self) -> SqliteStore:
-        return self._services.calls

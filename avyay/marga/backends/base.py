@@ -14,7 +14,7 @@ from avyay.errors import AuthError, UnreachableError
 from avyay.marga.transport import Deadline, Endpoint, Incoming, Transport, TransportError
 from avyay.marga.types import Dialect, Model, Provider
 
-__all__ = ["Backend", "HttpBackend", "Outgoing"]
+__all__ = ["Backend", "HttpBackend", "Outgoing", "dialect_towards"]
 
 _MOST_PATHS = 1000
 
@@ -57,6 +57,13 @@ class Backend(Protocol):
     async def check(self) -> None:
         """A health check that costs nothing; the same errors."""
         ...
+
+
+def dialect_towards(model: Model, spoken: tuple[Dialect, ...], inbound: Dialect) -> Dialect:
+    """The dialect a request is sent in: the caller's own where the provider speaks it and the model can be had so."""
+    if model.mode == "responses" and "openai_responses" in spoken:
+        return "openai_responses"
+    return inbound if inbound in spoken else spoken[0]
 
 
 class HttpBackend(ABC):

@@ -65,6 +65,7 @@ class Upstream:
     def __init__(self) -> None:
         self.default = Reply()
         self.script: deque[Reply] = deque()
+        self.by_path: dict[str, Reply] = {}  # what goes before the default, by how a path ends
         self.requests: list[Request] = []
         self.gone = 0  # clients that went before the answer was over
         self.models = ["test-model"]
@@ -148,7 +149,8 @@ class Upstream:
             _write(writer, 200, {}, json.dumps(self._listing(request.path)).encode())
             await writer.drain()
             return True
-        reply = self.script.popleft() if self.script else self.default
+        own = next((reply for end, reply in self.by_path.items() if request.path.endswith(end)), self.default)
+        reply = self.script.popleft() if self.script else own
         if reply.fault == "refuse":
             return False
         work = asyncio.ensure_future(self._send(request, reply, writer))

@@ -344,7 +344,7 @@ def test_pages(daemon: Daemon) -> None:
     assert daemon.request("HEAD", "/").status == 200
     assert daemon.get("/ready").body == {"ready": True}
     assert daemon.get("/health").body["providers"]["my-openai"] == "closed"
-    assert b'marga_breaker_state{provider="my-openai"} 0' in daemon.get("/metrics").raw
+    assert b'marga_breaker_state{provider="my-openai",endpoint="chat"} 0' in daemon.get("/metrics").raw
     assert daemon.get("/marga/stats?by=provider").status == 200
     assert daemon.get("/marga/stats?by=colour").status == 404
     assert daemon.get("/marga/decisions/dec_nothing").status == 404

@@ -139,6 +139,41 @@ def test_breaker_opens_fails_fast_and_recovers_by_a_probe(tmp_path: Path, pair: 
         assert daemon.chat().headers["x-avyay-provider"] == "p1"
 
 
+def test_endpoints_of_a_provider_fail_apart(tmp_path: Path, pair: tuple[Upstream, Upstream]) -> None:
+    first, second = pair
+    first.by_path["/responses"] = first.by_path["/embeddings"] = Reply(status=500)
+    config = settings(first, second)
+    for provider in config["providers"]:
+        provider["circuit_breaker"] = {"failure_threshold": 3, "recovery_timeout": "60s"}
+    with Daemon(tmp_path, config, K="k") as daemon:
+        for _ in range(4):
+            assert daemon.post("/v1/responses", {"model": "m", "input": "hi"}).headers["x-avyay-provider"] == "p2"
+            assert daemon.post("/v1/embeddings", {"model": "m", "input": "hi"}).headers["x-avyay-provider"] == "p2"
+        assert daemon.chat("m").headers["x-avyay-provider"] == "p1"
+        rows = daemon.get("/marga/providers").body["providers"]
+        states = {each["endpoint"]: each["state"] for each in rows[0]["endpoints"]}
+        assert states == {"chat": "closed", "responses": "open", "embeddings": "open"}
+        assert daemon.get("/health").body["providers"] == {"p1": "open", "p2": "closed"}
+        assert b'marga_breaker_state{provider="p1",endpoint="responses"} 2' in daemon.get("/metrics").raw
+        # The chat endpoint is none the wiser, and responses are not tried at p1 again.
+        before = len(first.calls)
+        assert daemon.post("/v1/responses", {"model": "m", "input": "hi"}).headers["x-avyay-provider"] == "p2"
+        assert len(first.calls) == before
+
+
+def test_probes_are_billed(tmp_path: Path, pair: tuple[Upstream, Upstream]) -> None:
+    first, second = pair
+    first.default = Reply(status=500)
+    with Daemon(tmp_path, settings(first, second), K="k") as daemon:
+        for _ in range(3):
+            daemon.chat("m")
+        first.default = Reply(input=9, output=3)
+        wait_for(lambda: daemon.get("/health").body["providers"]["p1"] == "closed")
+        (probe,) = [row for row in daemon.calls(4) if row["service"] == "probe"]
+        assert (probe["provider"], probe["status"], probe["input"], probe["output"]) == ("p1", "ok", 9, 3)
+        assert probe["cost"] == 9 * 1_000_000 + 3 * 2_000_000
+
+
 def test_all_down(tmp_path: Path, pair: tuple[Upstream, Upstream]) -> None:
     for upstream in pair:
         upstream.default = Reply(status=500, message="out of order")

@@ -178,15 +178,20 @@ class Dispatcher:
 
     async def _revive(self, given_up: list[Ranked], progress: _Progress, budget: float | None) -> Answer | None:
         """Everybody else has failed: ask those that were given up whether they are back, before the caller hears no."""
-        places = {(entry.candidate.provider.name, progress.endpoint(entry.candidate)) for entry in given_up}
-        if not await self._health.revive(places, _PATIENCE if budget is None else budget):
-            return None
-        for entry in given_up:
-            health = self._at(entry, progress)
-            if health.breaker.allow() and health.provider not in progress.done_with:
-                health.budget.deposit()
-                if (answer := await self._try(entry, progress)) is not None:
-                    return answer
+        end = self._clock.monotonic() + (_PATIENCE if budget is None else budget)
+        while given_up:
+            places = {(entry.candidate.provider.name, progress.endpoint(entry.candidate)) for entry in given_up}
+            if not await self._health.revive(places, end - self._clock.monotonic()):
+                return None
+            for entry in list(given_up):
+                health = self._at(entry, progress)
+                if health.provider in progress.done_with:
+                    given_up.remove(entry)
+                elif health.breaker.allow():
+                    given_up.remove(entry)
+                    health.budget.deposit()
+                    if (answer := await self._try(entry, progress)) is not None:
+                        return answer
         return None
 
     def _at(self, entry: Ranked, progress: _Progress) -> EndpointHealth:

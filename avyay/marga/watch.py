@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable, Iterable
+from typing import Any
 
 from avyay.errors import AuthError, AvyayError
 from avyay.log import get_logger
@@ -44,9 +45,8 @@ class Watch:
         self._events = events
         self._jitter = jitter
         self._log = get_logger("marga")
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._revivals: dict[Place, asyncio.Task[bool]] = {}
-        self._asked_at: dict[Place, float] = {}
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._revivals: dict[Place, tuple[float, asyncio.Task[bool]]] = {}  # the newest, and when it is sent
         self._told: set[tuple[str, str]] = set()
         router.health.on_transition = self._changed
         router.health.on_revive = self.revive
@@ -73,14 +73,16 @@ class Watch:
 
     async def stop(self) -> None:
         """End, and give back what was begun."""
-        tasks = [*self._tasks, *self._revivals.values()]
+        tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         self._tasks.clear()
 
     def _spawn(self, work: object) -> None:
-        task = asyncio.ensure_future(work)  # type: ignore[call-overload]
+        self._spawned(asyncio.ensure_future(work))  # type: ignore[call-overload]
+
+    def _spawned(self, task: asyncio.Task[Any]) -> None:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -185,15 +187,12 @@ class Watch:
         Returns:
             As soon as one of them answers, True; False when none does within `patience` seconds.
         """
-        now = self._router.clock.monotonic()
-        wanted = list(places)
-        for place in wanted:
-            if place not in self._revivals:
-                at = max(now, self._asked_at.get(place, float("-inf")) + _REVIVE_EVERY)
-                self._asked_at[place] = at
-                task = self._revivals[place] = asyncio.ensure_future(self._revive(place, at - now))
-                task.add_done_callback(lambda _, place=place: self._revivals.pop(place, None))  # type: ignore[misc]
-        pending = {self._revivals[place] for place in wanted if place in self._revivals}
+        pending: set[asyncio.Task[bool]] = set()
+        for place in places:
+            if (known := self._revivals.get(place)) is not None and not known[1].done():
+                pending.add(known[1])
+            # One that was sent before may hang, or have failed for a reason that is gone: it does not speak for now.
+            pending.add(self._probe_from_now(place))
         end = asyncio.get_running_loop().time() + patience
         while pending:
             left = end - asyncio.get_running_loop().time()
@@ -203,6 +202,18 @@ class Watch:
             if not done:
                 break
         return False
+
+    def _probe_from_now(self, place: Place) -> asyncio.Task[bool]:
+        """A probe that is sent now or within a second; those who ask meanwhile get the same one."""
+        now = self._router.clock.monotonic()
+        known = self._revivals.get(place)
+        if known is not None and known[0] >= now:
+            return known[1]
+        start = now if known is None else max(now, known[0] + _REVIVE_EVERY)
+        task = asyncio.ensure_future(self._revive(place, start - now))
+        self._spawned(task)
+        self._revivals[place] = start, task
+        return task
 
     async def _revive(self, place: Place, delay: float) -> bool:
         if delay > 0:

@@ -28,6 +28,7 @@ __all__ = [
     "Events",
     "Finding",
     "Message",
+    "ParentSection",
     "Passage",
     "Progress",
     "Retriever",
@@ -187,8 +188,22 @@ class TokenEmbedder(Embedder, Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class ParentSection:
+    """The own text of a section that another stands in: what its heading says before the first heading below it."""
+
+    heading: str
+    level: int
+    first_line: int
+    last_line: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class Passage:
-    """A section of a document that may answer a question. Lines are 1-based and inclusive."""
+    """A section of a document that may answer a question. Lines are 1-based and inclusive.
+
+    `parents` are the sections it stands in, the document first; empty unless asked for.
+    """
 
     source: str
     path: str
@@ -199,6 +214,7 @@ class Passage:
     text: str
     score: float
     age_days: float | None = None
+    parents: tuple[ParentSection, ...] = ()
 
     @property
     def citation(self) -> str:

@@ -10,7 +10,7 @@ Used by the CLI, the daemons, MCP and Python programs alike:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from functools import cache, cached_property
 from pathlib import Path
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from mcp.server.fastmcp import FastMCP
 
-    from avyay.config.schema import RankingSettings
+    from avyay.config.schema import RankingSettings, RerankSettings
     from avyay.engine.knowledge.service import Knowledge
     from avyay.engine.queue import Queue
     from avyay.events.outbox import Outboxes
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from avyay.marga.store import CallStore, SqliteStore
     from avyay.marga.verdicts import VerdictStore
     from avyay.ports import Completer, Embedder
+    from avyay.rag.rerankers.base import RerankPolicy
+    from avyay.rag.retrieve import Weights
     from avyay.rag.searcher import Ranking
     from avyay.rag.service import RagService
     from avyay.rag.stores.base import VectorStore
@@ -208,6 +210,35 @@ class Services:
             self._open.callback(cache.store.close)
         return LocalCompleter(self.router, cache=cache)
 
+    def _ranking(self, settings: RankingSettings) -> Ranking:
+        """A ranking as configured; ConfigError when it cannot be."""
+        from avyay.rag.searcher import Ranking
+
+        policy = self._rerank_policy(settings.rerank)
+        return Ranking(settings.mode, _weights(settings.weights), settings.freshness, settings.sources, policy)
+
+    def _rerank_policy(self, settings: RerankSettings) -> RerankPolicy | None:
+        if settings.name == "none":
+            return None
+        from avyay.errors import ConfigError
+        from avyay.rag.rerankers.base import RerankPolicy
+        from avyay.rag.rerankers.registry import reranker_opener
+
+        key = self.loaded.environment.value(settings.api_key_env) if settings.api_key_env else None
+        if settings.api_key_env and key is None:
+            raise ConfigError(f"The reranker's key is looked for in {settings.api_key_env}, which is not set.")
+        opened = reranker_opener(
+            settings.name,
+            embedder=self.embedder,
+            completer=lambda: self.completer,
+            model=settings.model,
+            url=settings.url,
+            style=settings.style,
+            key=key,
+            tier=settings.tier,
+        )
+        return RerankPolicy(opened, settings.seconds, settings.top, settings.weight)
+
     @cached_property
     def rag(self) -> RagService:
         """Runbook retrieval; opens its files when first used."""
@@ -239,8 +270,8 @@ class Services:
             passages=settings.passages,
             include=settings.include,
             exclude=settings.exclude,
-            ranking=_ranking(settings.ranking),
-            shadow=Shadow(_ranking(settings.shadow), settings.shadow.share) if settings.shadow.share else None,
+            ranking=self._ranking(settings.ranking),
+            shadow=Shadow(self._ranking(settings.shadow), settings.shadow.share) if settings.shadow.share else None,
             events=self.events,
             clock=self.clock,
         )
@@ -334,8 +365,8 @@ def _bundled_embedder() -> Embedder:
     return open_embedder()
 
 
-def _ranking(settings: RankingSettings) -> Ranking:
-    """A ranking as configured.
+def _weights(named: Mapping[str, float]) -> Weights | None:
+    """Weights of the ranking as configured.
 
     Raises:
         ConfigError: a weight has a name that ranking does not know.
@@ -344,14 +375,12 @@ def _ranking(settings: RankingSettings) -> Ranking:
 
     from avyay.errors import ConfigError
     from avyay.rag.retrieve import Weights
-    from avyay.rag.searcher import Ranking
 
     known = [item.name for item in fields(Weights)]
-    for name in settings.weights:
+    for name in named:
         if name not in known:
             raise ConfigError(f"Ranking has no weight {name!r}.", hint=f"Weights are: {', '.join(known)}.")
-    weights = Weights(**settings.weights) if settings.weights else None
-    return Ranking(settings.mode, weights, settings.freshness, settings.sources)
+    return Weights(**named) if named else None
 
 
 def open_services(

@@ -141,28 +141,37 @@ def pipeline(
     return search
 
 
-def reranked(corpus: Corpus, asked: Asked) -> list[EvalResult]:
-    query = asked.analysed
-    similarities = corpus.vectors @ asked.vector
-    hits = rank(
-        query,
-        corpus.postings,
-        lexical=search_lexical(corpus.postings, query),
-        similarities=similarities,
-        limit=POOL,
-    )
-    judge = LateInteraction(corpus.embedder)  # type: ignore[arg-type]
-    texts = [corpus.chunks[hit.chunk].embedding_text for hit in hits[:RERANKED]]
-    first = rerank(
-        judge,
-        query.text,
-        hits[:RERANKED],
-        texts,
-        fixed=lambda hit: query.is_name,
-        seconds=1e9,
-        monotonic=lambda: 0.0,
-    )
-    return corpus.results([*first, *hits[RERANKED:]], joined=True)
+class TokenVectors:
+    """Token vectors, each text's computed once; halves, or they would fill the memory."""
+
+    def __init__(self, embedder: Embedder) -> None:
+        self.embedder = embedder
+        self.known: dict[str, np.ndarray] = {}
+
+    def embed_tokens(self, texts: Sequence[str]) -> list[np.ndarray]:
+        missing = [text for text in texts if text not in self.known]
+        if missing:
+            made = self.embedder.embed_tokens(missing)  # type: ignore[attr-defined]
+            self.known.update((text, rows.astype(np.float16)) for text, rows in zip(missing, made, strict=True))
+        return [self.known[text].astype(np.float32) for text in texts]
+
+
+def reranked(judge: LateInteraction, weight: float) -> Search:
+    def search(corpus: Corpus, asked: Asked) -> list[EvalResult]:
+        query = asked.analysed
+        similarities = corpus.vectors @ asked.vector
+        hits = rank(
+            query,
+            corpus.postings,
+            lexical=search_lexical(corpus.postings, query),
+            similarities=similarities,
+            limit=POOL,
+        )
+        texts = [corpus.chunks[hit.chunk].embedding_text for hit in hits[:RERANKED]]
+        first, _ = rerank(judge, query.text, hits[:RERANKED], texts, seconds=1e9, monotonic=lambda: 0.0, weight=weight)
+        return corpus.results([*first, *hits[RERANKED:]], joined=True)
+
+    return search
 
 
 def fused(corpus: Corpus, asked: Asked) -> list[EvalResult]:
@@ -220,7 +229,9 @@ def ablation(corpus: Corpus, *, rerankers: bool) -> list[dict[str, object]]:
     queries = [asked.query for asked in corpus.asked]
     variants = {**VARIANTS, "rank-bm25 of chunks": oracle(corpus)}
     if rerankers:
-        variants[f"late interaction on {RERANKED}"] = reranked
+        judge = LateInteraction(TokenVectors(corpus.embedder))
+        for weight in (0.25, 0.5, 1.0):
+            variants[f"late interaction, weight {weight}"] = reranked(judge, weight)
     found = {
         name: {asked.query.qid: search(corpus, asked) for asked in corpus.asked} for name, search in variants.items()
     }

@@ -20,6 +20,8 @@ def pytest_configure(config: pytest.Config) -> None:
     for name in list(os.environ):
         if name.startswith(_PREFIXES) or name.lower() in _NAMES:
             del os.environ[name]
+    # What was installed beside this Python counts as there, whether or not its environment is activated.
+    os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     os.environ["GIT_CONFIG_GLOBAL"] = os.devnull
     os.environ["GIT_CONFIG_NOSYSTEM"] = "1"
     for role in ("AUTHOR", "COMMITTER"):

@@ -30,11 +30,15 @@ def ask(
     source: Annotated[list[str] | None, typer.Option("--source", help="Only this source (repeatable).")] = None,
     path: Annotated[list[str] | None, typer.Option("--path", help="Only documents like this glob.")] = None,
     session: Annotated[str | None, typer.Option("--session", help="Remember this exchange under a name.")] = None,
+    expand: Annotated[
+        str, typer.Option("--expand", help="section: use whole sections; parents: and what stands above them.")
+    ] = "none",
     model: Annotated[str, typer.Option("--model", help="A model name, or auto to be routed.")] = "auto",
     tier: Annotated[str | None, typer.Option("--tier", metavar="TIER", help="local, medium or premium.")] = None,
     no_model: Annotated[bool, typer.Option("--no-model", help="Show the best passages, ask no model.")] = False,
 ) -> ExitCode:
     """Answer a question from the indexed runbooks; exit 1 when they say nothing about it."""
+    from avyay.cli.rag import expansion
     from avyay.rag.service import AskOptions
 
     options = AskOptions(
@@ -45,6 +49,7 @@ def ask(
         model=model,
         tier=_tier(tier),
         extractive=no_model,
+        expand=expansion(expand),
     )
     rag = run.services.rag
     prepared = rag.prepare(question, options)
@@ -80,6 +85,8 @@ async def _show_stream(run: Run, pieces: AsyncIterator[str | Answer]) -> tuple[A
 
 
 def _show(run: Run, answer: Answer, *, streamed: bool) -> None:
+    from avyay.rag.answer import passage_text
+
     if answer.mode == "none":
         run.out.note(f"Not in the runbooks: {answer.question}")
         if answer.passages:
@@ -95,7 +102,7 @@ def _show(run: Run, answer: Answer, *, streamed: bool) -> None:
     else:
         for number, passage in enumerate(answer.passages, 1):
             run.out.line(f"[{number}] {_reference(passage)}")
-            for line in _plain(passage.text).strip("\n").splitlines():
+            for line in _plain(passage_text(passage)).strip("\n").splitlines():
                 run.out.line(f"  | {line}".rstrip())
             run.out.line()
     for note in answer.notes:

@@ -17,6 +17,7 @@ from avyay.errors import ExitCode, UsageError
 if TYPE_CHECKING:
     from avyay.rag.catalog import SourceRow
     from avyay.rag.evaluate import EvalQuery, EvalResult, Row
+    from avyay.rag.passages import Expansion
     from avyay.rag.plan import SyncReport
     from avyay.rag.searcher import Mode
     from avyay.rag.service import RagService
@@ -130,17 +131,25 @@ def search(
     mode: Annotated[str | None, typer.Option("--mode", help="hybrid, keywords or vectors.")] = None,
     source: Annotated[list[str] | None, typer.Option("--source", help="Only this source (repeatable).")] = None,
     path: Annotated[list[str] | None, typer.Option("--path", help="Only documents like this glob.")] = None,
+    expand: Annotated[
+        str, typer.Option("--expand", help="section: show whole sections; parents: and what stands above them.")
+    ] = "none",
     batch: Annotated[
         Path | None, typer.Option("--batch", help='JSON lines with "qid" and "query"; writes JSON lines.')
     ] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the batch's results here.")] = None,
 ) -> ExitCode:
     """Find sections, best first, with the scores they are ranked by."""
+    from avyay.rag.answer import plain_text
+
     chosen = _mode(mode) if mode is not None else None
+    how = expansion(expand)
     rag = run.services.rag
     if batch is not None:
         if query is not None:
             raise UsageError("Give a query or --batch, not both.")
+        if how != "none" or source or path:
+            raise UsageError("--expand, --source and --path are for a single query, not for --batch.")
         lines = (
             json.dumps(row, ensure_ascii=False) for row in rag.batch(list(_queries(batch)), limit=top, mode=chosen)
         )
@@ -152,22 +161,27 @@ def search(
         return ExitCode.OK
     if query is None:
         raise UsageError("What should be looked for?", hint='For example: avyay rag search "disk full"')
-    result = rag.retrieve(query, limit=top, mode=chosen, sources=source or (), paths=path or ())
+    found = rag.find(query, limit=top, mode=chosen, sources=source or (), paths=path or (), expand=how)
+    result = found.result
     data = [
         {
             **asdict(one.passage),
             "citation": one.passage.citation,
-            "headings": list(one.row.chunk.headings),
-            "signals": one.hit.signals,
+            "headings": list(one.headings),
+            "signals": one.best.hit.signals,
         }
-        for one in result.found
+        for one in found.passages
     ]
 
     def show() -> None:
-        for number, one in enumerate(result.found, 1):
-            signals = "  ".join(f"{name} {value:.2f}" for name, value in one.hit.signals.items())
-            run.out.line(f"{number:>3}. {one.passage.score:.3f}  {one.passage.citation}")
+        for number, one in enumerate(found.passages, 1):
+            signals = "  ".join(f"{name} {value:.2f}" for name, value in one.best.hit.signals.items())
+            run.out.line(f"{number:>3}. {one.passage.score:.3f}  {plain_text(one.passage.citation)}")
             run.out.detail(f"     {signals}")
+            if how != "none":
+                for parent in one.passage.parents:
+                    _show_text(run, parent.text)
+                _show_text(run, one.passage.text)
 
     run.out.result({"query": query, "generation": result.generation, "results": data}, show)
     for note in result.notes:
@@ -316,6 +330,22 @@ def sessions(
     rows = [(name, count, _ago(now - at)) for name, count, at in found]
     data = [{"session": name, "turns": count, "last": at} for name, count, at in found]
     run.out.result({"sessions": data}, lambda: run.out.table(("Session", "Turns", "Last"), rows))
+
+
+def expansion(name: str) -> Expansion:
+    """What --expand says."""
+    from avyay.rag.passages import EXPANSIONS
+
+    if name not in EXPANSIONS:
+        raise UsageError(f"There is no --expand {name!r}.", hint=f"There is: {', '.join(EXPANSIONS)}.")
+    return name
+
+
+def _show_text(run: Run, text: str) -> None:
+    from avyay.rag.answer import plain_text
+
+    for line in plain_text(text).strip("\n").splitlines():
+        run.out.line(f"     | {line}".rstrip())
 
 
 def _queries(path: Path) -> Iterator[tuple[str, str]]:

@@ -317,6 +317,26 @@ class EmbedderSettings(Section):
     threads: int | None = Field(None, ge=1, description="Texts embedded at once by minilm; by default one per CPU.")
 
 
+class RerankSettings(Section):
+    """A second opinion on the first results. None has shown a gain that pays for its time: measure yours."""
+
+    name: Literal["none", "late-interaction", "cross-encoder", "endpoint", "model"] = Field(
+        "none",
+        description="late-interaction: the bundled embedder's token vectors; cross-encoder: fastembed (the extra"
+        " `rerank`); endpoint: a rerank API; model: a language model through the router.",
+    )
+    seconds: Seconds = Field(0.5, description="What it may take; what is not judged by then keeps its place.")
+    top: int = Field(20, description="Results that are judged.", ge=2, le=100)
+    weight: Fraction = Field(0.5, description="How much it counts against the first order; 1: it alone.")
+    model: str | None = Field(None, description="The cross-encoder, the endpoint's model, or a model of the router.")
+    url: str | None = Field(None, description="The endpoint's whole address, such as http://127.0.0.1:8080/rerank.")
+    style: Literal["cohere", "tei"] = Field(
+        "cohere", description="Its form: cohere (also Jina, vLLM, llama.cpp) or tei (text-embeddings-inference)."
+    )
+    api_key_env: str | None = Field(None, description="Environment variable with the endpoint's key.")
+    tier: Tier | None = Field(None, description="The tier that a model is taken from.")
+
+
 class RankingSettings(Section):
     """How passages are ranked; the defaults were measured, change them with `avyay rag eval` at hand."""
 
@@ -324,6 +344,7 @@ class RankingSettings(Section):
     weights: dict[str, float] = project_safe({}, "Weights of the mix, by name; see the reference of the Python API.")
     freshness: float = project_safe(0.0, "Bonus of a document written now, halved every year.", ge=0, le=1)
     sources: dict[str, float] = project_safe({}, "Bonus of each source, by name; small against 1.")
+    rerank: RerankSettings = RerankSettings()
 
 
 class ShadowSettings(RankingSettings):

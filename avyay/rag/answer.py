@@ -21,6 +21,7 @@ __all__ = [
     "check_answer",
     "cited_numbers",
     "follow_up_query",
+    "passage_text",
     "plain_text",
 ]
 
@@ -92,10 +93,10 @@ def build_messages(
     Args:
         mark: A random word that stands in none of the passages; delimits them.
     """
-    if any(mark in passage.text or mark in passage.citation for passage in passages):
+    if any(mark in passage_text(passage) or mark in passage.citation for passage in passages):
         raise ValueError("the mark stands in a passage")
     quoted = "\n\n".join(
-        f"<<{mark} {number}>> {plain_text(passage.citation)}\n{plain_text(passage.text)}\n<<{mark} end>>"
+        f"<<{mark} {number}>> {plain_text(passage.citation)}\n{plain_text(passage_text(passage))}\n<<{mark} end>>"
         for number, passage in enumerate(passages, 1)
     )
     messages = [Message("system", SYSTEM.format(not_found=NOT_FOUND, mark=mark))]
@@ -104,6 +105,11 @@ def build_messages(
         messages += [Message("user", turn.question), Message("assistant", _CITATION.sub("", turn.answer))]
     messages.append(Message("user", f"Passages:\n\n{quoted}\n\nQuestion: {question}"))
     return tuple(messages)
+
+
+def passage_text(passage: Passage) -> str:
+    """What is quoted of a passage: what stands above it, where that was asked for, and its text."""
+    return "\n\n".join([*(parent.text for parent in passage.parents if parent.text), passage.text])
 
 
 def cited_numbers(text: str) -> tuple[int, ...]:
@@ -126,7 +132,7 @@ def check_answer(text: str, passages: Sequence[Passage]) -> tuple[tuple[int, ...
         notes.append(f"The answer cites passages that do not exist: {', '.join(f'[{n}]' for n in wrong)}.")
     if not any(number in given for number in numbers):
         notes.append("The answer cites no passage: nothing in it is confirmed by the runbooks.")
-    source = _squeezed("\n".join(passage.text for passage in passages))
+    source = _squeezed("\n".join(passage_text(passage) for passage in passages))
     unknown = [command for command in _commands(text) if _squeezed(command) not in source]
     notes += [f"Not in the runbooks word for word: {plain_text(command)}" for command in unknown]
     return tuple(number for number in numbers if number in given), tuple(notes)

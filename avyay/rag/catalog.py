@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from avyay.db import Database, Migration, Schema
 from avyay.rag.sources.base import SourceSpec
-from avyay.rag.types import Chunk
+from avyay.rag.types import Chunk, Section
 
 __all__ = [
     "SCHEMA",
@@ -21,6 +21,8 @@ __all__ = [
     "DocumentRow",
     "SourceRow",
     "State",
+    "document_chunks",
+    "document_sections",
     "read_chunks",
     "read_sources",
     "read_state",
@@ -250,6 +252,29 @@ def read_chunks(database: Database, uids: Sequence[int]) -> dict[int, ChunkRow]:
             )
             found[row[0]] = ChunkRow(row[0], row[1], chunk, document)
     return found
+
+
+def document_chunks(database: Database, document: int) -> list[Chunk]:
+    """The chunks of a document, in order."""
+    with database.errors():
+        rows = database.execute("SELECT uid FROM chunks WHERE document_id = ? ORDER BY uid", (document,)).fetchall()
+    uids = [uid for (uid,) in rows]
+    found = read_chunks(database, uids)
+    return [found[uid].chunk for uid in uids if uid in found]
+
+
+def document_sections(database: Database, document: int) -> list[Section]:
+    """The sections of a document, in order."""
+    with database.errors():
+        rows = database.execute(
+            "SELECT id, parent_id, heading, level, heading_path, first_line, last_line FROM sections"
+            " WHERE document_id = ? ORDER BY first_line, level",
+            (document,),
+        ).fetchall()
+    return [
+        Section(identity, parent, heading, level, tuple(json.loads(path)), first, last)
+        for identity, parent, heading, level, path, first, last in rows
+    ]
 
 
 def visible_chunks(database: Database) -> list[int]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from avyay.rag.chunk import chunk_document, sections
+from avyay.rag.parsers import pdf
 from avyay.rag.sources.base import Unread
 from avyay.rag.types import Chunk, Section
 
@@ -47,10 +48,16 @@ def read_document(
     suffix = PurePosixPath(path).suffix.lower()
     if data.startswith(_LFS):
         return Unread(path, "a Git LFS pointer: its content is not in the repository")
-    decoded = decode(data)
-    if decoded is None:
-        return Unread(path, "a binary file")
-    text, damaged = decoded
+    if suffix == ".pdf":
+        text, why = pdf.extract(data)
+        damaged = False
+        if why:
+            return Unread(path, why)
+    else:
+        decoded = decode(data)
+        if decoded is None:
+            return Unread(path, "a binary file")
+        text, damaged = decoded
     if suffix in (".yaml", ".yml") and not _ALERT.search(text):
         return None
     chunks = chunk_document(path, text, count_tokens=count_tokens, max_tokens=max_tokens)

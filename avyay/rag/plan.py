@@ -153,7 +153,7 @@ def _nothing_there(spec: SourceSpec, plan: Plan) -> AvyayError:
     if plan.unread:
         reasons = "; ".join(f"{item.path}: {item.reason}" for item in plan.unread[:3])
         return UsageError(f"No document in {where}{at} can be read: {reasons}.", code="no_documents")
-    hint = "Documents are .md, .rst, .adoc, .txt and YAML alert rules; name others with --include '*.ext'."
+    hint = "Documents are .md, .rst, .adoc, .txt, .pdf and YAML alert rules; name others with --include '*.ext'."
     if spec.kind == "git":
         hint += " Files that are not committed are not read: use --worktree for those."
     return UsageError(f"There are no documents in {where}{at}.", hint=hint, code="no_documents")

@@ -17,7 +17,7 @@ from avyay.rag.chunk import document_name
 from avyay.rag.lexical.bm25 import LexicalScores, score
 from avyay.rag.lexical.postings import Fields, Postings
 from avyay.rag.query import Query, query_terms
-from avyay.rag.types import Chunk, Hit
+from avyay.rag.types import NAMED, Chunk, Hit
 
 __all__ = ["Weights", "freshness", "join_neighbours", "lexical_fields", "query_terms", "rank", "search_lexical"]
 
@@ -107,6 +107,7 @@ def rank(
     limit = min(limit, len(final))
     top = np.argpartition(-final, limit - 1)[:limit]
     top = top[np.lexsort((top, -final[top]))]
+    named = set(lexical.named.tolist()) if len(lexical.named) else ()
     signals = {"keywords": keyword, "document_keywords": lexical.document[documents[top]] / ideal}
     return tuple(
         Hit(
@@ -117,6 +118,7 @@ def rank(
                 "keywords": float(keyword[row]),
                 "document_keywords": float(signals["document_keywords"][place]),
                 **({"cosine": float(similarities[row])} if similarities is not None else {}),
+                **({NAMED: 1.0} if row in named else {}),
             },
         )
         for place, row in enumerate(top)
@@ -125,7 +127,7 @@ def rank(
 
 
 def join_neighbours(
-    hits: Sequence[Hit], *, sections: Sequence[Sequence[str]], tokens: Sequence[int], limit: int
+    hits: Sequence[Hit], *, sections: Sequence[Sequence[str]], tokens: Sequence[int], limit: int, most: int = 3
 ) -> list[tuple[int, ...]]:
     """Hits of one document that stand side by side become one passage; each is given as positions in `hits`.
 
@@ -135,6 +137,7 @@ def join_neighbours(
     Args:
         sections: For each hit the headings of the sections it holds.
         tokens: For each hit its length.
+        most: Sections in a passage.
     """
     place = {hit.chunk: position for position, hit in enumerate(hits)}
     used: set[int] = set()
@@ -152,7 +155,7 @@ def join_neighbours(
                 for other in beside
                 if other not in used
                 and hits[other].document == hit.document
-                and len(held | set(sections[other])) <= PASSAGE_SECTIONS
+                and len(held | set(sections[other])) <= most
                 and size + tokens[other] <= PASSAGE_TOKENS
             ]
             if not fitting:
@@ -167,7 +170,6 @@ def join_neighbours(
     return passages
 
 
-PASSAGE_SECTIONS = 3
 PASSAGE_TOKENS = 700
 
 

@@ -17,10 +17,21 @@ from avyay.clock import SYSTEM_CLOCK, Clock
 from avyay.db import Database, open_database
 from avyay.errors import AvyayError, CorruptError, DependencyError, UsageError
 from avyay.ports import Passage
-from avyay.rag.catalog import SCHEMA, ChunkRow, SourceRow, State, read_chunks, read_sources, read_state
+from avyay.rag.catalog import (
+    SCHEMA,
+    ChunkRow,
+    SourceRow,
+    State,
+    document_chunks,
+    document_sections,
+    read_chunks,
+    read_sources,
+    read_state,
+)
 from avyay.rag.confidence import Confidence, assess
 from avyay.rag.generation import Generation, load_generation
 from avyay.rag.query import Query, analyse, with_concepts, without_keywords
+from avyay.rag.rerankers.base import RerankPolicy, rerank
 from avyay.rag.retrieve import Weights, freshness, rank, search_lexical
 from avyay.rag.sources.base import glob_pattern
 
@@ -28,7 +39,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from avyay.ports import Embedder
-    from avyay.rag.types import Hit
+    from avyay.rag.types import Chunk, Hit, Section
 
 __all__ = ["Found", "Mode", "Ranking", "SearchResult", "Searcher", "no_index", "no_source"]
 
@@ -41,13 +52,15 @@ class Ranking:
     """A configuration of the search: what a shadow comparison compares.
 
     `freshness` is the bonus of a document written just now (halved with every year of its age), `sources` the bonus
-    of each source by name; both are small against 1, and off by default.
+    of each source by name; both are small against 1, and off by default. `rerank` is a second opinion on the first
+    results; off by default too.
     """
 
     mode: Mode = "hybrid"
     weights: Weights | None = None
     freshness: float = 0.0
     sources: Mapping[str, float] = field(default_factory=dict)
+    rerank: RerankPolicy | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +184,9 @@ class Searcher:
         hits, confidence = _rank(generation, analysed, vector, limit, eligible, chosen.weights, prior)
         with self._lock:
             rows = read_chunks(self._open(), [int(generation.uids[hit.chunk]) for hit in hits])
+        if chosen.rerank is not None:
+            hits, note = self._reranked(chosen.rerank, query, generation, hits, rows)
+            notes = (*notes, note) if note else notes
         now = self._clock.now()
         found = []
         for hit in hits:
@@ -215,7 +231,38 @@ class Searcher:
             )
             return "\n\n".join(text.strip("\n") for (text,) in rows.fetchall()) + "\n"
 
+    def outline(self, document: int) -> tuple[list[Section], list[Chunk]]:
+        """The sections and the chunks of a document that was found, by its id; empty when it has been purged since."""
+        with self._lock:
+            return document_sections(self._open(), document), document_chunks(self._open(), document)
+
     # ------------------------------------------------------------ parts
+
+    def _reranked(
+        self,
+        policy: RerankPolicy,
+        query: str,
+        generation: Generation,
+        hits: tuple[Hit, ...],
+        rows: Mapping[int, ChunkRow],
+    ) -> tuple[tuple[Hit, ...], str | None]:
+        known = [hit for hit in hits if int(generation.uids[hit.chunk]) in rows]
+        first, rest = known[: policy.top], known[policy.top :]
+        try:
+            reranker = policy.open()
+        except AvyayError as error:
+            return hits, f"Not reranked: {error.message} {error.hint or ''}".strip()
+        texts = [rows[int(generation.uids[hit.chunk])].chunk.embedding_text for hit in first]
+        ordered, note = rerank(
+            reranker,
+            query,
+            first,
+            texts,
+            seconds=policy.seconds,
+            monotonic=self._clock.monotonic,
+            weight=policy.weight,
+        )
+        return (*ordered, *rest), note
 
     def _open(self) -> Database:
         if self._database is None:

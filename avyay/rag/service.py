@@ -26,7 +26,7 @@ from avyay.rag.answer import (
 )
 from avyay.rag.answerability import Answerability
 from avyay.rag.interactions import Interactions, Verdicts
-from avyay.rag.passages import gather, gather_sections
+from avyay.rag.passages import Expansion, JoinedPassage, expand, gather, lay_out, without_repeats
 from avyay.rag.searcher import Mode, Ranking, Searcher, SearchResult
 from avyay.rag.shadow import Shadow, ShadowReport, compare_results, summarise
 
@@ -41,10 +41,10 @@ if TYPE_CHECKING:
     from avyay.rag.reconcile import ReconcileReport
     from avyay.rag.stores.base import VectorStore
 
-__all__ = ["AskOptions", "Prepared", "RagService"]
+__all__ = ["AskOptions", "Prepared", "RagService", "Retrieved"]
 
-BATCH_OVERSEARCH = 10  # the same where neighbouring sections are joined too
-OVERSEARCH = 4  # chunks ranked for each passage wanted: neighbours are joined
+OVERSEARCH = 10  # chunks ranked for each passage wanted: neighbours are joined
+MOST_RANKED = 2_000
 _TOLD_PATHS = 50  # named in one event
 NO_MODEL = "No model is configured: these are the best passages, not an answer."
 
@@ -60,6 +60,15 @@ class AskOptions:
     model: str = "auto"
     tier: Tier | None = None
     extractive: bool = False
+    expand: Expansion = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class Retrieved:
+    """Passages for a query, best first, and the search they come from."""
+
+    result: SearchResult
+    passages: tuple[JoinedPassage, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,30 +144,50 @@ class RagService:
             query, limit=limit, mode=mode, sources=sources, paths=paths, without=without, ranking=ranking
         )
 
+    def find(
+        self,
+        query: str,
+        *,
+        limit: int = 5,
+        mode: Mode | None = None,
+        sources: Sequence[str] = (),
+        paths: Sequence[str] = (),
+        expand: Expansion = "none",
+        across: bool = True,
+        ranking: Ranking | None = None,
+    ) -> Retrieved:
+        """The best passages for `query`: what stands side by side in one document is joined.
+
+        Args:
+            across: Join neighbouring sections too, not only the parts of one.
+            expand: `section` shows the whole section of each, `parents` also what stands above it; see `passages`.
+        """
+        wanted = max(limit, min(limit * OVERSEARCH, MOST_RANKED))
+        result = self.retrieve(query, limit=wanted, mode=mode, sources=sources, paths=paths, ranking=ranking)
+        return Retrieved(result, self._passages_of(result, limit, expand, across=across))
+
     def search(self, query: str, *, limit: int = 5) -> Sequence[Passage]:
-        """The port `Retriever`: the best passages, neighbouring chunks joined."""
-        found = self.retrieve(query, limit=limit * OVERSEARCH).found
-        return [passage.passage for passage in gather(found, limit)]
+        """The port `Retriever`: the best passages."""
+        return [one.passage for one in self.find(query, limit=limit, across=False).passages]
 
     def batch(
         self, queries: Sequence[tuple[str, str]], *, limit: int = 10, mode: Mode | None = None
     ) -> Iterator[dict[str, Any]]:
         """Answer (qid, query) pairs in the form retrieval scorers read."""
         for qid, query in queries:
-            found = self.retrieve(query, limit=limit * BATCH_OVERSEARCH, mode=mode).found
             yield {
                 "qid": qid,
                 "results": [
                     {
-                        "path": one.best.row.document.path,
-                        "heading": one.best.row.chunk.heading,
+                        "path": one.passage.path,
+                        "heading": one.passage.heading,
                         "headings": list(one.headings),
-                        "lines": [one.first_line, one.last_line],
-                        "commit": one.best.row.document.head,
-                        "source": one.best.row.document.source,
-                        "score": round(one.best.hit.score, 6),
+                        "lines": [one.passage.first_line, one.passage.last_line],
+                        "commit": one.passage.commit,
+                        "source": one.passage.source,
+                        "score": round(one.passage.score, 6),
                     }
-                    for one in gather_sections(found, limit)
+                    for one in self.find(query, limit=limit, mode=mode).passages
                 ],
             }
 
@@ -223,7 +252,7 @@ class RagService:
         if query != question and not relevant:
             # Its few own words dilute it; what it leans on says what it is about.
             relevant = search(history[-1].question).confidence.relevant
-        joined = gather(result.found, limit)
+        joined = self._passages_of(result, limit, chosen.expand, across=False)
         confidence = result.confidence.value
         passages = tuple(one.passage for one in joined)
         relevant = relevant and bool(passages)
@@ -307,6 +336,17 @@ class RagService:
             said = answer.text or "\n".join(passage.citation for passage in answer.passages if answer.found)
             self.interactions.add_turn(answer.session, Turn(answer.question, said))
         return answer
+
+    def _passages_of(
+        self, result: SearchResult, limit: int, how: Expansion, *, across: bool
+    ) -> tuple[JoinedPassage, ...]:
+        if how == "none":
+            return tuple(gather(result.found, limit, across=across))
+        expanded = []  # of more than are wanted: a whole section may be found by several of its parts
+        for one in gather(result.found, limit * 3, across=across):
+            sections, chunks = self._searcher.outline(one.best.row.document.id)
+            expanded.append(expand(one, how, sections, lay_out(chunks)))
+        return tuple(without_repeats(expanded, limit))
 
     # ------------------------------------------------------------ feedback
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-__all__ = ["Chunk", "Hit", "Section"]
+__all__ = ["NAMED", "Chunk", "Hit", "Section"]
+
+NAMED = "name"  # the signal of a hit whose title, file name or heading holds an identifier of the query
 
 FRONT_MATTER = re.compile(r"\A(---|\+\+\+)[ \t]*\r?\n.*?^(?:\1|\.\.\.)[ \t]*(?:\r?\n|\Z)", re.DOTALL | re.MULTILINE)
 ADORNED = re.compile(r"[\s=\-~^\"'`#*+.:]*")

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+import anyio.to_thread
 import orjson
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import StreamingResponse
@@ -16,7 +17,7 @@ from pydantic import BaseModel, Field
 from avyay.errors import AvyayError, PolicyError, UsageError
 from avyay.ports import Progress, Tier
 from avyay.rag.keeper import Keeper
-from avyay.rag.mcp import AnswerModel, SearchModel, SourcesModel, answer_model, passage_model, source_model
+from avyay.rag.mcp import AnswerModel, Expand, SearchModel, SourcesModel, answer_model, search_model, source_model
 from avyay.rag.service import AskOptions
 from avyay.rag.webhooks import read_push, sources_of
 from avyay.serve.app import IdempotencyKey, JobModel, Kit, Report, accepted, daemon_key
@@ -45,6 +46,7 @@ class AskBody(BaseModel):
     model: str = "auto"
     tier: Tier | None = None
     extractive: bool = False
+    expand: Expand = "none"
     stream: bool = Field(False, description="Server-sent events: `token` with pieces of text, then one `answer`.")
 
 
@@ -53,9 +55,10 @@ class SearchBody(BaseModel):
 
     query: str = Field(max_length=4_000)
     limit: int = Field(10, ge=1, le=100)
-    mode: Literal["hybrid", "keywords", "vectors"] = "hybrid"
+    mode: Literal["hybrid", "keywords", "vectors"] | None = Field(None, description="By default the configured one.")
     sources: list[str] = []
     paths: list[str] = []
+    expand: Expand = "none"
 
 
 class SyncBody(BaseModel):
@@ -159,8 +162,9 @@ def _add_questions(app: FastAPI, rag: RagService, authorised: Any) -> None:
             model=body.model,
             tier=body.tier,
             extractive=body.extractive,
+            expand=body.expand,
         )
-        prepared = await asyncio.to_thread(rag.prepare, body.question, options)
+        prepared = await anyio.to_thread.run_sync(rag.prepare, body.question, options)
         if body.stream:
             return StreamingResponse(_events(rag, prepared), media_type="text/event-stream")
         if prepared.request is None:
@@ -171,11 +175,15 @@ def _add_questions(app: FastAPI, rag: RagService, authorised: Any) -> None:
     async def search(body: SearchBody) -> SearchModel:
         """Find passages, best first."""
         work = partial(
-            rag.retrieve, body.query, limit=body.limit, mode=body.mode, sources=body.sources, paths=body.paths
+            rag.find,
+            body.query,
+            limit=body.limit,
+            mode=body.mode,
+            sources=body.sources,
+            paths=body.paths,
+            expand=body.expand,
         )
-        result = await asyncio.to_thread(work)
-        passages = [passage_model(number, one.passage) for number, one in enumerate(result.found, 1)]
-        return SearchModel(passages=passages, notes=list(result.notes))
+        return search_model(await anyio.to_thread.run_sync(work))
 
     @app.post("/v1/feedback", dependencies=[authorised], status_code=204)
     async def feedback(body: FeedbackBody) -> None:

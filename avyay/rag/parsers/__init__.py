@@ -22,6 +22,7 @@ SUFFIXES = {
     ".asc": "asciidoc",
     ".yaml": "alert_rules",
     ".yml": "alert_rules",
+    ".pdf": "pdf",
     ".txt": "text",
     ".text": "text",
 }

@@ -22,14 +22,18 @@ class TokenEmbedder(Protocol):
 
 
 class LateInteraction:
-    """The mean over the query's tokens of the cosine with the nearest token of the text."""
+    """The mean over the query's tokens of the cosine with the nearest token of the text.
+
+    Twenty texts cost about a third of a second of CPU.
+    """
 
     name = "late-interaction"
+    batch = 4
 
     def __init__(self, embedder: TokenEmbedder) -> None:
         self._embedder = embedder
 
-    def score(self, query: str, texts: Sequence[str]) -> list[float]:
+    def score(self, query: str, texts: Sequence[str], *, seconds: float) -> list[float]:
         """Cosines; 0 where query or text have no tokens."""
         asked, *given = self._embedder.embed_tokens([query, *texts])
         return [float(np.max(asked @ rows.T, axis=1).mean()) if len(asked) and len(rows) else 0.0 for rows in given]

@@ -9,10 +9,13 @@ from functools import cached_property
 from posixpath import splitext
 from typing import Literal, Protocol
 
-__all__ = ["DOCUMENT_SUFFIXES", "MAX_BYTES", "Change", "Entry", "Selection", "SourceSpec", "SourceTree", "Unread"]
+__all__ = ["DOCUMENT_SUFFIXES", "Change", "Entry", "Selection", "SourceSpec", "SourceTree", "Unread", "too_large"]
 
-DOCUMENT_SUFFIXES = frozenset({".md", ".markdown", ".mdx", ".rst", ".adoc", ".asciidoc", ".txt", ".yaml", ".yml"})
+DOCUMENT_SUFFIXES = frozenset(
+    {".md", ".markdown", ".mdx", ".rst", ".adoc", ".asciidoc", ".txt", ".yaml", ".yml", ".pdf"}
+)
 MAX_BYTES = 5_000_000  # a runbook is never this long: a log or a dump is
+MAX_PDF_BYTES = 50_000_000  # most of a PDF is fonts and pictures
 # Text that is nobody's runbook: dependency lists and licences.
 _NOT_DOCUMENTS = re.compile(r"(?i)^(requirements.*|constraints.*|licen[cs]e.*|robots|cmakelists|manifest)\.txt$")
 _IGNORED_FOLDERS = frozenset({"node_modules", ".git", ".venv", "vendor", "__pycache__"})
@@ -125,6 +128,13 @@ class Selection:
         if suffix not in DOCUMENT_SUFFIXES or _NOT_DOCUMENTS.match(name):
             return False
         return _IGNORED_FOLDERS.isdisjoint(folders) and not (suffix == ".txt" and not _NOT_FOR_TEXT.isdisjoint(folders))
+
+
+def too_large(path: str, size: int) -> Unread | None:
+    """Why a file of so many bytes is left out; None when it is not."""
+    if size <= (MAX_PDF_BYTES if path.lower().endswith(".pdf") else MAX_BYTES):
+        return None
+    return Unread(path, f"{size / 1e6:.0f} MB: larger than any runbook")
 
 
 def glob_pattern(glob: str) -> re.Pattern[str]:

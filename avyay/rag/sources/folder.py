@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 
 from avyay.errors import UsageError
-from avyay.rag.sources.base import MAX_BYTES, Change, Entry, Selection, Unread
+from avyay.rag.sources.base import Change, Entry, Selection, Unread, too_large
 
 __all__ = ["FolderTree"]
 
@@ -91,8 +91,8 @@ class FolderTree:
             if not resolved.is_file():
                 return None
             size = resolved.stat().st_size
-            if size > MAX_BYTES:
-                self._unread.append(Unread(path, f"{size / 1e6:.0f} MB: larger than any runbook"))
+            if (left_out := too_large(path, size)) is not None:
+                self._unread.append(left_out)
                 return None
             with resolved.open("rb") as stream:
                 return Entry(path, hashlib.file_digest(stream, "sha256").hexdigest(), size)

@@ -13,7 +13,7 @@ from avyay.errors import AuthError, AvyayError, DependencyError, UnreachableErro
 from avyay.git import GitRepository
 from avyay.log import redact
 from avyay.paths import ensure_directory
-from avyay.rag.sources.base import MAX_BYTES, Change, Entry, Selection, SourceSpec, Unread
+from avyay.rag.sources.base import Change, Entry, Selection, SourceSpec, Unread, too_large
 
 if TYPE_CHECKING:
     from avyay.process import Completed
@@ -68,8 +68,8 @@ class GitTree:
             # What a symlink names is in the tree itself, or outside of what may be read.
             if mode in (_SYMLINK, _SUBMODULE) or not self._selection.wants(path):
                 continue
-            if int(size) > MAX_BYTES:
-                self._unread.append(Unread(path, f"{int(size) / 1e6:.0f} MB: larger than any runbook"))
+            if (left_out := too_large(path, int(size))) is not None:
+                self._unread.append(left_out)
                 continue
             found.append(Entry(path, blob, int(size)))
         return sorted(found, key=lambda entry: entry.path)

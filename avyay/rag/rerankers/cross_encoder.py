@@ -1,0 +1,53 @@
+"""A cross-encoder that reads query and text together, run by fastembed (the extra `rerank`)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from avyay.errors import DependencyError, UsageError
+
+__all__ = ["DEFAULT_MODEL", "CrossEncoder"]
+
+DEFAULT_MODEL = "Xenova/ms-marco-MiniLM-L-6-v2"
+
+
+class CrossEncoder:
+    """Logits of a model that fastembed knows. Its files are downloaded by fastembed when they are first needed.
+
+    Args:
+        model: A name that fastembed lists.
+
+    Raises:
+        DependencyError: fastembed is not installed, or the model's files cannot be had.
+        UsageError: fastembed does not know the model.
+    """
+
+    batch = 4
+
+    def __init__(self, model: str | None = None) -> None:
+        self.name = model or DEFAULT_MODEL
+        try:
+            from fastembed.rerank.cross_encoder import TextCrossEncoder
+        except ImportError as error:
+            raise DependencyError(
+                "Reranking with a cross-encoder needs the package fastembed, which is not installed.",
+                hint='Install it with: python -m pip install "avyay[rerank]"',
+                code="extra_missing",
+            ) from error
+        known = {str(one["model"]) for one in TextCrossEncoder.list_supported_models()}
+        if self.name not in known:
+            raise UsageError(
+                f"fastembed knows no cross-encoder {self.name!r}.",
+                hint=f"Set rag.ranking.rerank.model to one of: {', '.join(sorted(known))}",
+            )
+        try:
+            self._encoder: Any = TextCrossEncoder(self.name)
+        except Exception as error:  # fastembed raises whatever the hub, the disk or onnxruntime raise
+            raise DependencyError(
+                f"fastembed cannot load {self.name}: {str(error)[:200]}",
+                hint="It downloads the model once and needs network for that; FASTEMBED_CACHE_PATH says where to.",
+            ) from error
+
+    def score(self, query: str, texts: Sequence[str], *, seconds: float) -> list[float]:
+        return [float(score) for score in self._encoder.rerank(query, list(texts))]

@@ -297,13 +297,17 @@ class Services:
 
     @cached_property
     def engine(self) -> Queue:
-        """The build engine's queue."""
+        """The build engine's queue, for the thread that asks first."""
+        queue = self.open_queue()
+        self._open.callback(queue.close)
+        return queue
+
+    def open_queue(self) -> Queue:
+        """The build engine's queue once more, for the calling thread, which must close it."""
         from avyay.engine.queue import Queue
 
         place = self.settings.engine.queue_url or self.paths.component("engine") / "engine.db"
-        queue = Queue(place, clock=self.clock)
-        self._open.callback(queue.close)
-        return queue
+        return Queue(place, clock=self.clock)
 
     @cached_property
     def knowledge(self) -> Knowledge:

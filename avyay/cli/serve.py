@@ -10,7 +10,7 @@ import typer
 from avyay.cli.app import command_group
 from avyay.cli.command import Run, command
 
-app = command_group("Run a component as a daemon: gateway, marga, rag, raksha.")
+app = command_group("Run a component as a daemon: gateway, marga, rag, raksha, siddhi, engine.")
 
 
 @app.callback()
@@ -98,3 +98,43 @@ def raksha(
     shown = port if port is not None else services.settings.serve.port or DEFAULT_PORT
     run.out.note(f"RAKSHA listens on http://{host or services.settings.serve.host}:{shown} (health: /health)")
     serve_raksha(services, host=host, port=port)
+
+
+@command(app)
+def siddhi(
+    run: Run,
+    host: Annotated[str | None, typer.Option("--host", help="Address to bind; by default 127.0.0.1.")] = None,
+    port: Annotated[
+        int | None, typer.Option("--port", min=0, max=65535, help="Port to listen on; by default 8084.")
+    ] = None,
+    collector_port: Annotated[
+        int, typer.Option("--collector-port", min=0, max=65535, help="Port of the public collector.")
+    ] = 8085,
+    collector: Annotated[bool, typer.Option("--collector/--no-collector", help="Run the collector as well.")] = True,
+) -> None:
+    """Hypotheses, runs, budget and a board; and on a port of its own the collector that pages report to."""
+    from avyay.serve.siddhi import DEFAULT_PORT, serve_siddhi
+
+    services = run.services
+    where = host or services.settings.serve.host
+    shown = port if port is not None else services.settings.serve.port or DEFAULT_PORT
+    public = f", collector on port {collector_port}" if collector else ""
+    run.out.note(f"SIDDHI listens on http://{where}:{shown} (health: /health, board: /{public})")
+    serve_siddhi(services, host=host, port=port, collector_port=collector_port if collector else None)
+
+
+@command(app)
+def engine(
+    run: Run,
+    host: Annotated[str | None, typer.Option("--host", help="Address to bind; by default 127.0.0.1.")] = None,
+    port: Annotated[
+        int | None, typer.Option("--port", min=0, max=65535, help="Port to listen on; by default 8086.")
+    ] = None,
+) -> None:
+    """The build engine's queue: tasks, their stories, a board."""
+    from avyay.serve.engine import DEFAULT_PORT, serve_engine
+
+    services = run.services
+    shown = port if port is not None else services.settings.serve.port or DEFAULT_PORT
+    run.out.note(f"ENGINE listens on http://{host or services.settings.serve.host}:{shown} (health: /health, board: /)")
+    serve_engine(services, host=host, port=port)

@@ -484,6 +484,8 @@ class SiddhiSettings(Section):
     test: SiddhiTestSettings = SiddhiTestSettings()
     page: SiddhiPageSettings = SiddhiPageSettings()
     mail: SiddhiMailSettings = SiddhiMailSettings()
+    api_key_env: str | None = Field(None, description="Environment variable with the key the daemon's callers send.")
+    run_interval: Seconds = Field(0.0, description="The daemon makes a dry run so often; 0: never.")
 
 
 class WebhookSettings(Section):

@@ -390,6 +390,15 @@ class Queue:
                 rows = db.execute(f"{query}number > ? ORDER BY number LIMIT ?", (after, limit))
         return [_entry(row) for row in rows]
 
+    def newest(self, limit: int = 30) -> list[Entry]:
+        """What happened last, newest first."""
+        rows = self._db.execute(
+            "SELECT number, task, at, kind, before, after, owner, fence, detail, data FROM history"
+            " ORDER BY number DESC LIMIT ?",
+            (limit,),
+        )
+        return [_entry(row) for row in rows]
+
     def _all_needs(self) -> dict[str, tuple[str, ...]]:
         needs: dict[str, list[str]] = {}
         for task, need in self._db.execute("SELECT task, need FROM needs ORDER BY task, need"):
@@ -497,7 +506,7 @@ class Queue:
         if db.execute(f"SELECT 1 FROM tasks WHERE id = ?{db.for_update if lock else ''}", (name,)).fetchone() is None:  # noqa: S608
             close = [str(row[0]) for row in db.execute("SELECT id FROM tasks WHERE id LIKE ? LIMIT 3", (f"{name}%",))]
             hint = f"Did you mean {' or '.join(close)}?" if close else "See: avyay engine list"
-            raise UsageError(f"There is no task {name!r}.", hint=hint)
+            raise UsageError(f"There is no task {name!r}.", hint=hint, code="no_task")
         return self._read(db, name)
 
     def _read(self, db: QueueDatabase, name: str) -> Task:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+from base64 import b64decode
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -140,6 +141,7 @@ class Kit:
             path = services.paths.component(name) / "jobs.db"
             self.jobs = JobBoard(path, *jobs, clock=services.clock, events=services.events, at_once=at_once)
         self.authorised = Depends(self.authorise)
+        self.reader = Depends(self.authorise_page)
         self.app = FastAPI(
             title=f"avyay {name}",
             version=__version__,
@@ -182,6 +184,21 @@ class Kit:
         given = request.headers.get("authorization", "").encode("latin-1")
         if self._key is not None and not hmac.compare_digest(given, self._key):
             raise AuthError("The key is missing or wrong.", hint="Send the header Authorization: Bearer KEY.")
+
+    def authorise_page(self, request: Request) -> None:
+        """As `authorise`, for a page that a person opens: a browser asks for the key as a password.
+
+        Raises:
+            HTTPException: it is missing or wrong.
+        """
+        kind, _, word = request.headers.get("authorization", "").partition(" ")
+        if kind.lower() == "basic":
+            try:
+                word = b64decode(word, validate=True).decode().partition(":")[2]
+            except ValueError:
+                word = ""
+        if self._key is not None and not hmac.compare_digest(f"Bearer {word}".encode(), self._key):
+            raise HTTPException(401, "The key is the password.", {"www-authenticate": 'Basic realm="avyay"'})
 
     # ------------------------------------------------------------ life
 

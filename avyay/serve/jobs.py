@@ -249,7 +249,7 @@ class JobBoard:
             raise InternalError(f"there are no jobs of kind {kind}")
         text = orjson.dumps(arguments, option=orjson.OPT_SORT_KEYS)
         fingerprint = hashlib.sha256(text + b"\0" + (payload or b"")).hexdigest()
-        identity = secrets.token_hex(8)
+        identity = f"{self._path.parent.name}_{secrets.token_hex(8)}"  # says whose it is
         with self._lock, self._database.transaction() as database:
             if key is not None:
                 row = database.execute("SELECT id, print FROM jobs WHERE kind = ? AND key = ?", (kind, key)).fetchone()

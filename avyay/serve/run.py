@@ -8,17 +8,29 @@ import gc
 import ipaddress
 import signal
 import socket
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from typing import Any, TypeAlias
 
 from avyay.errors import UsageError
 
-__all__ = ["App", "Stopping", "bind", "is_loopback", "serve"]
+__all__ = ["App", "Stopping", "bind", "is_loopback", "serve", "serving_beside"]
 
 App: TypeAlias = Callable[
     [MutableMapping[str, Any], Callable[[], Awaitable[Any]], Callable[[Any], Awaitable[None]]], Awaitable[None]
 ]
 _BACKLOG = 2048
+_OPTIONS: dict[str, Any] = {
+    "ws": "none",
+    "lifespan": "on",
+    "interface": "asgi3",
+    "access_log": False,
+    "log_config": None,
+    "server_header": False,
+    "proxy_headers": False,
+    "timeout_keep_alive": 75,
+    "backlog": _BACKLOG,
+}
 
 
 class Stopping:
@@ -93,21 +105,8 @@ def serve(
                 stopping.begin()
             await super().shutdown(sockets)
 
-    config = uvicorn.Config(
-        app,
-        loop=_loop(),
-        http=protocol or HttpProtocol,
-        ws="none",
-        lifespan="on",
-        interface="asgi3",
-        access_log=False,
-        log_config=None,
-        server_header=False,
-        proxy_headers=False,
-        timeout_graceful_shutdown=int(drain),
-        timeout_keep_alive=75,
-        backlog=_BACKLOG,
-    )
+    options = {**_OPTIONS, "http": protocol or HttpProtocol, "timeout_graceful_shutdown": int(drain)}
+    config = uvicorn.Config(app, loop=_loop(), **options)
     # What is loaded by now stays: the collector need not look at it again, and may look less often at the rest.
     gc.collect()
     gc.freeze()
@@ -116,6 +115,29 @@ def serve(
     signal.signal(signal.SIGTERM, _already_done)
     signal.signal(signal.SIGINT, _already_done)
     Server(config).run(sockets=[listener])
+
+
+@asynccontextmanager
+async def serving_beside(app: App, listener: socket.socket, *, drain: float = 5.0) -> AsyncIterator[None]:
+    """Serve another application on a socket of its own, in the same loop, for the length of a block."""
+    import uvicorn
+
+    from avyay.serve.http_protocol import HttpProtocol
+
+    class Server(uvicorn.Server):
+        def capture_signals(self) -> AbstractContextManager[None]:  # type: ignore[override]
+            return nullcontext()  # they are the main server's
+
+    config = uvicorn.Config(
+        app, timeout_graceful_shutdown=int(drain), http=HttpProtocol, **(_OPTIONS | {"lifespan": "auto"})
+    )
+    server = Server(config)
+    task = asyncio.create_task(server.serve(sockets=[listener]))
+    try:
+        yield
+    finally:
+        server.should_exit = True
+        await task
 
 
 def _already_done(number: int, frame: object) -> None:

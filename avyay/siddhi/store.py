@@ -333,7 +333,7 @@ def _number(identifier: str) -> int:
 
 
 def _unknown(identifier: str) -> UsageError:
-    return UsageError(f"There is no hypothesis {identifier!r}.", hint="See: avyay siddhi status")
+    return UsageError(f"There is no hypothesis {identifier!r}.", hint="See: avyay siddhi status", code="no_hypothesis")
 
 
 def _hypothesis(row: tuple[Any, ...]) -> Hypothesis:

@@ -14,8 +14,10 @@ from hypothesis import HealthCheck, Phase, settings
 from server import running
 
 from avyay.config import Environment
+from avyay.serve.engine import build_app as build_engine
 from avyay.serve.rag import build_app as build_rag
 from avyay.serve.raksha import build_app as build_raksha
+from avyay.serve.siddhi import build_app as build_siddhi
 from avyay.wiring import Services, open_services
 
 with warnings.catch_warnings():
@@ -43,7 +45,17 @@ def raksha(home: Path) -> Any:
     return build_raksha(services(home))
 
 
-DAEMONS: dict[str, Callable[[Path], Any]] = {"rag": rag, "raksha": raksha}
+def siddhi(home: Path) -> Any:
+    made = services(home)
+    made.siddhi.store.discover("Invoices by hand", "billing", [], "8 complaints")
+    return build_siddhi(made)
+
+
+def engine(home: Path) -> Any:
+    return build_engine(services(home))
+
+
+DAEMONS: dict[str, Callable[[Path], Any]] = {"rag": rag, "raksha": raksha, "siddhi": siddhi, "engine": engine}
 
 
 @pytest.fixture(params=sorted(DAEMONS))

@@ -25,6 +25,7 @@ def running(app: Any) -> Iterator[str]:
     thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[listener])), daemon=True)
     thread.start()
     wait_for(lambda: server.started or not thread.is_alive())
+    assert server.started, "the application does not start"
     try:
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"
     finally:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     Vectors: TypeAlias = NDArray[np.float32]
 
 __all__ = [
+    "Bill",
+    "BillReader",
     "Completer",
     "Completion",
     "CompletionDelta",
@@ -135,6 +137,31 @@ class Completer(Protocol):
 
     def available(self) -> bool:
         """Whether any provider is configured (no network is touched)."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Bill:
+    """What the router charged."""
+
+    cost: Picodollars
+    calls: int
+
+
+@runtime_checkable
+class BillReader(Protocol):
+    """Reads the router's ledger; what marga offers to those who let others spend."""
+
+    def customer(self, name: str, since: float) -> Bill:
+        """Everything charged to a customer since a time, seconds since the epoch.
+
+        Raises:
+            AvyayError: the ledger cannot be read.
+        """
+        ...
+
+    def service(self, name: str, since: float) -> Bill:
+        """Everything charged to a service since then; the same errors."""
         ...
 
 

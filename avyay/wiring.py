@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from avyay.config.schema import RankingSettings, RerankSettings
     from avyay.engine.knowledge.service import Knowledge
+    from avyay.engine.loop import Dispatcher
     from avyay.engine.queue import Queue
     from avyay.events.outbox import Outboxes
     from avyay.marga.budgets import Budgets
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from avyay.marga.router import Router
     from avyay.marga.store import CallStore, SqliteStore
     from avyay.marga.verdicts import VerdictStore
-    from avyay.ports import Completer, Embedder
+    from avyay.ports import BillReader, Completer, Embedder
     from avyay.rag.rerankers.base import RerankPolicy
     from avyay.rag.retrieve import Weights
     from avyay.rag.searcher import Ranking
@@ -322,6 +323,42 @@ class Services:
         made = Knowledge(self.paths.component("engine") / "knowledge.db", estimate_tokens, runbooks)
         self._open.callback(made.close)
         return made
+
+    def make_dispatcher(self, *, directory: Path | None = None) -> Dispatcher:
+        """The build engine's loop, as configured, for the repository around a folder (by default the current one).
+
+        Raises:
+            UsageError: there is no repository to work on.
+        """
+        from avyay.engine.build import Offers, build_dispatcher
+
+        settings = self.settings
+        models = settings.engine.models or settings.marga.url
+        return build_dispatcher(
+            settings.engine,
+            self.paths,
+            self.loaded.environment,
+            self.open_queue,
+            Offers(
+                scanner=self.make_scanner,
+                completer=lambda: self.completer,
+                runbooks=self.rag if (self.paths.data / "rag").is_dir() else None,
+                bill=self._bill(models),
+                events=self.events,
+                models=models,
+                models_key=self.loaded.environment.value("MARGA_API_KEY"),
+            ),
+            directory=directory or Path.cwd(),
+            clock=self.clock,
+        )
+
+    def _bill(self, models: str | None) -> BillReader | None:
+        """Who counts what agents spend: the router they are sent to, when there is one."""
+        if models is None:
+            return None
+        from avyay.marga.charges import RemoteBill
+
+        return RemoteBill(models, key=self.loaded.environment.value("MARGA_API_KEY"))
 
     def mcp_server(self, names: Sequence[str] | None = None, *, host: str = "127.0.0.1", port: int = 8090) -> FastMCP:
         """An MCP server with the tools of the named components, by default of all; `host` and `port` are for HTTP.

@@ -1,4 +1,4 @@
-"""`avyay engine`: the task queue of the build engine."""
+"""`avyay engine`: the build engine's queue and its loop."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from avyay.cli import engine_map as engine_map  # registers its commands
+from avyay.cli import engine_run as engine_run
 from avyay.cli.command import Run, command
 from avyay.cli.engine_app import app as app
 from avyay.errors import UsageError

@@ -4,4 +4,4 @@ from __future__ import annotations
 
 from avyay.cli.app import command_group
 
-app = command_group("The build engine: tasks, dependencies, history, code, nodes.")
+app = command_group("The build engine: tasks, agents, verification, merging, code, nodes.")

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from avyay.engine.lease import Breath
 from avyay.engine.types import Entry, Lease, NewTask, State, Task
-from avyay.money import Picodollars
 
-__all__ = ["Bill", "BillReader", "ContextSource", "Generator", "TaskQueue"]
+__all__ = ["ContextSource", "Generator", "TaskQueue"]
 
 
 class TaskQueue(Protocol):
@@ -67,28 +65,4 @@ class ContextSource(Protocol):
 
     def context(self, repository: Path, task: Task, *, tokens: int) -> str:
         """A ranked map of files and symbols, as text of at most so many tokens; empty when nothing is known."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Bill:
-    """What the router charged: dollars and calls."""
-
-    cost: Picodollars
-    calls: int
-
-
-class BillReader(Protocol):
-    """Reads the router's ledger."""
-
-    def task(self, task: str) -> Bill:
-        """Everything ever charged to a task.
-
-        Raises:
-            AvyayError: the ledger cannot be read.
-        """
-        ...
-
-    def since(self, moment: float) -> Bill:
-        """Everything charged to the engine since a time (seconds since the epoch)."""
         ...

@@ -380,6 +380,10 @@ class Queue:
         """How many tasks are in each state that has any."""
         return {str(s): int(n) for s, n in self._db.execute("SELECT state, count(*) FROM tasks GROUP BY state")}
 
+    def last_entry(self) -> int:
+        """The number of the newest line of history; 0 when there is none."""
+        return int(self._db.execute("SELECT coalesce(max(number), 0) FROM history").fetchone()[0])
+
     def history(self, name: str | None = None, *, after: int = 0, limit: int = 1000) -> list[Entry]:
         """What happened, oldest first: to one task, or to all."""
         query = "SELECT number, task, at, kind, before, after, owner, fence, detail, data FROM history WHERE "

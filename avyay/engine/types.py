@@ -44,7 +44,7 @@ TRANSITIONS: Mapping[State, frozenset[State]] = {
     "leased": frozenset({"running", "ready", "dead", "failed", "cancelled"}),
     "running": frozenset({"verifying", "ready", "dead", "failed", "cancelled", "blocked"}),
     "verifying": frozenset({"merging", "done", "ready", "dead", "failed", "cancelled", "blocked"}),
-    "merging": frozenset({"done", "ready", "dead", "failed", "cancelled"}),
+    "merging": frozenset({"done", "verifying", "ready", "dead", "failed", "cancelled"}),
     "done": frozenset(),
     "failed": frozenset({"ready", "blocked"}),  # by retry
     "cancelled": frozenset({"ready", "blocked"}),
@@ -114,6 +114,10 @@ class NewTask:
     allow: frozenset[str] = frozenset()
     caps: Mapping[str, float | str] = field(default_factory=dict)
     size: str = ""
+
+    def __post_init__(self) -> None:
+        if self.agent:  # only a node that has it may claim the task
+            object.__setattr__(self, "requires", self.requires | {f"agent:{self.agent}"})
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,8 @@ from avyay.db import Database, Migration, Schema, open_database
 from avyay.db_writer import GroupCommitWriter, Insert, WriterState
 from avyay.errors import UsageError
 from avyay.marga.types import CallRecord
+from avyay.money import Picodollars
+from avyay.ports import Bill
 
 __all__ = [
     "GROUPINGS",
@@ -326,6 +328,20 @@ class SqliteStore:
             raise UsageError(f"{what} has an id that starts or ends with {part!r}.", hint="See: avyay marga decisions")
         found = dict(zip(_COLUMNS, rows[0], strict=True))
         return {**found, "detail": orjson.loads(found["detail"])}
+
+    def bill(self, by: str, name: str, *, since: float = 0.0) -> Bill:
+        """What was charged to one customer, service, session or key.
+
+        Raises:
+            UsageError: no such grouping.
+        """
+        if by not in ("customer", "service", "session", "key"):
+            raise UsageError(f"There are no bills by {by!r}.", hint="By customer, service, session or key.")
+        # avyay: ignore[sql-injection] only the four names above come this far
+        sql = f"SELECT coalesce(sum(cost), 0), count(*) FROM calls WHERE at >= ? AND {by} = ?"  # noqa: S608
+        with self._database.errors():
+            cost, calls = self._database.execute(sql, (since, name)).fetchone()
+        return Bill(Picodollars(cost), calls)
 
     def stats(self, by: str = "model", *, since: float | None = None) -> list[StatRow]:
         """Totals by group, the most expensive first.

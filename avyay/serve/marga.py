@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import orjson
 from fastapi import Query, Response
@@ -213,6 +213,13 @@ def _add_pages(kit: Kit, report: RouterReport) -> None:
     async def stats(by: str = "model") -> Response:
         """Totals by group."""
         return await answer(report.stats, "", {"by": by})
+
+    @app.get("/marga/bill", dependencies=[kit.authorised])
+    async def bill(
+        name: str, by: Literal["customer", "service", "session", "key"] = "customer", since: float = 0.0
+    ) -> Response:
+        """What one customer, service, session or key was charged since a time (seconds since 1970)."""
+        return await answer(report.bill, "", {"name": name, "by": by, "since": repr(since)})
 
     @app.get("/marga/budgets", dependencies=[kit.authorised])
     async def budgets(prefix: str = "") -> Response:

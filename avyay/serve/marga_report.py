@@ -143,6 +143,15 @@ class RouterReport:
         """Totals by group."""
         return {"groups": self._read().stats(query.get("by", "model"))}
 
+    def bill(self, rest: str, query: Mapping[str, str]) -> Any:
+        """What one customer, service, session or key was charged since a time."""
+        try:
+            since = float(query.get("since", "0"))
+        except ValueError:
+            raise UsageError("`since` is no time.", hint="Write seconds since 1970.") from None
+        found = self._read().bill(query.get("by", "customer"), query.get("name", ""), since=since)
+        return {"picodollars": found.cost, "usd": usd_string(found.cost), "calls": found.calls}
+
     def budgets(self, rest: str, query: Mapping[str, str]) -> Any:
         """What is spent and reserved of every cap."""
         budgets = self._router.budgets

@@ -1,0 +1,95 @@
+"""`avyay engine run` and `avyay engine doctor`: the loop, and a look at whether it can work."""
+
+from __future__ import annotations
+
+import signal
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from avyay.cli.command import Run, command
+from avyay.cli.engine_app import app
+from avyay.errors import ExitCode, UsageError
+
+if TYPE_CHECKING:
+    from avyay.engine.loop import Dispatcher
+
+
+@command(app, "run", results=True)
+def run_(
+    run: Run,
+    once: Annotated[bool, typer.Option("--once", help="End when nothing is left that can be worked on now.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be started.")] = False,
+) -> ExitCode | None:
+    """Give tasks to agents, verify what they do, merge it; until Ctrl-C.
+
+    With --once the exit code is 1 when a task that was worked on did not end well.
+    """
+    if once and dry_run:
+        raise UsageError("--once and --dry-run exclude each other.", hint="Choose one.")
+    with run.services as services:
+        dispatcher = services.make_dispatcher()
+        if dry_run:
+            plans = dispatcher.plan()
+            rows = [{"task": p.task.id, "title": p.task.title, "node": p.node, "agent": p.agent} for p in plans]
+            text = "\n".join(f"{row['task']}  {row['title']}  -> {row['agent']} on {row['node']}" for row in rows)
+            run.out.result({"would_start": rows}, text or "Nothing can be started now.")
+            dispatcher.close()
+            return None
+        if not any(node.agents() for node in dispatcher.nodes):
+            dispatcher.close()
+            raise UsageError(
+                "No node has an agent.", hint="Install claude, codex, opencode, gemini or aider, or set engine.agents."
+            )
+        queue = services.engine
+        first = queue.last_entry()
+        _until_signal(dispatcher, once=once)
+        ended = [entry for entry in queue.history(after=first, limit=100_000) if entry.after in _ENDS]
+        ends = [{"task": e.task, "state": str(e.after), "detail": e.detail} for e in ended]
+        bad = any(row["state"] != "done" for row in ends)
+        lines = [f"{row['task']}  {row['state']}  {row['detail']}" for row in ends]
+        run.out.result({"ended": ends}, "\n".join(lines) or "No task ended.")
+        return ExitCode.FINDINGS if once and bad else None
+
+
+_ENDS = ("done", "failed", "dead", "cancelled")
+
+
+def _until_signal(dispatcher: Dispatcher, *, once: bool) -> None:
+    """Run the loop; the first SIGINT or SIGTERM ends it in order, giving tasks back."""
+
+    def end(number: int, _frame: object) -> None:
+        dispatcher.stop()
+
+    before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        dispatcher.run(once=once)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@command(app, results=True)
+def doctor(
+    run: Run,
+    fix: Annotated[bool, typer.Option("--fix", help="End and remove what dispatchers that are gone left.")] = False,
+) -> ExitCode | None:
+    """Check agents, nodes, repositories, leases, processes, worktrees and branches."""
+    from avyay.engine.checkup import inspect
+
+    with run.services as services:
+        dispatcher = services.make_dispatcher()
+        try:
+            done = dispatcher.recover() if fix else []
+            rows = inspect(dispatcher, services.engine)
+        finally:
+            dispatcher.close()
+    data = {"checks": [{"what": row.what, "ok": row.ok, "detail": row.detail} for row in rows], "fixed": done}
+
+    def text() -> None:
+        run.out.table(("", "What", "Detail"), [("ok" if row.ok else "!!", row.what, row.detail) for row in rows])
+        for line in done:
+            run.out.line(f"fixed: {line}")
+
+    run.out.result(data, text)
+    return None if all(row.ok for row in rows) else ExitCode.FINDINGS

@@ -1,0 +1,197 @@
+"""From settings to a dispatcher."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+
+from avyay.clock import SYSTEM_CLOCK, Clock
+from avyay.config.engine import EngineAgentSettings, EngineNodeSettings, EngineSettings
+from avyay.config.environment import Environment
+from avyay.engine.agents.base import Access
+from avyay.engine.agents.registry import make_agent
+from avyay.engine.attempt import Limits, Place, Surroundings
+from avyay.engine.attempts import Attempts
+from avyay.engine.contracts import ContextSource, Generator, TaskQueue
+from avyay.engine.loop import Dispatcher, Pace, Refill
+from avyay.engine.merge import MergeQueue
+from avyay.engine.nodes.base import Caps, Node, NodeParts
+from avyay.engine.review import Reviewer
+from avyay.engine.types import Task
+from avyay.engine.verify import Verifier
+from avyay.engine.worktree import Workshop
+from avyay.errors import ConfigError, UsageError
+from avyay.git import find_repository
+from avyay.money import parse_usd
+from avyay.paths import Paths
+from avyay.ports import BillReader, Completer, Events, Retriever, Scanner
+
+__all__ = ["NODE_KINDS", "Offers", "build_dispatcher", "repositories_of"]
+
+NODE_KINDS: Mapping[str, str] = {
+    "local": "avyay.engine.nodes.local",
+    "ssh": "avyay.engine.nodes.ssh",
+    "tailnet": "avyay.engine.nodes.tailnet",
+}
+"""The module of each kind of node; its `make_node(settings, parts)` makes one."""
+
+_OWN_KEYS = {"claude": "ANTHROPIC_API_KEY", "codex": "OPENAI_API_KEY", "gemini": "GEMINI_API_KEY"}
+
+
+@dataclass(frozen=True, slots=True)
+class Offers:
+    """What other components offer the engine; each is made when first called, None is not there.
+
+    Args:
+        models: Base URL of the router for agents, when it runs as a daemon.
+        models_key: The key it asks for.
+    """
+
+    scanner: Callable[[], Scanner] | None = None
+    completer: Callable[[], Completer] | None = None
+    runbooks: Retriever | None = None
+    bill: BillReader | None = None
+    events: Events | None = None
+    generator: Generator | None = None
+    context: ContextSource | None = None
+    models: str | None = None
+    models_key: str | None = None
+
+
+def repositories_of(settings: EngineSettings, directory: Path) -> dict[str, Path]:
+    """The repositories by the name that tasks give; "" is the default one.
+
+    Raises:
+        UsageError: a configured folder is no repository.
+    """
+    found: dict[str, Path] = {}
+    for name, path in {"": settings.repository or directory, **settings.repositories}.items():
+        place = (directory / path.expanduser()).resolve()
+        repository = find_repository(place) if place.exists() else None
+        if repository is not None:
+            found[name] = repository.root
+        elif name or settings.repository is not None:
+            raise UsageError(f"{place} is no git repository.", hint="Set engine.repository or engine.repositories.")
+    return found
+
+
+def build_dispatcher(
+    settings: EngineSettings,
+    paths: Paths,
+    environment: Environment,
+    open_queue: Callable[[], TaskQueue],
+    offers: Offers,
+    *,
+    directory: Path,
+    clock: Clock = SYSTEM_CLOCK,
+) -> Dispatcher:
+    """A dispatcher as configured; it opens the queue, and starts nothing.
+
+    Args:
+        directory: The repository around it is the default one; relative paths of the settings start here.
+
+    Raises:
+        UsageError: there is no repository to work on.
+        ConfigError: a node or an agent cannot be made.
+    """
+    root = paths.component("engine")
+    attempts = Attempts(root / "attempts")
+    reviewer = (
+        Reviewer(offers.completer, settings.verify.checklist) if settings.verify.review and offers.completer else None
+    )
+    verifier = Verifier(settings.verify, attempts, environment, scanner=offers.scanner, reviewer=reviewer)
+    places = _places(settings, root, directory, verifier)
+    workshops = {place.workshop.repository.root: place.workshop for place in places.values()}
+    parts = NodeParts(settings.agents, attempts, lambda path: workshops[path], environment)
+    nodes = [_node(item, parts) for item in settings.nodes or (EngineNodeSettings(name="local"),)]
+    caps = settings.caps
+    agents = {item.name: item for item in settings.agents}
+
+    def place_of(task: Task) -> Place:
+        if task.repository not in places:
+            known = ", ".join(name or "(the default)" for name in places) or "none"
+            raise UsageError(f"There is no repository {task.repository!r}.", hint=f"Configured: {known}.")
+        return places[task.repository]
+
+    def park(node: Node, agent: str, seconds: float, reason: str) -> None:
+        dispatcher.park(node, agent, seconds, reason)
+
+    around = Surroundings(
+        attempts=attempts,
+        verifier=verifier,
+        place=place_of,
+        access=_access(agents, environment, offers, caps.dollars),
+        limits=Limits(Caps(caps.wall, caps.stall, caps.turns), caps.dollars),
+        context=offers.context,
+        context_tokens=settings.context_tokens,
+        runbooks=offers.runbooks,
+        passages=settings.runbooks,
+        events=offers.events,
+        park=park,
+    )
+    refill = None
+    if offers.generator is not None and settings.generate.low_water > 0:
+        generate = settings.generate
+        roots = [place.workshop.repository.root for place in places.values()]
+        refill = Refill(offers.generator, roots, generate.low_water, generate.limit)
+    dispatcher = Dispatcher(
+        open_queue,
+        nodes,
+        around,
+        places,
+        pace=Pace(settings.tick, settings.heartbeat, settings.lease_timeout, min(1.0, settings.heartbeat / 4)),
+        bill=offers.bill,
+        day=parse_usd(caps.day),
+        day_wall=caps.day_wall,
+        refill=refill,
+        clock=clock,
+    )
+    return dispatcher
+
+
+def _places(settings: EngineSettings, root: Path, directory: Path, verifier: Verifier) -> dict[str, Place]:
+    places = {}
+    for name, repository in repositories_of(settings, directory).items():
+        workshop = Workshop(repository, root / "repositories" / (name or "default"), settings.merge.branch)
+        merging = MergeQueue(workshop, verifier, mode=settings.merge.mode, remote=settings.merge.remote)
+        places[name] = Place(name, workshop, merging)
+    if not places:
+        raise UsageError(f"{directory} is in no git repository.", hint="Change there, or set engine.repository.")
+    return places
+
+
+def _node(settings: EngineNodeSettings, parts: NodeParts) -> Node:
+    try:
+        module = import_module(NODE_KINDS[settings.kind])
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"Nodes of kind {settings.kind!r} cannot be used.", hint="Use kind: local.") from error
+    made: Node = module.make_node(settings, parts)
+    return made
+
+
+def _access(
+    agents: Mapping[str, EngineAgentSettings], environment: Environment, offers: Offers, dollars: str
+) -> Callable[[Task, int, str, Node], Access]:
+    """How agents reach models: their own endpoint, else the router, else the provider they come with."""
+
+    def access(task: Task, fence: int, name: str, node: Node) -> Access:
+        settings = agents.get(name) or EngineAgentSettings(name=name)
+        key = environment.value(settings.api_key_env) if settings.api_key_env else None
+        if settings.endpoint is not None:
+            return Access(settings.endpoint.rstrip("/").removesuffix("/v1"), key, model=settings.model, budget=dollars)
+        if offers.models is not None and make_agent(settings).routable:
+            headers = {
+                "x-avyay-service": "engine",
+                "x-avyay-customer": task.id,
+                "x-avyay-session": f"{task.id}/{fence}",
+                "x-request-class": "engine-task",
+            }
+            key = key or offers.models_key or "avyay"
+            return Access(offers.models.rstrip("/").removesuffix("/v1"), key, headers, settings.model, routed=True)
+        own = _OWN_KEYS.get(settings.kind or settings.name)
+        key = key or (environment.value(own) if own else None)
+        return Access(key=key, model=settings.model, budget=dollars)
+
+    return access

@@ -1,0 +1,220 @@
+"""The workshop: a bare copy of a repository in which attempts have their worktrees and branches.
+
+Agents get a copy's worktree, not one of the user's repository: what they do to refs, configuration and hooks stays
+there. Only a verified commit goes back, by a fast-forward.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import shutil
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from avyay.engine.agents.outcome import GitEvidence
+from avyay.errors import DependencyError, UsageError
+from avyay.git import GitRepository
+from avyay.paths import ensure_directory
+
+__all__ = ["IDENTITY", "Workshop"]
+
+IDENTITY = {"name": "avyay engine", "email": "engine@localhost"}
+_SIGNED = ("-c", f"user.name={IDENTITY['name']}", "-c", f"user.email={IDENTITY['email']}", "-c", "commit.gpgSign=false")
+_CLONE_TIMEOUT = 900.0
+_TIMEOUT = 300.0
+
+
+class Workshop:
+    """Where attempts at one repository happen.
+
+    Args:
+        repository: The user's repository, bare or not.
+        folder: Ours, for the copy and the worktrees.
+        branch: The branch that takes the results.
+
+    Raises:
+        UsageError: there is no such repository or branch.
+    """
+
+    def __init__(self, repository: Path, folder: Path, branch: str = "main") -> None:
+        self.repository = GitRepository(repository)
+        self.folder = ensure_directory(folder)
+        self.branch = branch
+        self.copy = GitRepository(self.folder / "copy.git")
+        self._lock = threading.RLock()
+        self.head()
+
+    def head(self) -> str:
+        """The commit at the tip of the branch.
+
+        Raises:
+            UsageError: there is no such branch.
+        """
+        done = self.repository.git("rev-parse", "--verify", "--quiet", f"refs/heads/{self.branch}^{{commit}}")
+        if done.code != 0:
+            raise UsageError(
+                f"{self.repository.root} has no branch {self.branch!r} with a commit.",
+                hint="Set engine.repository and engine.merge.branch.",
+            )
+        return done.text.strip()
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """One at a time, among the threads and processes of this machine."""
+        with self._lock, (self.folder / "lock").open("a") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+    def fetch(self) -> str:
+        """Bring the copy up to date; returns the commit at the tip of the branch."""
+        with self.locked():
+            if not (self.copy.root / "HEAD").exists():
+                shutil.rmtree(self.copy.root, ignore_errors=True)
+                new = self.folder / "copy.new"
+                shutil.rmtree(new, ignore_errors=True)
+                source = str(self.repository.root.resolve())
+                self.repository.output(
+                    "clone", "--quiet", "--bare", "--no-tags", source, str(new), timeout=_CLONE_TIMEOUT
+                )
+                new.rename(self.copy.root)
+                # `gc` in the middle of an attempt helps nobody, and only costs.
+                self.copy.output("config", "gc.auto", "0")
+            head = self.head()
+            ref = f"+refs/heads/{self.branch}:refs/avyay/base"
+            source = str(self.repository.root.resolve())
+            self.copy.output("fetch", "--quiet", "--no-tags", "--force", source, ref, timeout=_TIMEOUT)
+            return head
+
+    def add(self, path: Path, base: str, branch: str | None = None) -> GitRepository:
+        """A worktree at a commit; on a new branch, or on none."""
+        with self.locked():
+            where = ("-b", branch) if branch is not None else ("--detach",)
+            self.copy.output("worktree", "add", "--quiet", "--force", *where, str(path), base, timeout=_TIMEOUT)
+        return GitRepository(path)
+
+    def remove(self, path: Path) -> None:
+        """Remove a worktree and whatever is in it."""
+        shutil.rmtree(path, ignore_errors=True)
+        with self.locked():
+            self.copy.git("worktree", "prune", timeout=_TIMEOUT)
+
+    def drop(self, branch: str) -> None:
+        """Delete a branch of the copy, if it is there."""
+        with self.locked():
+            self.copy.git("update-ref", "-d", f"refs/heads/{branch}")
+
+    def branches(self) -> list[str]:
+        """The branches of attempts."""
+        if not (self.copy.root / "HEAD").exists():
+            return []
+        listed = self.copy.output("for-each-ref", "--format=%(refname:strip=2)", "refs/heads/avyay/")
+        return listed.split()
+
+    def collect(self, work: GitRepository, base: str, branch: str, message: str) -> GitEvidence:
+        """Commit what an agent left uncommitted, and say what it changed. The branch then points at the result.
+
+        Raises:
+            DependencyError: the worktree is no repository any more.
+        """
+        work.output("add", "--all", timeout=_TIMEOUT)
+        if work.git("diff", "--cached", "--quiet", timeout=_TIMEOUT).code != 0:
+            work.output(*_SIGNED, "commit", "--quiet", "--no-verify", "-m", message, timeout=_TIMEOUT)
+        head = work.head()
+        if head is None:
+            raise DependencyError("The agent left a worktree without a commit.", hint="The attempt counts as crashed.")
+        self.copy.output("update-ref", f"refs/heads/{branch}", head)
+        return self.evidence(base, head)
+
+    def evidence(self, base: str, head: str) -> GitEvidence:
+        """What lies between two commits."""
+        files = self.copy.output("diff", "--name-only", "-z", "--no-renames", base, head, timeout=_TIMEOUT)
+        commits = self.copy.output("rev-list", "--count", f"{base}..{head}")
+        return GitEvidence(tuple(sorted(filter(None, files.split("\0")))), int(commits))
+
+    def candidate(self, path: Path, base: str, branch: str, message: str) -> tuple[str | None, str]:
+        """The branch as one commit on top of `base`, checked out afresh at `path`.
+
+        One commit, so that every commit of the main branch is one that was verified. Returns the commit, or None and
+        what git said about the conflict; a branch that adds nothing to `base` gives `base`.
+        """
+        self.remove(path)
+        tree = self.add(path, base)
+        merged = tree.git(*_SIGNED, "merge", "--squash", "--no-commit", "--quiet", branch, timeout=_TIMEOUT)
+        if merged.code != 0:
+            marked = tree.git("diff", "--diff-filter=U", "--no-color", timeout=_TIMEOUT).text
+            return None, f"{merged.text}{merged.error_text}\n{marked}".strip()
+        if tree.git("diff", "--cached", "--quiet", timeout=_TIMEOUT).code == 0:
+            return base, ""
+        done = tree.git(
+            *_SIGNED, "commit", "--quiet", "--no-verify", "-F", "-", timeout=_TIMEOUT, stdin=message.encode()
+        )
+        head = tree.head()
+        if done.code != 0 or head is None:
+            raise DependencyError(f"git commit failed: {done.error_text.strip()}", hint="See the attempt's log.")
+        return head, ""
+
+    def deliver(self, commit: str) -> None:
+        """Bring a commit of the copy into the user's repository, on no branch yet."""
+        source = str(self.copy.root)
+        ref = f"refs/avyay/candidates/{commit}"
+        with self.locked():
+            self.copy.output("update-ref", ref, commit)
+            self.repository.output(
+                "fetch", "--quiet", "--no-tags", "--no-write-fetch-head", source, ref, timeout=_TIMEOUT
+            )
+            self.copy.git("update-ref", "-d", ref)
+
+    def fast_forward(self, before: str, after: str) -> bool:
+        """Move the user's branch from one commit to its successor; False when it stands elsewhere.
+
+        A work tree that has the branch checked out goes along, unless its uncommitted changes are in the way.
+
+        Raises:
+            DependencyError: they are, or git fails otherwise.
+        """
+        checked_out = self._checked_out()
+        if self.head() != before:
+            return False
+        if checked_out is None:
+            moved = self.repository.git("update-ref", f"refs/heads/{self.branch}", after, before)
+            if moved.code != 0 and self.head() == before:
+                raise DependencyError(
+                    f"git update-ref failed: {moved.error_text.strip()}", hint="Look at the repository."
+                )
+            return moved.code == 0
+        merged = GitRepository(checked_out).git("merge", "--ff-only", "--quiet", after, timeout=_TIMEOUT)
+        if merged.code == 0:
+            return self.head() == after
+        if self.head() != before:
+            return False
+        raise DependencyError(
+            f"{checked_out} cannot follow {self.branch}: {merged.error_text.strip()[:300]}",
+            hint="Commit or stash what you changed there, or give the engine a clone of its own.",
+            code="work_tree_in_the_way",
+        )
+
+    def in_the_way(self) -> str | None:
+        """What would keep the branch from moving: uncommitted changes where it is checked out; None when nothing."""
+        place = self._checked_out()
+        if place is None:
+            return None
+        changed = GitRepository(place).output("status", "--porcelain", "--untracked-files=no").splitlines()
+        return f"{len(changed)} uncommitted changes in {place}" if changed else None
+
+    def _checked_out(self) -> Path | None:
+        """The work tree of the user's repository that has the branch checked out."""
+        listed = self.repository.output("worktree", "list", "--porcelain")
+        path: Path | None = None
+        for line in listed.splitlines():
+            if line.startswith("worktree "):
+                path = Path(line.removeprefix("worktree "))
+            elif line == f"branch refs/heads/{self.branch}":
+                return path
+        return None
+
+    def contains(self, commit: str) -> bool:
+        """Whether a commit is part of the user's branch."""
+        done = self.repository.git("merge-base", "--is-ancestor", commit, f"refs/heads/{self.branch}")
+        return done.code == 0

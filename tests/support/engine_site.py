@@ -1,0 +1,117 @@
+"""A repository, a queue and a dispatcher of its own, with an agent that does what the task's description says.
+
+Lines of a description that begin with `$ ` are run by the agent's shell, in order, in its worktree.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from avyay.config.engine import EngineSettings
+from avyay.config.environment import Environment
+from avyay.engine.build import Offers, build_dispatcher
+from avyay.engine.loop import Dispatcher
+from avyay.engine.queue import Queue
+from avyay.engine.types import NewTask, Task
+from avyay.paths import open_paths
+from avyay.resilience.backoff import Backoff
+
+SCRIPT = r"sed -n 's/^\$ //p' {prompt} > $HOME/script; . $HOME/script"
+
+
+def git(root: Path, *arguments: str) -> str:
+    done = subprocess.run(["git", "-C", str(root), *arguments], check=True, capture_output=True, text=True)
+    return done.stdout
+
+
+class Site:
+    """Everything a dispatcher needs, under one folder."""
+
+    def __init__(self, folder: Path, **settings: Any) -> None:
+        self.folder = folder
+        self.repository = folder / "repository"
+        self.paths = open_paths(str(folder / "avyay"))
+        base: dict[str, Any] = {
+            "repository": self.repository,
+            "agents": [{"name": "script", "kind": "command", "command": ["sh", "-c", SCRIPT]}],
+            "nodes": [{"name": "local", "slots": 2}],
+            "verify": {"scan": "off", "accept": "sh check.sh"},
+            "tick": 0.2,
+            "heartbeat": 0.5,
+            "lease_timeout": 2.0,
+        }
+        self.settings = EngineSettings.model_validate({**base, **settings})
+        self.offers = Offers()
+        if not self.repository.exists():
+            self.repository.mkdir(parents=True)
+            git(self.repository, "init", "--quiet", "--initial-branch=main")
+            self.commit({"check.sh": "for t in tests/*.sh; do sh $t || exit 1; done\n", "tests/basic.sh": "true\n"})
+
+    def commit(self, files: dict[str, str], message: str = "Set up") -> str:
+        for name, content in files.items():
+            file = self.repository / name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(content)
+        git(self.repository, "add", "--all")
+        git(self.repository, "commit", "--quiet", "-m", message)
+        return self.head()
+
+    def head(self) -> str:
+        return git(self.repository, "rev-parse", "main").strip()
+
+    def merged(self) -> list[str]:
+        """The tasks whose commits are on main, oldest first."""
+        log = git(self.repository, "log", "--reverse", "--format=%(trailers:key=Avyay-Task,valueonly)", "main")
+        return log.split()
+
+    def open_queue(self) -> Queue:
+        return Queue(self.paths.component("engine") / "engine.db", backoff=Backoff(0.01, 0.02, 1_000_000))
+
+    def add(self, name: str, *script: str, **more: Any) -> str:
+        description = "\n".join(f"$ {line}" for line in script)
+        queue = self.open_queue()
+        try:
+            return queue.add([NewTask(f"Task {name}", description, id=name, **more)])[0]
+        finally:
+            queue.close()
+
+    def dispatcher(self, **offers: Any) -> Dispatcher:
+        return build_dispatcher(
+            self.settings,
+            self.paths,
+            Environment(dict(os.environ)),
+            self.open_queue,
+            replace(self.offers, **offers),
+            directory=self.folder,
+        )
+
+    def run(self, **offers: Any) -> None:
+        """Work until nothing is left that can be worked on."""
+        self.dispatcher(**offers).run(once=True)
+
+    def task(self, name: str) -> Task:
+        queue = self.open_queue()
+        try:
+            return queue.get(name)
+        finally:
+            queue.close()
+
+    def story(self, name: str) -> list[str]:
+        """The kinds of all that happened to a task."""
+        queue = self.open_queue()
+        try:
+            return [entry.kind for entry in queue.history(name)]
+        finally:
+            queue.close()
+
+    def data(self, name: str, kind: str) -> dict[str, Any]:
+        """The data of the last entry of a kind."""
+        queue = self.open_queue()
+        try:
+            return dict(next(entry.data for entry in reversed(queue.history(name)) if entry.kind == kind))
+        finally:
+            queue.close()

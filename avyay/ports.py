@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     Vectors: TypeAlias = NDArray[np.float32]
 
 __all__ = [
+    "Alarm",
+    "Alarms",
     "Bill",
     "BillReader",
     "Completer",
@@ -311,6 +313,27 @@ class Scanner(Protocol):
     """Scans files; what raksha offers to the engine, to siddhi and to MCP."""
 
     def scan(self, paths: Sequence[Path], *, progress: Progress | None = None) -> ScanReport: ...
+
+
+# ---------------------------------------------------------------- alarms: what marga's telemetry offers
+
+
+@dataclass(frozen=True, slots=True)
+class Alarm:
+    """Something unusual in the router's telemetry: `series` names provider and request class."""
+
+    series: str
+    signal: Literal["latency", "error_rate", "spend"]
+    sentence: str
+    at: float
+    deviations: float
+
+
+@runtime_checkable
+class Alarms(Protocol):
+    """Says what is unusual; what marga offers to the engine."""
+
+    def alarms(self) -> Sequence[Alarm]: ...
 
 
 # ---------------------------------------------------------------- events and progress

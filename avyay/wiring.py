@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from mcp.server.fastmcp import FastMCP
 
     from avyay.config.schema import RankingSettings, RerankSettings
+    from avyay.engine.generate.service import TaskGenerator
     from avyay.engine.knowledge.service import Knowledge
     from avyay.engine.loop import Dispatcher
     from avyay.engine.queue import Queue
@@ -359,6 +360,38 @@ class Services:
         from avyay.marga.charges import RemoteBill
 
         return RemoteBill(models, key=self.loaded.environment.value("MARGA_API_KEY"))
+
+    def make_generator(self, *, online: bool = False, sources: Sequence[str] = ()) -> TaskGenerator:
+        """Finds work for the build engine.
+
+        Args:
+            online: Whether it may ask package registries and forges.
+            sources: Kinds of evidence; by default the configured ones.
+        """
+        from avyay.engine.generate.service import TaskGenerator
+        from avyay.ports import Alarm
+
+        settings = self.settings.engine
+        records = self.paths.data / "marga" / "marga.db"
+
+        class RouterAlarms:
+            def alarms(this) -> Sequence[Alarm]:  # noqa: N805 - self is the composition root
+                return [Alarm(a.series, a.signal, a.sentence(), a.at, a.deviations) for a in self.marga.anomalies()]
+
+        return TaskGenerator(
+            self.paths.component("engine") / "generate.db",
+            self.knowledge,
+            sources=tuple(sources) or settings.generate.sources,
+            approval=settings.generate.approval,
+            tests=settings.generate.tests,
+            verify=settings.verify.accept,
+            online=online,
+            scanner=lambda: self.scanner,
+            alarms=RouterAlarms if records.is_file() else None,
+            queue=lambda: self.engine,
+            search_path=self.loaded.environment.get("PATH"),
+            clock=self.clock,
+        )
 
     def mcp_server(self, names: Sequence[str] | None = None, *, host: str = "127.0.0.1", port: int = 8090) -> FastMCP:
         """An MCP server with the tools of the named components, by default of all; `host` and `port` are for HTTP.

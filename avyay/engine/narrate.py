@@ -20,6 +20,7 @@ _SENTENCES = {
     "lease_lost": "was taken from {owner}: {detail}",
     "parked": "was given back untried by {owner}: {detail}",
     "cancelled": "was cancelled: {detail}",
+    "resolved": "was closed without work: {detail}",
     "retried": "was given all its attempts again",
     "approved": "was approved by {owner}",
     "freed": "had everything it waited for",

@@ -328,6 +328,21 @@ class Queue:
             self._record(db, name, "cancelled", task.state, "cancelled", None, None, reason)
             self._blame(db, name, "cancelled")
 
+    def resolve(self, name: str, reason: str) -> None:
+        """Close a task that nobody works on, because what it asks for is so already; what waits for it goes on.
+
+        Raises:
+            UsageError: no such task, or it is being worked on, or has ended.
+        """
+        now = self._clock.now()
+        with self._db.transaction("graph") as db:
+            task = self._known(db, name, lock=True)
+            if task.state not in ("ready", "blocked"):
+                raise UsageError(f"The task {name} is {task.state}.", hint=f"See: avyay engine show {name}")
+            self._set(db, name, "done", reason)
+            self._record(db, name, "resolved", task.state, "done", None, None, reason)
+            self._wake(db, name, now)
+
     def retry(self, name: str) -> None:
         """Give a failed, dead or cancelled task all its attempts again.
 

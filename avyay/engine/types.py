@@ -39,8 +39,8 @@ FINAL: frozenset[State] = frozenset({"done", "failed", "cancelled", "dead"})
 
 # Who goes where. A lease that is lost, or an attempt that failed, leads back to "ready" or to "dead".
 TRANSITIONS: Mapping[State, frozenset[State]] = {
-    "blocked": frozenset({"ready", "cancelled"}),
-    "ready": frozenset({"leased", "blocked", "cancelled"}),
+    "blocked": frozenset({"ready", "cancelled", "done"}),
+    "ready": frozenset({"leased", "blocked", "cancelled", "done"}),
     "leased": frozenset({"running", "ready", "dead", "failed", "cancelled"}),
     "running": frozenset({"verifying", "ready", "dead", "failed", "cancelled", "blocked"}),
     "verifying": frozenset({"merging", "done", "ready", "dead", "failed", "cancelled", "blocked"}),

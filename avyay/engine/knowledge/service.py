@@ -200,6 +200,18 @@ class Knowledge:
             covered=covered.share if covered else None,
         )
 
+    def symbols(self, repository: Path, path: str) -> tuple[Symbol, ...]:
+        """The symbols of a file; none when the commit has no such file."""
+        snapshot = self._snapshot(repository)
+        place = snapshot.place(path)
+        return () if place is None else tuple(symbol for _, symbol in snapshot.symbols_of(self._db, place))
+
+    def imports(self, repository: Path, path: str) -> tuple[str, ...]:
+        """The files of the repository that a file imports."""
+        snapshot = self._snapshot(repository)
+        place = snapshot.place(path)
+        return () if place is None else tuple(snapshot.paths[i] for i in snapshot.imports_of(place))
+
     def owners(self, repository: Path, path: str) -> tuple[str, ...]:
         """CODEOWNERS first, else the authors of most commits."""
         top = _repository(repository)

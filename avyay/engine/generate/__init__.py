@@ -1,0 +1,1 @@
+"""Finds work in a codebase: one module for each kind of evidence."""

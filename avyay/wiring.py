@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from avyay.engine.knowledge.service import Knowledge
     from avyay.engine.loop import Dispatcher
     from avyay.engine.queue import Queue
+    from avyay.engine.types import NewTask, Task
     from avyay.events.outbox import Outboxes
     from avyay.marga.budgets import Budgets
     from avyay.marga.caching import AnswerCache
@@ -346,6 +347,8 @@ class Services:
                 runbooks=self.rag if (self.paths.data / "rag").is_dir() else None,
                 bill=self._bill(models),
                 events=self.events,
+                generator=_FreshGenerator(self),
+                context=_FreshContext(self),
                 models=models,
                 models_key=self.loaded.environment.value("MARGA_API_KEY"),
             ),
@@ -429,6 +432,28 @@ class Services:
     def close(self) -> None:
         """Close what was opened, last first."""
         self._open.close()
+
+
+class _FreshContext:
+    """The map for agents, with connections of its own for each call: attempts ask from many threads."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+
+    def context(self, repository: Path, task: Task, *, tokens: int) -> str:
+        with Services(self._services.loaded, clock=self._services.clock) as own:
+            return own.knowledge.context(repository, task, tokens=tokens)
+
+
+class _FreshGenerator:
+    """The generator, likewise."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+
+    def generate(self, repository: Path, *, limit: int) -> Sequence[NewTask]:
+        with Services(self._services.loaded, clock=self._services.clock) as own:
+            return own.make_generator().generate(repository, limit=limit)
 
 
 @cache

@@ -115,6 +115,8 @@ class TaskGenerator:
             path=self._search_path,
         )  # fmt: skip
         self._knowledge.update(site.root)
+        if queue is not None:
+            self._knowledge.learn(site.root, queue.tasks(), queue.history)
         results: dict[str, Found] = {}
         for place, source in enumerate(self._sources):
             if progress is not None:

@@ -1,0 +1,144 @@
+"""Dispatchers that merge into one branch and are killed at any moment: nothing is merged twice, nothing is lost."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from engine_site import Site, git
+
+from avyay.db import integrity_problems, open_database
+from avyay.engine.schema import SCHEMA
+from avyay.engine.types import NewTask
+
+# Dispatchers without agents: each claims, makes a commit for the task, and merges it as the loop does. They are forked
+# from a process that has loaded everything, which kills one at random every now and then and starts another.
+RACE = """
+import os, random, signal, sys, time; from pathlib import Path; sys.path.insert(0, sys.argv[2])
+from engine_site import Site
+import avyay.engine.nodes.local
+from avyay.engine.loop import owner_name
+from avyay.engine.queue import LostLeaseError
+
+folder, processes, kills, pause = Path(sys.argv[1]), int(sys.argv[3]), int(sys.argv[4]), float(sys.argv[5])
+
+class Moved(Exception):
+    pass
+
+def work():
+    site = Site(folder)
+    dispatcher, queue, owner = site.dispatcher(), site.open_queue(), owner_name("worker")
+    (place,) = dispatcher.places.values()
+    workshop = place.workshop
+
+    def commit(head, task):
+        tree = workshop.copy.output("rev-parse", head + "^{tree}").strip()
+        message = task.title + "\\n\\nAvyay-Task: " + task.id + "\\n"
+        identity = ("-c", "user.name=t", "-c", "user.email=t@localhost")
+        return workshop.copy.output(*identity, "commit-tree", tree, "-p", head, "-m", message).strip()
+
+    def merge(lease):
+        queue.advance(lease, "running")
+        queue.advance(lease, "verifying")
+        while True:
+            with place.merging._turn():
+                head = workshop.fetch()
+                made = commit(head, lease.task)
+                workshop.deliver(made)
+                queue.advance(lease, "merging", commit=made)
+
+                def act():
+                    if not workshop.fast_forward(head, made):
+                        raise Moved
+
+                try:
+                    queue.finish(lease, act=act)
+                    return
+                except Moved:
+                    queue.advance(lease, "verifying")
+
+    rounds = 0
+    while True:
+        rounds += 1
+        if rounds % 20 == 0:
+            dispatcher.reconcile()
+        lease = queue.claim(owner)
+        if lease is None:
+            dispatcher.reconcile()
+            if set(queue.counts()) == {"done"}:
+                return
+            continue
+        try:
+            merge(lease)
+        except LostLeaseError:
+            pass
+
+def start():
+    pid = os.fork()
+    if pid == 0:
+        try:
+            work()
+        except BaseException:
+            import traceback
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+    return pid
+
+generator = random.Random(7)
+running, killed = {start() for _ in range(processes)}, 0
+struck = time.monotonic()
+while running:
+    pid, status = os.waitpid(-1, os.WNOHANG)
+    if pid:
+        running.discard(pid)
+        if os.WIFEXITED(status):
+            assert os.WEXITSTATUS(status) == 0
+            kills = 0
+        else:
+            running.add(start())
+    elif kills and time.monotonic() - struck > pause:
+        struck = time.monotonic()
+        os.kill(generator.choice(sorted(running)), signal.SIGKILL)
+        kills, killed = kills - 1, killed + 1
+    else:
+        time.sleep(0.005)
+print("killed", killed)
+"""
+
+
+def race(tmp_path: Path, *, processes: int, tasks: int, kills: int, pause: float) -> None:
+    site = Site(tmp_path)
+    git(site.repository, "checkout", "--quiet", "--detach")
+    queue = site.open_queue()
+    queue.add([NewTask(f"task {i}", id=f"t{i}", attempts=10_000, accept="true") for i in range(tasks)])
+    support = str(Path(__file__).parents[2] / "support")
+    command = [sys.executable, "-c", RACE, str(tmp_path), support, *map(str, (processes, kills, pause))]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=3600)
+    assert done.returncode == 0, done.stderr[-3000:]
+    sys.stdout.write(done.stdout)
+    assert queue.counts() == {"done": tasks}
+    queue.close()
+    times = Counter(site.merged())
+    assert [name for name, number in times.items() if number > 1] == [], "merged twice"
+    assert len(times) == tasks, "lost"
+    assert integrity_problems(open_database(tmp_path / "avyay/data/engine/engine.db", SCHEMA)) == []
+
+
+def test_dispatchers_that_are_killed_merge_everything_once(tmp_path: Path) -> None:
+    race(tmp_path, processes=3, tasks=30, kills=4, pause=0.7)
+
+
+@pytest.mark.soak
+def test_eight_processes_five_thousand_tasks(tmp_path: Path) -> None:
+    race(tmp_path, processes=8, tasks=5000, kills=10**9, pause=0.3)
+
+
+@pytest.mark.soak
+def test_two_dispatchers_two_thousand_tasks(tmp_path: Path) -> None:
+    race(tmp_path, processes=2, tasks=2000, kills=0, pause=0.1)

@@ -45,6 +45,7 @@ def supervise(
     stall: float = float("inf"),
     stdin: Path | None = None,
     line: Callable[[str], tuple[EndedBy, str] | None] = lambda _: None,
+    error_line: Callable[[str], tuple[EndedBy, str] | None] = lambda _: None,
 ) -> Run:
     """Run a program to its end, with everything it starts.
 
@@ -53,7 +54,8 @@ def supervise(
             taken for the program's own.
         mark: Put into the environment of all it starts.
         wall, stall: Seconds it may run, and may be silent.
-        line: Called with each line of its output; returns why the program must end, or None.
+        line, error_line: Called with each line of its output and of its standard error; return why the program must
+            end, or None.
     """
     spec, result = folder / "spec.json", folder / "result.json"
     result.unlink(missing_ok=True)
@@ -89,7 +91,19 @@ def supervise(
 
         control.on_stop(order)
         try:
-            _read(process, log, control, line, stall, lambda: keeper.end_marked(mark, str(folder)))
+            complaints = (folder / "errors.log").open("rb")
+            complaints.seek(0, os.SEEK_END)
+
+            def look() -> None:
+                """Once in a while: what the program complains of, and whether its keeper is still there."""
+                for text in complaints.read().decode("utf-8", "replace").splitlines():
+                    if (verdict := error_line(text)) is not None:
+                        control.stop(*verdict)
+                if process.poll() is not None:
+                    keeper.end_marked(mark, str(folder))
+
+            with complaints:
+                _read(process, log, control, line, stall, look)
             process.wait(timeout=60)
         except subprocess.TimeoutExpired:
             process.kill()
@@ -112,9 +126,9 @@ def _read(
     control: Control,
     line: Callable[[str], tuple[EndedBy, str] | None],
     stall: float,
-    sweep: Callable[[], object],
+    look: Callable[[], None],
 ) -> None:
-    """Read until the program and all that hold its output are gone; when its keeper is killed, we end them."""
+    """Read until the program and all that hold its output are gone."""
     assert process.stdout is not None
     output = process.stdout.fileno()
     rest = b""
@@ -125,8 +139,7 @@ def _read(
             ready = selector.select(_LOOK)
             if time.monotonic() - looked > _LOOK:
                 looked = time.monotonic()
-                if process.poll() is not None:
-                    sweep()
+                look()
             if not ready:
                 if time.monotonic() - heard > stall and not control.stopped:
                     control.stop("stall", f"showed nothing for {stall:.0f} s")

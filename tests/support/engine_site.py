@@ -5,8 +5,12 @@ Lines of a description that begin with `$ ` are run by the agent's shell, in ord
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
+import sys
+import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,6 +37,7 @@ class Site:
 
     def __init__(self, folder: Path, **settings: Any) -> None:
         self.folder = folder
+        self.given = settings
         self.repository = folder / "repository"
         self.paths = open_paths(str(folder / "avyay"))
         base: dict[str, Any] = {
@@ -115,3 +120,30 @@ class Site:
             return dict(next(entry.data for entry in reversed(queue.history(name)) if entry.kind == kind))
         finally:
             queue.close()
+
+
+def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it never came true"
+        time.sleep(0.02)
+
+
+RUN = """
+import json, signal, sys; from pathlib import Path; sys.path.insert(0, sys.argv[2])
+from engine_site import Site
+dispatcher = Site(Path(sys.argv[1]), **json.loads(sys.argv[3])).dispatcher()
+signal.signal(signal.SIGTERM, lambda *_: dispatcher.stop())
+dispatcher.run()
+"""
+
+
+def start(site: Site) -> subprocess.Popen[bytes]:
+    """A dispatcher in a process of its own, that can be killed."""
+    support = Path(__file__).parent
+    return subprocess.Popen(
+        [sys.executable, "-c", RUN, str(site.folder), str(support), json.dumps(site.given)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+    )

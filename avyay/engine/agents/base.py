@@ -82,7 +82,9 @@ class Terminal:
     status: int | None = None
 
 
-_PATIENCE = 5  # tries that a provider may turn away before the attempt is ended: the queue waits better than an agent
+# Tries that a provider may turn away before the attempt is ended: the queue waits better than an agent does.
+_PATIENCE_LIMITED = 3
+_PATIENCE = 8
 
 
 class Transcript:
@@ -135,11 +137,15 @@ class Transcript:
     def text(self, line: str) -> None:
         """Take in a line that is not JSON."""
 
+    def complaint(self, line: str) -> None:
+        """Take in a line of standard error: some agents say only there that their provider turns them away."""
+
     def turned_away(self, terminal: Terminal) -> None:
         """The provider refused a try and the agent will try again: for some refusals that is pointless."""
         self._turned_away += 1
         permanent = terminal.status is not None and 400 <= terminal.status < 500 and terminal.status not in (408, 429)
-        if (permanent and self._turned_away >= 2) or self._turned_away >= _PATIENCE:
+        patience = 2 if permanent else _PATIENCE_LIMITED if terminal.status in (429, 529) else _PATIENCE
+        if self._turned_away >= patience:
             self.hopeless = terminal
 
     def went_on(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -43,7 +44,14 @@ class GeminiCli(Agent):
         return _Events()
 
 
+_RETRY = re.compile(r"^Attempt \d+ failed(?: with status (\d+))?")
+
+
 class _Events(Transcript):
+    def complaint(self, line: str) -> None:
+        if match := _RETRY.match(line):
+            self.turned_away(failed(line[:300], int(match[1]) if match[1] else None))
+
     def event(self, event: Mapping[str, Any]) -> None:
         kind = event.get("type")
         if kind == "tool_use":

@@ -19,7 +19,7 @@ from avyay.engine.worktree import IDENTITY, Workshop
 from avyay.errors import AvyayError, UsageError
 from avyay.paths import ensure_directory
 
-__all__ = ["LocalNode", "clean_environment", "judge", "make_node"]
+__all__ = ["LocalNode", "clean_environment", "complain", "judge", "make_node", "verdict"]
 
 
 def clean_environment(environment: Mapping[str, str], home: Path, *more: str) -> dict[str, str]:
@@ -106,6 +106,7 @@ class LocalNode(Node):
             stall=order.caps.stall,
             stdin=prompt if invocation.prompt_on_stdin else None,
             line=lambda text: judge(transcript, text, order.caps.turns),
+            error_line=lambda text: complain(transcript, text, order.caps.turns),
         )
         ending, git = run.ending, GitEvidence()
         try:
@@ -140,10 +141,23 @@ def make_node(settings: EngineNodeSettings, parts: NodeParts) -> Node:
 def judge(transcript: Transcript, line: str, turns: int) -> tuple[EndedBy, str] | None:
     """Take in a line of an agent's output; returns why it must end now, or None."""
     transcript.feed(line)
-    if transcript.terminal is not None:
+    return verdict(transcript, turns)
+
+
+def complain(transcript: Transcript, line: str, turns: int) -> tuple[EndedBy, str] | None:
+    """Take in a line of an agent's standard error; returns why it must end now, or None."""
+    transcript.complaint(line)
+    return verdict(transcript, turns)
+
+
+def verdict(transcript: Transcript, turns: int) -> tuple[EndedBy, str] | None:
+    """Why an agent must end now, by what it has said so far; None lets it go on."""
+    if transcript.terminal is not None and transcript.terminal.kind in ("success", "capped"):
         return None
     if transcript.hopeless is not None:
         return "provider", transcript.hopeless.message
+    if transcript.terminal is not None:
+        return None
     if transcript.turns > turns or (transcript.turns == turns and transcript.wants_more):
         return "turns", f"took {transcript.turns} turns"
     return None

@@ -5,14 +5,12 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from engine_site import Site, git
+from engine_site import Site, git, start, until
 
 from avyay.engine import keeper
 from avyay.engine.checkup import inspect
@@ -25,13 +23,6 @@ WRITE = "echo done > out.txt"
 @pytest.fixture
 def site(tmp_path: Path) -> Site:
     return Site(tmp_path)
-
-
-def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it never came true"
-        time.sleep(0.02)
 
 
 class TestFromQueueToMain:
@@ -202,23 +193,6 @@ class TestCaps:
         thread.join(30)
         assert not thread.is_alive()
         assert (site.task("one").state, site.task("one").attempt) == ("ready", 0)
-
-
-RUN = """
-import sys; from pathlib import Path; sys.path.insert(0, sys.argv[2])
-from engine_site import Site
-Site(Path(sys.argv[1])).dispatcher().run()
-"""
-
-
-def start(site: Site) -> subprocess.Popen[bytes]:
-    support = Path(__file__).parents[2] / "support"
-    return subprocess.Popen(
-        [sys.executable, "-c", RUN, str(site.folder), str(support)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])},
-    )
 
 
 class TestDispatchersThatDie:

@@ -130,7 +130,6 @@ class EngineSettings(Section):
     heartbeat: Seconds = Field(20.0, gt=0, description="Between two signs of life of an attempt.")
     lease_timeout: Seconds = Field(60.0, gt=0, description="Silence after which a task is given to somebody else.")
     api_key_env: str | None = Field(None, description="Environment variable with the key the daemon's callers send.")
-    webhooks: tuple[str, ...] = Field((), description="URLs told when a task wants approval, or has ended badly.")
     context_tokens: int = Field(4000, ge=0, description="Tokens of an agent's prompt for the map of relevant files.")
     runbooks: int = Field(3, ge=0, le=20, description="Passages of the runbooks in an agent's prompt.")
 

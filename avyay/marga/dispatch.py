@@ -170,7 +170,7 @@ class Dispatcher:
             if (answer := await self._try(entry, progress)) is not None:
                 return answer
             displaced = True  # whoever comes now takes over another's request
-        if held and (answer := await self._when_admitted(held, progress, budget)) is not None:
+        if held and (answer := await self._when_admitted(held, given_up, progress, budget)) is not None:
             return answer
         if given_up and (answer := await self._revive(given_up, progress, budget)) is not None:
             return answer
@@ -205,6 +205,7 @@ class Dispatcher:
     async def _when_admitted(
         self,
         held: list[Ranked],
+        given_up: list[Ranked],
         progress: _Progress,
         budget: float | None,
     ) -> Answer | None:
@@ -213,8 +214,11 @@ class Dispatcher:
         while held:
             for entry in list(held):
                 health = self._at(entry, progress)
-                if not health.breaker.allow() or health.provider in progress.done_with:
+                if health.provider in progress.done_with:
                     held.remove(entry)
+                elif not health.breaker.allow():
+                    held.remove(entry)
+                    given_up.append(entry)
                 elif self._clock.monotonic() >= deadline or self._admits(health):
                     held.remove(entry)
                     health.budget.deposit()

@@ -207,7 +207,7 @@ class Watch:
         """A probe that is sent now or within a second; those who ask meanwhile get the same one."""
         now = self._router.clock.monotonic()
         known = self._revivals.get(place)
-        if known is not None and known[0] >= now:
+        if known is not None and known[0] > now:
             return known[1]
         start = now if known is None else max(now, known[0] + _REVIVE_EVERY)
         task = asyncio.ensure_future(self._revive(place, start - now))

@@ -13,7 +13,7 @@ import asyncio
 import json
 import threading
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -66,6 +66,7 @@ class Upstream:
         self.default = Reply()
         self.script: deque[Reply] = deque()
         self.by_path: dict[str, Reply] = {}  # what goes before the default, by how a path ends
+        self.reply_to: Callable[[Request], Reply] | None = None  # instead of all of them
         self.requests: list[Request] = []
         self.gone = 0  # clients that went before the answer was over
         self.models = ["test-model"]
@@ -151,6 +152,8 @@ class Upstream:
             return True
         own = next((reply for end, reply in self.by_path.items() if request.path.endswith(end)), self.default)
         reply = self.script.popleft() if self.script else own
+        if self.reply_to is not None:
+            reply = self.reply_to(request)
         if reply.fault == "refuse":
             return False
         work = asyncio.ensure_future(self._send(request, reply, writer))

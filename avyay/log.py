@@ -6,6 +6,7 @@ import logging
 import re
 import sys
 from collections.abc import MutableMapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 if TYPE_CHECKING:
@@ -82,9 +83,24 @@ def _configure() -> None:
         ],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
         # Standard error is looked up for each logger: who replaces it later (a test, a daemonising parent) means it.
-        logger_factory=lambda *_: structlog.PrintLogger(out or sys.stderr),
+        logger_factory=lambda *_: structlog.PrintLogger(_Unfailing(out or sys.stderr)),  # type: ignore[arg-type]
         cache_logger_on_first_use=False,
     )
+
+
+class _Unfailing:
+    """A stream whose disk may be full: a line that cannot be written is dropped, and the work goes on."""
+
+    def __init__(self, out: TextIO) -> None:
+        self._out = out
+
+    def write(self, text: str) -> None:
+        with suppress(OSError):
+            self._out.write(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            self._out.flush()
 
 
 def get_logger(component: str) -> structlog.typing.FilteringBoundLogger:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import random
+import re
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -72,10 +73,10 @@ class Truth:
         self._lock = Lock()
 
     def reply_to(self, request: Request) -> Reply:
-        asked = request.body.get("input") or request.body["messages"][-1]["content"]
-        name = asked if isinstance(asked, str) else asked[-1]["text"]
-        if name == "Say hi":
-            return Reply()
+        found = re.search(rb"call-\d+", request.raw)
+        if found is None:
+            return Reply()  # a probe
+        name = found[0].decode()
         plan = Plan.of(name)
         with self._lock:
             self.tries[name] += 1

@@ -1,0 +1,20 @@
+"""A log whose disk is full loses lines, not the work."""
+
+from __future__ import annotations
+
+import errno
+import io
+
+import pytest
+
+from avyay import log
+
+
+class Full(io.StringIO):
+    def write(self, text: str) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_full_disk_drops_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stderr", Full())
+    log.get_logger("marga").error("call_not_recorded", decision="dec_1")

@@ -265,19 +265,26 @@ def anomalies(
 ) -> None:
     """Say what was unusual in the last full hour, by provider and class; exit 1 when anything was."""
     from dataclasses import asdict
+    from datetime import UTC, datetime
 
     from avyay.errors import ExitCode
 
     found = run.services.marga.anomalies(days=days)
-    data = [{**asdict(anomaly), "sentence": anomaly.sentence()} for anomaly in found]
+    told = run.services.verdicts.alarms(since=run.services.clock.now() - days * 86_400)
+    data, told_data = ([{**asdict(a), "sentence": a.sentence()} for a in rows] for rows in (found, told))
 
     def text() -> None:
         for anomaly in found:
             run.out.line(anomaly.sentence())
         if not found:
             run.out.line("Nothing unusual in the last full hour.")
+        if told:
+            run.out.line(f"Told by the daemon in the last {days:g} days, newest first:")
+        for anomaly in told:
+            when = datetime.fromtimestamp(anomaly.at, UTC).strftime("%Y-%m-%d %H:%M")
+            run.out.line(f"  {when} {anomaly.sentence()}")
 
-    run.out.result({"anomalies": data}, text)
+    run.out.result({"anomalies": data, "told": told_data}, text)
     run.services.close()
     if found:
         raise typer.Exit(ExitCode.FINDINGS)

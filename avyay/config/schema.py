@@ -15,6 +15,7 @@ from avyay.money import parse_usd
 
 __all__ = [
     "AllowSettings",
+    "AnomalySettings",
     "ArmSettings",
     "BudgetSettings",
     "CacheSettings",
@@ -231,6 +232,16 @@ class ShadowEvaluationSettings(Section):
         return repr(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
 
 
+class AnomalySettings(Section):
+    """Alarms on latency, error rate and spend of each provider and request class, against their own past."""
+
+    enabled: bool = Field(True, description="Judge every stretch of time as soon as it is over.")
+    bucket: Seconds = Field(600.0, ge=10, le=86_400, description="Length of a stretch.")
+    history: Seconds = Field(1_209_600.0, description="How much past counts.")
+    deviations: float = Field(6.0, gt=0, description="Robust deviations above the expected value.")
+    ratio: float = Field(1.5, ge=1, description="And at least so many times the expected value.")
+
+
 class ArmSettings(Section):
     """One arm of an experiment."""
 
@@ -287,6 +298,7 @@ class MargaSettings(Section):
     pii: PiiSettings = PiiSettings()
     shadow: ShadowEvaluationSettings = ShadowEvaluationSettings()
     cache: CacheSettings = CacheSettings()
+    anomalies: AnomalySettings = AnomalySettings()
     experiments: tuple[ExperimentSettings, ...] = Field((), description="A/B experiments, at most one for each class.")
     budgets: tuple[BudgetSettings, ...] = Field((), description="Caps on spending; every one that applies must hold.")
     max_body: int = Field(32_000_000, ge=1000, description="Largest request the daemon reads, in bytes.")

@@ -10,7 +10,7 @@ from typing import Literal, TypeAlias
 
 from avyay.marga.sequential import robust_z
 
-__all__ = ["Anomaly", "Bucket", "Sensitivity", "Signal", "buckets_of", "find_anomalies"]
+__all__ = ["Anomaly", "Bucket", "Sensitivity", "Signal", "buckets_of", "filled", "find_anomalies"]
 
 Signal: TypeAlias = Literal["latency", "error_rate", "spend"]
 _DAY = 86_400.0
@@ -86,6 +86,15 @@ def buckets_of(calls: Iterable[tuple[float, bool, float, float]], width: float) 
             )
         )
     return out
+
+
+def filled(found: Iterable[tuple[int, Bucket]], width: float, *, last: int | None = None) -> list[Bucket]:
+    """Buckets in order of place, with empty ones in the gaps and up to place `last`."""
+    known = dict(found)
+    if not known:
+        return []
+    places = range(min(known), max(max(known), last if last is not None else max(known)) + 1)
+    return [known.get(place) or Bucket(place * width, 0, 0, None, 0.0) for place in places]
 
 
 def find_anomalies(series: str, buckets: Sequence[Bucket], sensitivity: Sensitivity | None = None) -> list[Anomaly]:

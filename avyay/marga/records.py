@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from avyay.clock import Clock
-from avyay.marga.anomalies import Anomaly, Sensitivity, buckets_of, find_anomalies
+from avyay.marga.anomalies import Anomaly, Bucket, Sensitivity, filled, find_anomalies
 from avyay.marga.store import SqliteStore, StatRow
 
-__all__ = ["Records"]
+__all__ = ["Records", "series_between"]
 
 _DAY = 86_400.0
+_SERIES: tuple[tuple[str, Literal["provider", "request_class"]], ...] = (
+    ("provider", "provider"),
+    ("class", "request_class"),
+)
 _LATENCIES = {"decision": "decide_seconds", "first_byte": "first_byte_seconds", "total": "seconds"}
 
 
@@ -57,25 +61,24 @@ class Records:
     ) -> list[Anomaly]:
         """Alarms of the newest complete bucket, by provider and by request class."""
         now = self._clock.now()
-        series: dict[str, list[tuple[float, bool, float, float]]] = defaultdict(list)
-        wanted = ("at", "provider", "request_class", "status", "seconds", "cost")
-        end = now // width * width  # the running bucket is not full: it would look like a lull
-        for at, provider, request_class, status, seconds, cost in self._calls().columns(
-            wanted, since=now - days * _DAY
-        ):
-            if at >= end:
-                continue
-            entry = (at, status not in ("ok", "aborted", "refused"), seconds, cost / 1e12)
-            if provider:
-                series[f"provider {provider}"].append(entry)
-            if request_class:
-                series[f"class {request_class}"].append(entry)
+        end = int(now // width)  # the running bucket is not full: it would look like a lull
+        first = int((now - days * _DAY) // width)
+        series = series_between(self._calls(), width, first, end)
         found: list[Anomaly] = []
         for name in sorted(series):
-            buckets = buckets_of(series[name], width)
-            if buckets and buckets[-1].start + width >= end:
-                found += find_anomalies(name, buckets, sensitivity)
+            if end - 1 in series[name]:
+                found += find_anomalies(name, filled(series[name].items(), width), sensitivity)
         return found
+
+
+def series_between(calls: SqliteStore, width: float, first: int, end: int) -> dict[str, dict[int, Bucket]]:
+    """Buckets by series and place, from `first` up to and without `end`."""
+    series: dict[str, dict[int, Bucket]] = defaultdict(dict)
+    for prefix, column in _SERIES:
+        rows = calls.buckets(column, width, since=first * width, until=end * width)
+        for name, place, count, errors, latency, spend in rows:
+            series[f"{prefix} {name}"][place] = Bucket(place * width, count, errors, latency, spend)
+    return series
 
 
 def _percentiles(values: Sequence[float]) -> dict[str, float | None]:

@@ -125,6 +125,7 @@ class Router:
         self._selected: dict[tuple[object, ...], tuple[Selection, Mapping[str, Condition]]] = {}
         self._selected_at = -1
         self.floors: dict[str, Tier] = {}  # by request class: the lowest tier that was found good enough
+        self.qualities: Mapping[str, Mapping[Tier, float]] = {}  # by request class and tier, relative to premium
         self.conversations = Conversations()
         self.homes = Homes()
         self.calibration: Calibrated | None = None
@@ -294,17 +295,22 @@ class Router:
                     complexity, score=learned, reasons=("calibrated on this traffic", *complexity.reasons)
                 )
         floor = self.floors.get(hints.request_class or UNCLASSED, "local") if not pinned else "local"
+        measured = None
+        if hints.quality_min is not None and not pinned:
+            measured = self.qualities.get(hints.request_class or UNCLASSED)
         if candidates is None and conditions is None:
-            selection, conditions = self._select(view, hints, complexity, pinned, tokens, floor, dialect)
+            selection, conditions = self._select(view, hints, complexity, pinned, tokens, floor, dialect, measured)
         else:
             pool = self.candidates() if candidates is None else candidates
             if conditions is None:
                 conditions = self.health.conditions(pool, lambda candidate: self.endpoint_of(candidate, dialect))
             shape, size, _ = self._size_class(view, tokens)
-            selection = self._select_now(shape, hints, complexity, pinned, size, pool, conditions, floor)
+            selection = self._select_now(shape, hints, complexity, pinned, size, pool, conditions, floor, measured)
         features = {**view.features(), "input_tokens": tokens}
         if floor != "local":
             features["floor"] = floor
+        if measured is not None:
+            features["quality"] = dict(measured)
         if arm is not None:
             features["experiment"] = arm
         if conversation is not None and not pinned:
@@ -358,7 +364,10 @@ class Router:
         floor: Tier = features.get("floor", "local")
         pool = self.candidates()
         shape, size, _ = self._size_class(view, tokens)
-        found = self._select_now(shape, hints, Complexity(complexity, ()), pinned, size, pool, conditions, floor)
+        quality: Mapping[Tier, float] | None = features.get("quality")
+        found = self._select_now(
+            shape, hints, Complexity(complexity, ()), pinned, size, pool, conditions, floor, quality
+        )
         if not pinned and (last := features.get("last")) is not None:
             found = _kept(view, found, Answered(last[0], 0.0, last[1]), conditions, tokens)
         return found
@@ -372,6 +381,7 @@ class Router:
         tokens: int,
         floor: Tier,
         dialect: Dialect,
+        measured: Mapping[Tier, float] | None,
     ) -> tuple[Selection, Mapping[str, Condition]]:
         """The selection among the present candidates; remembered for small requests of a kind, since most are alike."""
         pool = self.candidates()
@@ -383,11 +393,12 @@ class Router:
         key: tuple[object, ...] | None = None
         if small:
             local_below, premium_from = self._limits(floor)
-            tier = tier_for(complexity.score, _at_least(hints, floor), local_below, premium_from)
+            tier = tier_for(complexity.score, _at_least(hints, floor), local_below, premium_from, measured)
             key = (
                 hints,
                 dialect,
                 floor,
+                measured is None,
                 tier[0] if not pinned else None,
                 size,
                 shape.max_tokens,
@@ -401,7 +412,7 @@ class Router:
                 return selection, conditions
         conditions = self.health.conditions(pool, lambda candidate: self.endpoint_of(candidate, dialect))
         selection = self._select_now(
-            view, hints, complexity, pinned, size if small else tokens, pool, conditions, floor
+            view, hints, complexity, pinned, size if small else tokens, pool, conditions, floor, measured
         )
         kept = _of_ranked(conditions, selection.ranked)
         if key is not None:
@@ -418,6 +429,7 @@ class Router:
         pool: Sequence[Candidate],
         conditions: Mapping[str, Condition],
         floor: Tier,
+        measured: Mapping[Tier, float] | None,
     ) -> Selection:
         local_below, premium_from = self._limits(floor)
         found = select(
@@ -430,6 +442,7 @@ class Router:
             local_below=local_below,
             premium_from=premium_from,
             pinned=pinned,
+            measured=measured,
         )
         if floor == "local":
             return found

@@ -37,8 +37,18 @@ class Selection:
     displaced: bool = False  # the first stands in for one that is down
 
 
-def tier_for(complexity: float, hints: Hints, local_below: float, premium_from: float) -> tuple[Tier, list[str]]:
-    """The tier a request deserves, before it is known who can serve it."""
+def tier_for(
+    complexity: float,
+    hints: Hints,
+    local_below: float,
+    premium_from: float,
+    measured: Mapping[Tier, float] | None = None,
+) -> tuple[Tier, list[str]]:
+    """The tier a request deserves, before it is known who can serve it.
+
+    Args:
+        measured: Quality by tier relative to premium, as comparisons of this request class showed it.
+    """
     tier: Tier
     if complexity < local_below:
         tier, why = "local", f"complexity {complexity:.2f} < {local_below:g}"
@@ -50,9 +60,16 @@ def tier_for(complexity: float, hints: Hints, local_below: float, premium_from: 
     if hints.tier is not None and hints.tier != tier:
         tier = hints.tier
         reasons.append(f"the caller asks for {tier}")
-    if hints.quality_min is not None and QUALITY_OF_TIER[tier] < hints.quality_min:
-        tier = next((t for t in TIERS if QUALITY_OF_TIER[t] >= hints.quality_min), "premium")
-        reasons.append(f"quality {hints.quality_min:g} asks for {tier}")
+    if hints.quality_min is not None:
+        quality = {**QUALITY_OF_TIER, **(measured or {})}
+        if quality[tier] < hints.quality_min:
+            # Upward only: a tier below what complexity asks for may be good on average and not for this request.
+            enough = (t for t in TIERS[TIERS.index(tier) :] if quality[t] >= hints.quality_min)
+            tier = next(enough, "premium")
+            reasons.append(f"quality {hints.quality_min:g} asks for {tier}")
+        if measured:
+            shown = ", ".join(f"{t} {quality[t]:.2f}" for t in TIERS if t in measured)
+            reasons.append(f"its class was measured: {shown}")
     return tier, reasons
 
 
@@ -72,6 +89,7 @@ def select(
     local_below: float = 0.3,
     premium_from: float = 0.7,
     pinned: Sequence[Candidate] = (),
+    measured: Mapping[Tier, float] | None = None,
 ) -> Selection:
     """Order the candidates for one request.
 
@@ -107,7 +125,7 @@ def select(
         reason = f"the caller named {hints.model}"
         return Selection(first.model.tier, ranked, (reason,), tuple(excluded), displaced)
 
-    tier, reasons = tier_for(complexity.score, hints, local_below, premium_from)
+    tier, reasons = tier_for(complexity.score, hints, local_below, premium_from, measured)
     by_tier = {t: [c for c in able if c.model.tier == t] for t in TIERS}
     wanted = TIERS.index(tier)
     # Upward first: a better model than needed costs money, a worse one costs the answer.

@@ -60,11 +60,9 @@ def share_of(salt: str, key: str) -> float:
     return int.from_bytes(digest) / 2**64
 
 
-def sampled(plan: ShadowPlan, decision_id: str, tier: Tier, *, spent_today: int, expected_cost: int) -> bool:
-    """Whether this request is compared. The same id always gives the same answer while the budget lasts."""
-    if tier == "premium" or spent_today + expected_cost > plan.daily_budget:
-        return False
-    return share_of("shadow", decision_id) < plan.share
+def sampled(plan: ShadowPlan, decision_id: str, tier: Tier) -> bool:
+    """Whether this request is compared while the budget lasts. The same id always gives the same answer."""
+    return tier != "premium" and share_of("shadow", decision_id) < plan.share
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,10 +126,10 @@ class ClassChange:
         )
 
 
-def tiers_to_ask(state: ClassState, served: Tier) -> tuple[Tier, ...]:
+def tiers_to_ask(floor: Tier, served: Tier) -> tuple[Tier, ...]:
     """Which tiers a sampled request is compared at: the one that served it, and the one below a raised floor."""
     tiers = [served]
-    below = TIERS.index(state.floor) - 1
+    below = TIERS.index(floor) - 1
     if below >= 0 and TIERS[below] not in tiers:
         tiers.append(TIERS[below])
     return tuple(tier for tier in tiers if tier != "premium")

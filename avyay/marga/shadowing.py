@@ -7,8 +7,9 @@ other call (service `shadow`), and the caller's answer is neither kept nor delay
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -16,7 +17,8 @@ import orjson
 from avyay.errors import AvyayError
 from avyay.log import get_logger
 from avyay.marga.compare import compare
-from avyay.marga.shadow import UNCLASSED, ClassState, ShadowPlan, observe, sampled, tiers_to_ask
+from avyay.marga.knowledge import ClassKnowledge
+from avyay.marga.shadow import UNCLASSED, ClassChange, ShadowPlan, sampled, tiers_to_ask
 from avyay.marga.types import Decision, Dialect
 from avyay.marga.verdicts import VerdictStore
 from avyay.ports import Embedder, Event, Events, Tier
@@ -60,14 +62,8 @@ class Shadowing:
         self._log = get_logger("marga")
         self._gate = asyncio.Semaphore(_AT_ONCE)
         self._running: set[asyncio.Task[None]] = set()
-        clock = gateway.router.clock
-        self._day = clock.now() // _DAY
-        self._spent = store.spent_since(self._day * _DAY)
-        self._states = store.states()
-        self._publish_floors()
-
-    def _publish_floors(self) -> None:
-        self._gateway.router.floors.update({name: state.floor for name, state in self._states.items()})
+        self._knowledge = ClassKnowledge(store, gateway.router)
+        self._knowledge.refresh()
 
     def consider(self, inbound: Inbound, body: dict[str, Any], decision: Decision, tier: Tier, cost: int) -> bool:
         """Compare this answered request, if the sample takes it; returns at once.
@@ -76,14 +72,9 @@ class Shadowing:
         """
         if inbound.service == SERVICE or decision.hints.model != "auto" or decision.features.get("tool_loop"):
             return False
-        now = self._gateway.router.clock.now()
-        if now // _DAY != self._day:
-            self._day, self._spent = now // _DAY, 0
-        if len(self._running) >= _WAITING:
+        if len(self._running) >= _WAITING or not sampled(self._plan, decision.id, tier):
             return False
-        if not sampled(self._plan, decision.id, tier, spent_today=self._spent, expected_cost=cost):
-            return False
-        task = asyncio.get_running_loop().create_task(self._run(inbound, body, decision, tier))
+        task = asyncio.get_running_loop().create_task(self._run(inbound, body, decision, tier, cost))
         self._running.add(task)
         task.add_done_callback(self._running.discard)
         return True
@@ -99,20 +90,29 @@ class Shadowing:
             task.cancel()
         await asyncio.gather(*self._running, return_exceptions=True)
 
-    async def _run(self, inbound: Inbound, body: dict[str, Any], decision: Decision, tier: Tier) -> None:
+    async def _run(self, inbound: Inbound, body: dict[str, Any], decision: Decision, tier: Tier, cost: int) -> None:
         name = decision.hints.request_class or UNCLASSED
-        state = self._states.get(name) or ClassState(name)
+        floor = self._gateway.router.floors.get(name, "local")
+        day = int(self._gateway.router.clock.now() // _DAY)
+        tiers = tiers_to_ask(floor, tier)
+        expected = _expected(decision, tiers, cost, judge=self._judge)
         async with self._gate:
             try:
-                reference, model, spent = await self._ask(inbound, body, "premium")
-                if reference is None:
-                    self._spent += spent
+                if not await asyncio.to_thread(self._store.reserve, day, expected, self._plan.daily_budget):
                     return
-                for each in tiers_to_ask(state, tier):
-                    await self._compare(inbound, body, decision, each, reference, model, spent)
-                    spent = 0  # the reference is paid for once
             except AvyayError as error:
                 self._log.warning("shadow_failed", decision=decision.id, error=str(error))
+                return
+            bill = _Bill()
+            try:
+                reference, model = await self._ask(inbound, body, "premium", bill)
+                for each in tiers if reference is not None else ():
+                    await self._compare(inbound, body, decision, each, reference or "", model, bill)
+            except AvyayError as error:
+                self._log.warning("shadow_failed", decision=decision.id, error=str(error))
+            finally:
+                with suppress(AvyayError):  # what cannot be settled counts as spent until the day is over
+                    self._store.settle(day, expected, bill.total)
 
     async def _compare(
         self,
@@ -122,33 +122,33 @@ class Shadowing:
         tier: Tier,
         reference: str,
         model: str,
-        spent: int,
+        bill: _Bill,
     ) -> None:
-        answer, cheap, cost = await self._ask(inbound, body, tier)
-        spent += cost
+        answer, cheap = await self._ask(inbound, body, tier, bill)
         if answer is None:
-            self._spent += spent
             return
-        costs: list[int] = []
         found = await compare(
             _prompt(body),
             answer,
             reference,
             embedder=self._embedder() if self._embedder is not None else None,
-            ask=(lambda prompt: self._ask_judge(prompt, inbound, costs)) if self._judge else None,
+            ask=(lambda prompt: self._ask_judge(prompt, inbound, bill)) if self._judge else None,
         )
-        spent += sum(costs)
-        self._spent += spent
         if found is None:
             return
         now = self._gateway.router.clock.now()
         name = decision.hints.request_class or UNCLASSED
-        state, change = observe(self._states.get(name) or ClassState(name), tier, found.degraded, self._plan, now)
-        self._states[name] = state
         features = dict(decision.features)
-        self._store.keep(now, decision.id, name, tier, (cheap, model), decision.complexity, features, found, spent)
-        self._store.save(state, change)
-        self._publish_floors()
+
+        def keep() -> ClassChange | None:
+            models = (cheap, model)
+            self._store.keep(
+                now, decision.id, name, tier, models, decision.complexity, features, found, bill.since_last()
+            )
+            return self._store.observe(name, tier, found.degraded, self._plan, now)[1]
+
+        change = await asyncio.to_thread(keep)
+        await asyncio.to_thread(self._knowledge.refresh)
         if change is not None:
             verb = "promoted" if change.promoted else "demoted"
             self._log.warning(f"class_{verb}", request_class=name, evidence=change.sentence())
@@ -164,21 +164,20 @@ class Shadowing:
                 }
                 self._events.publish(Event(f"marga.class.{verb}", data))
 
-    async def _ask(self, inbound: Inbound, body: dict[str, Any], tier: Tier) -> tuple[str | None, str, int]:
-        """(answer, model, picodollars) of a tier; no answer when another tier would have given it."""
+    async def _ask(self, inbound: Inbound, body: dict[str, Any], tier: Tier, bill: _Bill) -> tuple[str | None, str]:
+        """(answer, model) of a tier; no answer when another tier would have given it."""
         asked = {**body, "model": "auto", "stream": False}
         asked.pop("stream_options", None)
-        return await self._send(inbound.dialect, asked, inbound, tier)
+        return await self._send(inbound.dialect, asked, inbound, tier, bill)
 
-    async def _ask_judge(self, prompt: str, inbound: Inbound, costs: list[int]) -> str:
+    async def _ask_judge(self, prompt: str, inbound: Inbound, bill: _Bill) -> str:
         body = {"model": "auto", "messages": [{"role": "user", "content": prompt}], "max_tokens": 8, "temperature": 0}
-        answer, _, cost = await self._send("openai_chat", body, inbound, "premium")
-        costs.append(cost)
+        answer, _ = await self._send("openai_chat", body, inbound, "premium", bill)
         return answer or ""
 
     async def _send(
-        self, dialect: Dialect, body: dict[str, Any], inbound: Inbound, tier: Tier
-    ) -> tuple[str | None, str, int]:
+        self, dialect: Dialect, body: dict[str, Any], inbound: Inbound, tier: Tier, bill: _Bill
+    ) -> tuple[str | None, str]:
         outbound = await self._gateway.open(
             replace(
                 inbound,
@@ -198,13 +197,36 @@ class Shadowing:
         )
         call = outbound.call
         if outbound.status != 200 or outbound.body is None or call is None:
-            return None, "", 0
+            return None, ""
         served = dict(outbound.headers).get("x-avyay-tier", call.decision.tier)
-        cost = int(call.cost or 0)
+        bill.total += int(call.cost or 0)
         chosen = call.decision.chosen
         if served != tier or chosen is None:
-            return None, "", cost
-        return answer_text(dialect, orjson.loads(outbound.body)), chosen.name, cost
+            return None, ""
+        return answer_text(dialect, orjson.loads(outbound.body)), chosen.name
+
+
+@dataclass(slots=True)
+class _Bill:
+    """What one sampled request has cost so far, in picodollars."""
+
+    total: int = 0
+    told: int = 0
+
+    def since_last(self) -> int:
+        """What came on top since it was last asked: each comparison's own part."""
+        found, self.told = self.total - self.told, self.total
+        return found
+
+
+def _expected(decision: Decision, tiers: Sequence[Tier], cost: int, *, judge: bool) -> int:
+    """Picodollars to set aside: premium's answer and each tier's, and a judge that reads both, in both orders."""
+    of_tier = {
+        tier: next((r.cost for r in decision.ranked if r.candidate.model.tier == tier and r.cost), cost)
+        for tier in (*tiers, "premium")
+    }
+    judging = 3 * len(tiers) * of_tier["premium"] if judge else 0
+    return sum(of_tier.values()) + judging
 
 
 def answer_text(dialect: Dialect, body: dict[str, Any]) -> str:

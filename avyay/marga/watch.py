@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 
 from avyay.errors import AuthError, AvyayError
@@ -70,6 +70,10 @@ class Watch:
             self._spawn(self._check_loop(name))
         if self._router.budgets is not None:
             self._spawn(self._sync_loop(self._router.budgets))
+
+    def run_beside(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run something else as long as this runs."""
+        self._spawn(work)
 
     async def stop(self) -> None:
         """End, and give back what was begun."""

@@ -17,12 +17,14 @@ import orjson
 from fastapi import Query, Response
 
 from avyay.errors import UsageError
+from avyay.marga.alarms import AlarmWatch
 from avyay.marga.asgi import MargaApp
 from avyay.marga.gateway import Gateway
+from avyay.marga.knowledge import ClassKnowledge
 from avyay.marga.shadow import ShadowPlan
 from avyay.marga.shadowing import Shadowing
 from avyay.marga.shared_state import StateMember, StateOwner
-from avyay.marga.store import WriterStore
+from avyay.marga.store import SqliteStore, WriterStore
 from avyay.marga.verdicts import VerdictStore
 from avyay.marga.watch import Watch
 from avyay.money import parse_usd
@@ -80,6 +82,7 @@ def _serve_with(services: Services, listener: socket.socket, workers: int, argum
     store = WriterStore(services.paths.component("marga") / "marga.db")  # for its probes
     router = services.router_with(lambda: store)
     watch = Watch(router, events=services.events)
+    verdicts = services.verdicts
     owner = StateOwner(router)
     folder = Path(tempfile.mkdtemp(prefix="avyay-"))  # short: the path of a Unix socket holds about 100 characters
 
@@ -87,6 +90,7 @@ def _serve_with(services: Services, listener: socket.socket, workers: int, argum
         await router.__aenter__()
         await owner.serve(folder / "state")
         watch.start()
+        watch.run_beside(_alarms(services, verdicts))
 
     async def stopped() -> None:
         await watch.stop()
@@ -124,10 +128,13 @@ def build_app(
     router = services.router_with(lambda: store)
     cache = services.answer_cache()
     gateway = Gateway(router, cache=cache)
-    verdicts = _shadow(services, gateway)
+    verdicts = VerdictStore(services.paths.component("marga") / "verdicts.db")
+    _shadow(services, gateway, verdicts)
+    knowledge = ClassKnowledge(verdicts, router)
+    knowledge.refresh()
     watch = Watch(router, events=services.events)
     member = StateMember(router, counters=lambda: worker_counters(gateway), lost=_end_worker)
-    report = RouterReport(services, gateway, store, member)
+    report = RouterReport(services, gateway, store, member, knowledge)
 
     kit = Kit(services, "marga", Report(report.health, report.ready, report.metrics), key=key, stopping=stopping)
     _add_pages(kit, report)
@@ -138,16 +145,17 @@ def build_app(
         await router.__aenter__()
         if owner is None:
             watch.start()
+            watch.run_beside(_alarms(services, verdicts))
         else:
             await member.start(owner)
             watch.start_member()
+        watch.run_beside(knowledge.follow())
 
     async def stopped() -> None:
         await watch.stop()
         if gateway.shadowing is not None:
             await gateway.shadowing.close()
-        if verdicts is not None:
-            verdicts.close()
+        verdicts.close()
         if cache is not None:
             await cache.close()
         if owner is not None:
@@ -253,20 +261,23 @@ def _add_pages(kit: Kit, report: RouterReport) -> None:
     app.openapi = contract  # type: ignore[method-assign]
 
 
-def _shadow(services: Services, gateway: Gateway) -> VerdictStore | None:
+def _shadow(services: Services, gateway: Gateway, store: VerdictStore) -> None:
     """Set up shadow evaluation where it is wanted; what was learned of the classes holds in any case."""
     settings = services.settings.marga.shadow
-    path = services.paths.component("marga") / "verdicts.db"
-    if not settings.enabled and not path.exists():
-        return None
-    store = VerdictStore(path)
     if settings.enabled:
         plan = ShadowPlan(share=settings.share, daily_budget=int(parse_usd(settings.daily_budget)))
         embedder = (lambda: services.embedder) if settings.embedding else None
-        gateway.shadowing = Shadowing(gateway, store, plan, embedder=embedder, judge=settings.judge)
-    else:
-        gateway.router.floors.update({name: state.floor for name, state in store.states().items()})
-    return store
+        gateway.shadowing = Shadowing(
+            gateway, store, plan, events=services.events, embedder=embedder, judge=settings.judge
+        )
+
+
+async def _alarms(services: Services, store: VerdictStore) -> None:
+    """Look for anomalies until cancelled, where that is wanted."""
+    settings = services.settings.marga.anomalies
+    if settings.enabled:
+        path = services.paths.component("marga") / "marga.db"
+        await AlarmWatch(settings, lambda: SqliteStore(path), store, services.clock, events=services.events).run()
 
 
 def _end_worker() -> None:

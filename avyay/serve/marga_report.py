@@ -10,6 +10,7 @@ from typing import Any
 from avyay.errors import UsageError
 from avyay.marga.gateway import Gateway
 from avyay.marga.health import EndpointHealth, ProviderHealth
+from avyay.marga.knowledge import ClassKnowledge
 from avyay.marga.router import Router
 from avyay.marga.shared_state import StateMember
 from avyay.marga.store import SqliteStore, WriterStore, row_of
@@ -34,8 +35,16 @@ def worker_counters(gateway: Gateway) -> dict[str, int]:
 class RouterReport:
     """What a router says of itself."""
 
-    def __init__(self, services: Services, gateway: Gateway, store: WriterStore, member: StateMember) -> None:
+    def __init__(
+        self,
+        services: Services,
+        gateway: Gateway,
+        store: WriterStore,
+        member: StateMember,
+        knowledge: ClassKnowledge,
+    ) -> None:
         self._member = member
+        self._knowledge = knowledge
         self._services = services
         self._gateway = gateway
         self._store = store
@@ -90,6 +99,10 @@ class RouterReport:
         if answered:
             asked = [({"result": name}, count) for name, count in answered.items()]
             yield "marga_cache_requests_total", "counter", "Requests by what the cache had for them.", asked
+        found = [({"series": s, "signal": signal}, n) for (s, signal), n in sorted(self._knowledge.alarms.items())]
+        yield "marga_anomalies_total", "counter", "Alarms on latency, error rate and spend.", found
+        floors = [({"class": name, "tier": tier}, 1.0) for name, tier in sorted(self._router.floors.items())]
+        yield "marga_class_floor", "gauge", "The lowest tier a request class is sent to.", floors
         ledger = self._store.state()
         yield "marga_ledger_backlog", "gauge", "Rows not yet on disk.", [({}, ledger.backlog)]
         yield "marga_ledger_rows_total", "counter", "Rows on disk.", [({}, ledger.committed)]

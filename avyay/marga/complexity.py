@@ -163,8 +163,12 @@ def rate(prompt: Prompt, model: ScorerModel) -> tuple[float, str, bool]:
         return _FLOOR + (1 - _FLOOR) * _logistic(0.9 * (prompt.values[0] - 6.0)), f"{what}, judged by length", True
     total, parts = predict(prompt, learned)
     value = _logistic(learned.shift + learned.spread * total)
-    named = sorted((part for part in parts if part[1]), key=lambda part: -abs(part[0]))[:2]
-    why = ", ".join(f"{name} {'+' if amount > 0 else '-'}" for amount, name in named)
+    by_name: dict[str, float] = {}
+    for amount, name in parts:
+        by_name[name] = by_name.get(name, 0.0) + amount
+    by_name.pop("", None)
+    named = sorted(by_name.items(), key=lambda part: -abs(part[1]))[:2]
+    why = ", ".join(f"{name} {'+' if amount > 0 else '-'}" for name, amount in named)
     reason = f"{what} ({why})" if why else what
     if prompt.value("foreign_letters") > _FOREIGN:
         return _FLOOR + (1 - _FLOOR) * value, f"{reason}, in a language that was not learned", True
@@ -229,7 +233,7 @@ def _asks_reasoning(text: str) -> set[str]:
 def _wording(text: str, add: Callable[[float, str], None]) -> None:
     """What an open request says of itself."""
     if words := _asks_reasoning(text):
-        add(min(0.36, 0.12 * len(words)), f"asks for reasoning ({', '.join(sorted(words)[:3])})")
+        add(min(0.48, 0.12 * len(words)), f"asks for reasoning ({', '.join(sorted(words)[:3])})")
     if writing := _WRITING.search(text):
         add(0.1, f"asks for writing ({writing[0].lower()})")
     if (constraints := len(_CONSTRAINT.findall(text))) > 2:

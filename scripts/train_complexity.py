@@ -73,7 +73,7 @@ PLANS = {
         "word": 0,
         "words": 0,
         "spread": 0.35,
-        "shift": -1.1,
+        "shift": -1.45,
     },
 }
 

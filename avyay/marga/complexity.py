@@ -43,6 +43,7 @@ _CONSTRAINT = re.compile(
     re.IGNORECASE | re.MULTILINE,
 )
 _SHORT = 40  # characters of a follow-up ("and the second one?") that says nothing of itself
+_FEW = 8  # words; a text of fewer is drawn towards its family's mean
 _CLIP = 3.0  # standard deviations beyond which a feature counts no further
 _FOREIGN = 0.5  # of `foreign_letters`: one letter in ten is outside ASCII
 _FLOOR = 0.3  # an unsure score is pressed into what lies above this: never cheaper than the default middle tier
@@ -162,6 +163,9 @@ def rate(prompt: Prompt, model: ScorerModel) -> tuple[float, str, bool]:
         # No outcomes of this kind were learned from: length, which is hard to beat, on the expensive side.
         return _FLOOR + (1 - _FLOOR) * _logistic(0.9 * (prompt.values[0] - 6.0)), f"{what}, judged by length", True
     total, parts = predict(prompt, learned)
+    count = math.expm1(prompt.value("words"))
+    if count < _FEW:
+        total *= count / _FEW  # averages over so few words say nothing
     value = _logistic(learned.shift + learned.spread * total)
     by_name: dict[str, float] = {}
     for amount, name in parts:

@@ -132,7 +132,7 @@ def test_signals_of_the_articles() -> None:
         return score(replace(VIEW, **changes)).score  # type: ignore[arg-type]
 
     assert at(system_chars=2001) == pytest.approx(at() + 0.3)
-    assert at(messages=4) == pytest.approx(at() + 0.15)
+    assert at(messages=4, system_chars=2001) == pytest.approx(at(system_chars=2001) + 0.15)
     assert at(temperature=0.9) == pytest.approx(at() + 0.2)
     assert at(system_chars=2001, structured=True) == pytest.approx(at(system_chars=2001) - 0.15)
 

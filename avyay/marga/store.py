@@ -23,6 +23,7 @@ __all__ = [
     "CallStore",
     "Grouping",
     "MemoryStore",
+    "SpendDay",
     "SqliteStore",
     "StatRow",
     "UsageTotal",
@@ -135,6 +136,17 @@ class UsageTotal:
     output: int
     cost: int
     estimated_cost: int
+
+
+@dataclass(frozen=True, slots=True)
+class SpendDay:
+    """All calls of a day (UTC). Tokens as the providers count them, cost in picodollars."""
+
+    day: str
+    calls: int
+    input: int
+    output: int
+    cost: int
 
 
 class CallStore(Protocol):
@@ -260,8 +272,9 @@ class SqliteStore:
     def calls(
         self, *, limit: int = 20, status: str | None = None, since: float | None = None
     ) -> Iterator[dict[str, Any]]:
-        """The newest calls first, without their details."""
-        columns = ", ".join(name for name in _COLUMNS if name != "detail")
+        """The newest calls first, of their details only the reasons."""
+        names = tuple(name for name in _COLUMNS if name != "detail")
+        columns = f"{', '.join(names)}, json_extract(CAST(detail AS TEXT), '$.reasons')"
         where, values = ["1"], []
         if status is not None:
             where.append("status = ?")
@@ -272,7 +285,7 @@ class SqliteStore:
         sql = f"SELECT {columns} FROM calls WHERE {' AND '.join(where)} ORDER BY at DESC, id DESC LIMIT ?"  # noqa: S608
         with self._database.errors():
             for row in self._database.execute(sql, (*values, limit)):
-                yield dict(zip((name for name in _COLUMNS if name != "detail"), row, strict=True))
+                yield {**dict(zip(names, row, strict=False)), "reasons": orjson.loads(row[-1] or "[]")}
 
     def columns(self, names: tuple[str, ...], *, since: float = 0.0) -> Iterator[tuple[Any, ...]]:
         """Some columns of every call since a time, oldest first."""
@@ -326,6 +339,14 @@ class SqliteStore:
             GROUP BY day, key ORDER BY day DESC, key"""
         with self._database.errors():
             return [UsageTotal(*row) for row in self._database.execute(sql, (since, key))]
+
+    def spend(self, *, since: float) -> list[SpendDay]:
+        """Totals by day since a time, oldest first; embeddings, which no router chooses a model for, included."""
+        sql = """
+            SELECT date(at, 'unixepoch') AS day, count(*), sum(input), sum(output), sum(cost)
+            FROM calls WHERE at >= ? GROUP BY day ORDER BY day"""
+        with self._database.errors():
+            return [SpendDay(*row) for row in self._database.execute(sql, (since,))]
 
     def decisions(self, *, since: float, until: float) -> Iterator[tuple[str, str]]:
         """(id, key) of the calls with a key that began in a span, by id."""

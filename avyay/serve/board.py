@@ -35,15 +35,33 @@ def _environment() -> Environment:
 
 
 def board(
-    template: str, title: str, subtitle: str, now: float, alarms: Sequence[str] = (), **rows: Any
+    template: str,
+    title: str,
+    subtitle: str,
+    now: float,
+    alarms: Sequence[str] = (),
+    *,
+    status: int = 200,
+    forms: bool = False,
+    **rows: Any,
 ) -> HTMLResponse:
-    """A rendered board; `now` is in Unix seconds."""
+    """A rendered board.
+
+    Args:
+        now: Unix seconds.
+        forms: Whether it has forms, which go to where it came from.
+    """
     style = (_TEMPLATES / "board.css").read_text(encoding="utf-8")
     page = _environment().get_template(template)
     text = page.render(
         title=title, subtitle=subtitle, now=clock_time(now), alarms=alarms, style=style, version=__version__, **rows
     )
-    return HTMLResponse(text, headers=_HEADERS)
+    headers = dict(_HEADERS)
+    if forms:
+        policy = headers["content-security-policy"]
+        headers["content-security-policy"] = policy.replace("form-action 'none'", "form-action 'self'")
+        headers["referrer-policy"] = "same-origin"  # else a browser hides even from us where a form was
+    return HTMLResponse(text, status, headers)
 
 
 def stages(counts: Mapping[str, int]) -> list[dict[str, Any]]:

@@ -239,6 +239,11 @@ def _add_pages(kit: Kit, report: RouterReport) -> None:
         """Calls, tokens and cost by day and key since a time (Unix seconds); `cost` is in picodollars."""
         return await answer(report.usage, key or "", {"since": str(since)})
 
+    @app.get("/marga/spend", dependencies=[kit.authorised])
+    async def spend(since: Annotated[int, Query(ge=0, le=10**11)] = 0) -> Response:
+        """Calls and cost by day since a time, and what the dearest configured model alone would have cost."""
+        return await answer(report.spend, "", {"since": str(since)})
+
     @app.get("/marga/cache", dependencies=[kit.authorised])
     async def cache() -> Response:
         """How the cache of answers does."""

@@ -12,6 +12,7 @@ from avyay.marga.gateway import Gateway
 from avyay.marga.health import EndpointHealth, ProviderHealth
 from avyay.marga.knowledge import ClassKnowledge
 from avyay.marga.router import Router
+from avyay.marga.savings import cost_with, dearest
 from avyay.marga.shared_state import StateMember
 from avyay.marga.store import SqliteStore, WriterStore, row_of
 from avyay.money import Picodollars, usd_string
@@ -174,6 +175,15 @@ class RouterReport:
         """Calls, tokens and cost by day and key since a time; `cost` is in picodollars."""
         rows = self._read().usage(since=float(query["since"]), key=rest or None)
         return {"usage": [asdict(row) for row in rows]}
+
+    def spend(self, rest: str, query: Mapping[str, str]) -> Any:
+        """Cost by day, in picodollars, beside what one model for everything would have cost."""
+        alone = dearest(self._router.providers.values())
+        days = []
+        for row in self._read().spend(since=float(query["since"])):
+            baseline = None if alone is None else cost_with(alone, input_tokens=row.input, output_tokens=row.output)
+            days.append({**asdict(row), "baseline": baseline})
+        return {"days": days, "baseline_model": None if alone is None else alone.name}
 
     def cache(self, rest: str, query: Mapping[str, str]) -> Any:
         """What is kept to be given again, here, and how often it was."""

@@ -8,13 +8,14 @@ from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import orjson
-from fastapi import FastAPI, Request, Response
+from fastapi import FastAPI, Query, Request, Response
 from pydantic import BaseModel, Field, ValidationError
 
 from avyay.errors import UsageError
+from avyay.events.reader import EventReader
 from avyay.ports import Event, Events, Progress, Severity
 from avyay.raksha.baseline import Baseline, read_baseline
 from avyay.raksha.report.json import report_data
@@ -38,6 +39,7 @@ MAX_BODY = 25_000_000
 AT_ONCE = 200  # files scanned while the caller waits; more become a job
 PARALLEL = 2
 MOST_NEWS = 100  # events that one scan may cause
+MOST_TOLD = 2_000  # of them that are counted in a summary
 ARCHIVES = (
     "application/gzip",
     "application/x-gzip",
@@ -164,6 +166,7 @@ def build_app(
     )
     _add_scan(kit, bench)
     _add_rules(kit.app, scanner, kit.authorised)
+    _add_news(kit)
     return kit.app
 
 
@@ -310,6 +313,26 @@ def _add_rules(app: FastAPI, scanner: CodeScanner, authorised: Any) -> None:
         if identity not in known:
             raise UsageError(f"There is no rule {identity!r}.", code="no_rule")
         return asdict(known[identity])
+
+
+def _add_news(kit: Kit) -> None:
+    data = kit.services.paths.data
+
+    @kit.app.get("/raksha/findings", dependencies=[kit.authorised])
+    async def findings(since: Annotated[int, Query(ge=0, le=10**11)] = 0) -> dict[str, Any]:
+        """New findings that were told since a time (Unix seconds): how many by severity, and the newest."""
+
+        def look() -> dict[str, Any]:
+            reader = EventReader(data)
+            try:
+                found = [one for one in reader.latest(MOST_TOLD, ["raksha.finding.found"]).events if one.at >= since]
+            finally:
+                reader.close()
+            counts = Counter(str(one.data["severity"]) for one in found)
+            newest = [{"at": one.at, **one.data} for one in reversed(found[-10:])]
+            return {"severities": {name: counts[name] for name in SEVERITIES}, "newest": newest}
+
+        return await asyncio.to_thread(look)
 
 
 def _health(scanner: CodeScanner) -> dict[str, Any]:

@@ -24,12 +24,12 @@ from avyay.serve.gateway.relay import (
     response_headers,
 )
 from avyay.serve.gateway.replies import Refusal, refusal_of, send_refusal
-from avyay.serve.gateway.routes import ErrorDialect, PathError, Route, find_route, scope_allows
+from avyay.serve.gateway.routes import FORMS, ErrorDialect, PathError, Route, find_route, scope_allows
 from avyay.serve.gateway.settle import TokenSettler
 from avyay.serve.gateway.usage import UsageJournal
 from avyay.serve.run import is_loopback
 
-__all__ = ["GatewayApp", "Options", "Page"]
+__all__ = ["GatewayApp", "Options", "Page", "check_local"]
 
 Scope: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -177,12 +177,14 @@ class GatewayApp:
     def _check_method(self, scope: Scope, route: Route) -> None:
         if scope["method"] not in _METHODS:
             raise Refusal(405, "This method is not served here.", code="method_not_allowed")
+        if route.target in FORMS and scope["method"] == "POST":
+            return
         if route.component == "gateway" and scope["method"] not in ("GET", "HEAD"):
             raise Refusal(405, "Use GET here.", code="method_not_allowed", headers=((b"allow", b"GET, HEAD"),))
 
     async def _identify(self, scope: Scope, headers: list[Header]) -> Identity:
         if self.authenticator.open:
-            _check_local(headers)
+            check_local(headers)
             return ANYBODY
         try:
             token = credential_of(headers)
@@ -485,7 +487,7 @@ async def _preflight(send: Send, headers: list[Header], extra: tuple[Header, ...
     return 204
 
 
-def _check_local(headers: list[Header]) -> None:
+def check_local(headers: list[Header]) -> None:
     """Without keys everybody on this machine may call, but no web page that only runs in a browser on it.
 
     Raises:

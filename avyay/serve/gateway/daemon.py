@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING
 from avyay.config.schema import GatewaySettings
 from avyay.errors import ConfigError, PolicyError
 from avyay.principal import PRINCIPAL_HEADER, Principal, PrincipalSigner, given_secret, open_secret
+from avyay.serve.console.pages import Console
+from avyay.serve.console.session import Sessions
 from avyay.serve.gateway.app import GatewayApp, Options
 from avyay.serve.gateway.auth import Authenticator
 from avyay.serve.gateway.door import DoorLimits, door_protocol
@@ -169,7 +171,8 @@ def build_app(services: Services, *, owner: Path | None = None) -> GatewayApp:
         clock=clock,
     )
     others = (lambda: member.others) if member is not None else dict
-    add_pages(app, usage, clock, others=others)
+    console = partial(Console, app, Sessions(_secret(services), keys, clock), clock)
+    add_pages(app, usage, clock, others=others, console=console)
     return app
 
 

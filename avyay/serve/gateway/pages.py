@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
 from datetime import UTC, datetime
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 from urllib.parse import parse_qsl
 
 import orjson
@@ -23,6 +23,9 @@ from avyay.serve.gateway.relay import Upstream
 from avyay.serve.gateway.replies import send_json
 from avyay.serve.gateway.usage import Difference, UsageReader, UsageRow, decided_by_key, reconcile_counts
 from avyay.serve.house import Metric, render_metrics
+
+if TYPE_CHECKING:
+    from avyay.serve.console.pages import Console
 
 __all__ = ["add_pages", "usage_data"]
 
@@ -140,12 +143,18 @@ class _Pages:
 
 
 def add_pages(
-    app: GatewayApp, usage: UsageReader, clock: Clock, *, others: Callable[[], Mapping[str, float]] = dict
+    app: GatewayApp,
+    usage: UsageReader,
+    clock: Clock,
+    *,
+    others: Callable[[], Mapping[str, float]] = dict,
+    console: Callable[..., Console] | None = None,
 ) -> None:
     """Give the gateway its pages.
 
     Args:
         others: The counters of the other workers.
+        console: Makes what browsers get.
     """
     pages = _Pages(app, usage, clock, others=others)
     found: dict[bytes, Callable[..., Awaitable[int]]] = {
@@ -156,6 +165,9 @@ def add_pages(
         b"/metrics": pages.metrics,
         b"/v1/usage": pages.usage,
     }
+    if console is not None:
+        made = console(plain=pages.root)
+        found |= {b"/": made.home, b"/console/sign-in": made.sign_in, b"/console/sign-out": made.sign_out}
     for path, page in found.items():
         app.pages.setdefault(path, page)
 

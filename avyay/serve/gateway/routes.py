@@ -13,6 +13,7 @@ from typing import Literal, TypeAlias
 __all__ = [
     "AREAS",
     "COMPONENTS",
+    "FORMS",
     "Component",
     "ErrorDialect",
     "PathError",
@@ -81,7 +82,9 @@ _TABLE: tuple[tuple[str, Component, str, ErrorDialect], ...] = (
     ("/metrics", "gateway", "metrics", "problem"),
 )
 _PREFIXES = {path.encode(): (component, area, dialect) for path, component, area, dialect in _TABLE}
-_HOUSE = frozenset({b"/", b"/health", b"/ready", b"/openapi.json"})
+FORMS = frozenset({b"/console/sign-in", b"/console/sign-out"})
+"""What the console's forms are posted to."""
+_HOUSE = frozenset({b"/", b"/health", b"/ready", b"/openapi.json"}) | FORMS
 _WITH_JOBS: tuple[Component, ...] = ("marga", "rag", "raksha", "siddhi", "engine")  # /v1/NAME/jobs is its /v1/jobs
 _PLAIN = re.compile(rb"/(?:[A-Za-z0-9._~!$&'()*+,=:@/-]|%[0-9A-Fa-f]{2})*\Z")
 _ESCAPE = re.compile(rb"%([0-9A-Fa-f]{2})")

@@ -1,0 +1,1 @@
+"""The web console at the gateway's `/`: server-rendered, no scripts, nothing from elsewhere, for signed-in readers."""

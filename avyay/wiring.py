@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from avyay.engine.generate.service import TaskGenerator
     from avyay.engine.knowledge.service import Knowledge
     from avyay.engine.loop import Dispatcher
+    from avyay.engine.nodes.base import Node
     from avyay.engine.queue import Queue
     from avyay.engine.types import NewTask, Task
     from avyay.events.outbox import Outboxes
@@ -355,6 +356,12 @@ class Services:
             directory=directory or Path.cwd(),
             clock=self.clock,
         )
+
+    def engine_nodes(self) -> list[Node]:
+        """The build engine's nodes, to be looked at."""
+        from avyay.engine.build import build_nodes
+
+        return build_nodes(self.settings.engine, self.paths, self.loaded.environment)
 
     def _bill(self, models: str | None) -> BillReader | None:
         """Who counts what agents spend: the router they are sent to, when there is one."""

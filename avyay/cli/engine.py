@@ -11,6 +11,7 @@ import typer
 
 from avyay.cli import engine_generate as engine_generate  # these register their commands
 from avyay.cli import engine_map as engine_map
+from avyay.cli import engine_nodes as engine_nodes
 from avyay.cli import engine_run as engine_run
 from avyay.cli.command import Run, command
 from avyay.cli.engine_app import app as app

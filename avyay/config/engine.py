@@ -58,6 +58,9 @@ class EngineNodeSettings(Section):
     host: str | None = Field(None, description="For ssh: the host as ssh knows it; for tailnet: the machine's name.")
     folder: str = Field(".avyay-engine", description="Where it works, on another machine.")
     drain: bool = Field(False, description="Give it no new tasks.")
+    busy_load: float = Field(
+        1.5, ge=0, description="On another machine: load for each core above which it is not idle; 0: never mind."
+    )
 
 
 class EngineCapSettings(Section):

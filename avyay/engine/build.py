@@ -25,10 +25,10 @@ from avyay.engine.worktree import Workshop
 from avyay.errors import ConfigError, UsageError
 from avyay.git import find_repository
 from avyay.money import parse_usd
-from avyay.paths import Paths
+from avyay.paths import Paths, ensure_directory
 from avyay.ports import BillReader, Completer, Events, Retriever, Scanner
 
-__all__ = ["NODE_KINDS", "Offers", "build_dispatcher", "repositories_of"]
+__all__ = ["NODE_KINDS", "Offers", "build_dispatcher", "build_nodes", "repositories_of"]
 
 NODE_KINDS: Mapping[str, str] = {
     "local": "avyay.engine.nodes.local",
@@ -151,6 +151,21 @@ def build_dispatcher(
     return dispatcher
 
 
+def build_nodes(settings: EngineSettings, paths: Paths, environment: Environment) -> list[Node]:
+    """The nodes as configured, to be looked at: they know no repository, so they run nothing.
+
+    Raises:
+        ConfigError: a node or an agent cannot be made.
+    """
+
+    def no_workshop(path: Path) -> Workshop:
+        raise UsageError(f"{path} is not worked on here.", hint="See: avyay engine run")
+
+    attempts = Attempts(paths.component("engine") / "attempts")
+    parts = NodeParts(settings.agents, attempts, no_workshop, environment)
+    return [_node(item, parts) for item in settings.nodes or (EngineNodeSettings(name="local"),)]
+
+
 def _places(settings: EngineSettings, root: Path, directory: Path, verifier: Verifier) -> dict[str, Place]:
     places = {}
     for name, repository in repositories_of(settings, directory).items():
@@ -168,6 +183,7 @@ def _node(settings: EngineNodeSettings, parts: NodeParts) -> Node:
     except ModuleNotFoundError as error:
         raise ConfigError(f"Nodes of kind {settings.kind!r} cannot be used.", hint="Use kind: local.") from error
     made: Node = module.make_node(settings, parts)
+    made.drain_note = ensure_directory(parts.attempts.root.parent / "drained") / settings.name
     return made
 
 

@@ -233,7 +233,7 @@ class Dispatcher:
     def _idle(self, node: Node) -> int:
         with self._lock:
             working = sum(attempt.node is node for attempt in self.attempts.values())
-        return node.slots - working if node.ready() else 0
+        return node.slots - working if not node.drained() and node.ready() else 0
 
     def _agents(self, node: Node) -> tuple[str, ...]:
         """The agents of a node that are not parked."""

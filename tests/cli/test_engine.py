@@ -74,3 +74,32 @@ def test_mistakes() -> None:
     assert broken.returncode == 2
     assert "needs must be a list" in broken.stderr
     assert json.loads(avyay("list", "--json").stdout)["tasks"] == []
+
+
+def test_nodes_are_listed_drained_and_resumed() -> None:
+    (local,) = json.loads(avyay("nodes", "--json").stdout)["nodes"]
+    assert local["node"] == "local"
+    assert f"node:{local['node']}" in local["offers"]
+    assert avyay("nodes", "drain", "local").stdout == "local is drained.\n"
+    assert json.loads(avyay("nodes", "list", "--json").stdout)["nodes"][0]["state"] == "drained"
+    assert avyay("nodes", "resume", "local").returncode == 0
+    assert json.loads(avyay("nodes", "--json").stdout)["nodes"][0]["state"] == "idle"
+    assert "There is no node 'laptop'" in avyay("nodes", "drain", "laptop").stderr
+    assert avyay("nodes", "fly").returncode == 2
+
+
+def test_a_drained_node_gets_no_tasks(tmp_path: Path) -> None:
+    repository = tmp_path / "repository"
+    for command in (["init", "-q", "-b", "main"], ["commit", "-q", "--allow-empty", "-m", "first"]):
+        repository.mkdir(exist_ok=True)
+        subprocess.run(["git", "-C", str(repository), *command], check=True)
+    config = tmp_path / "avyay.yaml"
+    agent = "{name: writer, kind: command, command: [sh, -c, 'echo x > x.txt']}"
+    config.write_text(f"engine:\n  repository: {repository}\n  agents: [{agent}]\n")
+    assert avyay("add", "Write", "--accept", "true").returncode == 0
+    avyay("nodes", "drain", "local", "--config", str(config))
+    planned = avyay("run", "--dry-run", "--json", "--config", str(config))
+    assert json.loads(planned.stdout)["would_start"] == []
+    avyay("nodes", "resume", "local", "--config", str(config))
+    planned = avyay("run", "--dry-run", "--json", "--config", str(config))
+    assert [row["node"] for row in json.loads(planned.stdout)["would_start"]] == ["local"]

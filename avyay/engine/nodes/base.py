@@ -124,6 +124,12 @@ class Node(ABC):
 
     name: str
     slots: int
+    drain_note: Path | None = None
+    """A file that says, while it is there, that the node shall get no new tasks."""
+
+    def drained(self) -> bool:
+        """Whether a person asked to let it run empty."""
+        return self.drain_note is not None and self.drain_note.exists()
 
     @abstractmethod
     def capabilities(self) -> frozenset[str]:

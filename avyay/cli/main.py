@@ -23,6 +23,7 @@ HOUSE: dict[str, tuple[str, str]] = {
     "usage": ("avyay.cli.usage", "Who used what: requests, tokens, cost, reconciled."),
     "mcp": ("avyay.cli.mcp", "Serve tools to coding agents over MCP."),
     "events": ("avyay.cli.events", "What happened, webhook deliveries, dead letters."),
+    "tailnet": ("avyay.cli.tailnet", "Daemons of the other machines of your tailnet."),
     "config": ("avyay.cli.config", "Show settings with their origin; print the schema."),
     "trust": ("avyay.cli.trust", "Let this project's avyay.yaml set everything."),
     "init": ("avyay.cli.init", "Write a commented avyay.yaml."),

@@ -557,6 +557,10 @@ class ServeSettings(Section):
 
     host: str = Field("127.0.0.1", description="Address to bind; wider than loopback needs authentication.")
     port: Port | None = Field(None, description="By default each daemon's own.")
+    tailscale_serve: bool = Field(False, description="Publish through `tailscale serve`; see also --tailscale-serve.")
+    tailnet_users: tuple[str, ...] = Field(
+        (), description="Logins that need no key when they come through `tailscale serve`; *@example.com for a domain."
+    )
     principal_secret_env: str | None = Field(
         None,
         description="Environment variable with the secret the gateway signs callers with; default: a file in the home.",

@@ -29,6 +29,7 @@ from avyay.serve.envelope import Envelope
 from avyay.serve.errors import problem, problem_data, status_of
 from avyay.serve.events import EventFeed, add_events
 from avyay.serve.house import Metric, render_metrics
+from avyay.serve.identity import Check, is_tailscaled, require_user
 from avyay.serve.jobs import ENDED, Job, JobBoard, JobKind, State
 from avyay.serve.principals import verifier
 from avyay.serve.run import Stopping, is_loopback
@@ -111,7 +112,9 @@ class Kit:
         at_once: Jobs that run side by side.
         beside: What runs as long as the daemon does; entered in order, left in reverse.
         max_body: Bytes of a request's body.
-        private: Open to loopback only, so that other host names are refused; by default when there is no key.
+        private: Open to loopback only, so that other host names are refused; by default when there is no key and
+            nothing is published.
+        is_tailscaled: Tells connections of the local tailscaled from others.
     """
 
     def __init__(
@@ -127,6 +130,7 @@ class Kit:
         beside: Sequence[Callable[[], AbstractAsyncContextManager[Any]]] = (),
         max_body: int = MAX_BODY,
         private: bool | None = None,
+        is_tailscaled: Check = is_tailscaled,
     ) -> None:
         self.services, self.name, self.report = services, name, report
         self._key = f"Bearer {key}".encode() if key is not None else None
@@ -150,7 +154,8 @@ class Kit:
             redoc_url=None,
             responses=_PROBLEMS,
         )
-        private = key is None if private is None else private
+        self._is_tailscaled = is_tailscaled
+        private = key is None and not services.settings.serve.tailscale_serve if private is None else private
         self._envelopes: list[Envelope] = []
         if private:
             # A page in a browser may not reach us under a name of its own (DNS rebinding).
@@ -158,6 +163,7 @@ class Kit:
         self.app.add_middleware(
             cast("Any", self._envelope), name=name, clock=services.clock, max_body=max_body, private=private
         )
+        self.app.state.kit = self
         self.app.add_exception_handler(AvyayError, _known)
         self.app.add_exception_handler(HTTPException, _http)
         self.app.add_exception_handler(RequestValidationError, _invalid)
@@ -182,6 +188,11 @@ class Kit:
             self.principals.verify(signed.encode("latin-1"))
             return
         given = request.headers.get("authorization", "").encode("latin-1")
+        if self._key is not None and hmac.compare_digest(given, self._key):
+            return
+        settings = self.services.settings.serve
+        if settings.tailscale_serve and require_user(request.scope, settings.tailnet_users, self._is_tailscaled):
+            return
         if self._key is not None and not hmac.compare_digest(given, self._key):
             raise AuthError("The key is missing or wrong.", hint="Send the header Authorization: Bearer KEY.")
 
@@ -197,7 +208,15 @@ class Kit:
                 word = b64decode(word, validate=True).decode().partition(":")[2]
             except ValueError:
                 word = ""
-        if self._key is not None and not hmac.compare_digest(f"Bearer {word}".encode(), self._key):
+        settings = self.services.settings.serve
+        if (signed := request.headers.get(PRINCIPAL_HEADER)) is not None:
+            self.principals.verify(signed.encode("latin-1"))
+            return
+        if self._key is not None and hmac.compare_digest(f"Bearer {word}".encode(), self._key):
+            return
+        if settings.tailscale_serve and require_user(request.scope, settings.tailnet_users, self._is_tailscaled):
+            return
+        if self._key is not None:
             raise HTTPException(401, "The key is the password.", {"www-authenticate": 'Basic realm="avyay"'})
 
     # ------------------------------------------------------------ life
@@ -325,6 +344,13 @@ def daemon_key(services: Services, name: str, host: str, variable: str | None, r
     key = services.loaded.environment.value(variable) if variable else None
     if variable and key is None:
         raise UsageError(f"{name}.api_key_env names {variable}, which is not set.", hint=f"export {variable}=...")
+    settings = services.settings.serve
+    if key is None and settings.tailscale_serve and not settings.tailnet_users:
+        raise PolicyError(
+            f"Everybody on your tailnet could use {name}.",
+            hint=f"Set {name}.api_key_env to a variable that holds a key, or serve.tailnet_users to who may.",
+            code="no_authentication",
+        )
     if key is None and not is_loopback(host):
         raise PolicyError(
             risk.format(host=host),

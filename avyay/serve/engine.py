@@ -22,7 +22,8 @@ from avyay.engine.types import ACTIVE, NewTask, State, Task
 from avyay.serve.app import Kit, Report, daemon_key
 from avyay.serve.board import board, clock_time, stages
 from avyay.serve.house import Metric
-from avyay.serve.run import Stopping, bind, serve
+from avyay.serve.launch import Launch, launch
+from avyay.serve.run import App, Stopping
 
 if TYPE_CHECKING:
     from avyay.engine.queue import Queue
@@ -105,21 +106,22 @@ class ApproveBody(BaseModel):
     by: str = Field(min_length=1, max_length=100)
 
 
-def serve_engine(services: Services, *, host: str | None = None, port: int | None = None) -> None:
+def serve_engine(services: Services, how: Launch | None = None) -> None:
     """Run the daemon until it is told to end.
 
     Raises:
         UsageError: the port is taken, or the variable that the configuration names is not set.
         PolicyError: others could reach it, and it has no key.
     """
-    settings = services.settings
-    host = host or settings.serve.host
-    port = DEFAULT_PORT if (found := port if port is not None else settings.serve.port) is None else found
-    risk = "Anyone who reaches {host} could have commands run by your agents."
-    key = daemon_key(services, "engine", host, settings.engine.api_key_env, risk)
-    listener = bind(host, port, name="engine")
-    stopping = Stopping()
-    serve(build_app(services, key=key, stopping=stopping), listener, stopping=stopping)
+    how = how or Launch()
+
+    def build(services: Services, stopping: Stopping) -> App:
+        host, _ = how.place(services, DEFAULT_PORT)
+        risk = "Anyone who reaches {host} could have commands run by your agents."
+        key = daemon_key(services, "engine", host, services.settings.engine.api_key_env, risk)
+        return build_app(services, key=key, stopping=stopping)
+
+    launch(services, "engine", build, how, port=DEFAULT_PORT)
 
 
 def build_app(

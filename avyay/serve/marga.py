@@ -29,6 +29,7 @@ from avyay.marga.verdicts import VerdictStore
 from avyay.marga.watch import Watch
 from avyay.money import parse_usd
 from avyay.serve.app import Kit, Report, daemon_key
+from avyay.serve.launch import Launch, launch
 from avyay.serve.marga_report import RouterReport, worker_counters
 from avyay.serve.run import App, Stopping, bind, serve
 from avyay.serve.workers import supervise, worker_command
@@ -41,12 +42,7 @@ DEFAULT_PORT = 8081
 
 
 def serve_marga(
-    services: Services,
-    *,
-    host: str | None = None,
-    port: int | None = None,
-    workers: int = 1,
-    arguments: Sequence[str] = (),
+    services: Services, how: Launch | None = None, *, workers: int = 1, arguments: Sequence[str] = ()
 ) -> None:
     """Run the daemon until it is told to end.
 
@@ -55,21 +51,31 @@ def serve_marga(
         arguments: Of the command line, for the workers.
 
     Raises:
-        UsageError: the port is taken.
+        UsageError: the port is taken, or the variable that the configuration names is not set.
         PolicyError: others could reach it, and it has no key.
     """
-    settings = services.settings
-    host = host or settings.serve.host
-    port = DEFAULT_PORT if (found := port if port is not None else settings.serve.port) is None else found
-    risk = "The router would answer anyone who reaches {host}, at your cost."
-    key = daemon_key(services, "marga", host, settings.marga.api_key_env, risk)
-    listener = bind(host, port, name="marga")
+    how = how or Launch()
+
+    def key(services: Services) -> str | None:
+        host, _ = how.place(services, DEFAULT_PORT)
+        risk = "The router would answer anyone who reaches {host}, at your cost."
+        return daemon_key(services, "marga", host, services.settings.marga.api_key_env, risk)
+
     if workers == 1:
         _trace(services)
-        stopping = Stopping()
-        serve(build_app(services, key=key, stopping=stopping), listener, stopping=stopping)
-    else:
-        _serve_with(services, listener, workers, arguments)
+        launch(
+            services,
+            "marga",
+            lambda services, stopping: build_app(services, key=key(services), stopping=stopping),
+            how,
+            port=DEFAULT_PORT,
+        )
+        return
+    key(services)
+    host, port = how.place(services, DEFAULT_PORT)
+    listener = bind(host, port, name="marga")
+    how.bound(f"http://{host}:{listener.getsockname()[1]}")
+    _serve_with(services, listener, workers, arguments)
 
 
 def _trace(services: Services) -> None:

@@ -23,7 +23,8 @@ from avyay.rag.webhooks import read_push, sources_of
 from avyay.serve.app import IdempotencyKey, JobModel, Kit, Report, accepted, daemon_key
 from avyay.serve.house import Metric
 from avyay.serve.jobs import JobKind
-from avyay.serve.run import Stopping, bind, serve
+from avyay.serve.launch import Launch, launch
+from avyay.serve.run import App, Stopping
 
 if TYPE_CHECKING:
     from avyay.rag.answer import Answer
@@ -75,26 +76,29 @@ class FeedbackBody(BaseModel):
     comment: str = Field("", max_length=2_000)
 
 
-def serve_rag(services: Services, *, host: str | None = None, port: int | None = None) -> None:
+def serve_rag(services: Services, how: Launch | None = None) -> None:
     """Run the daemon until it is told to end.
 
     Raises:
         UsageError: the port is taken, or a variable that the configuration names is not set.
         PolicyError: others could reach it, and it has no key.
     """
-    settings = services.settings
-    host = host or settings.serve.host
-    port = DEFAULT_PORT if (found := port if port is not None else settings.serve.port) is None else found
-    risk = "Anyone who reaches {host} could read your runbooks."
-    key = daemon_key(services, "rag", host, settings.rag.api_key_env, risk)
-    variable = settings.rag.webhook_secret_env
-    secret = services.loaded.environment.value(variable) if variable else None
-    if variable and secret is None:
-        raise UsageError(f"rag.webhook_secret_env names {variable}, which is not set.", hint=f"export {variable}=...")
-    listener = bind(host, port, name="rag")
-    stopping = Stopping()
-    app = build_app(services, host=host, key=key, webhook_secret=secret, stopping=stopping)
-    serve(app, listener, stopping=stopping)
+    how = how or Launch()
+
+    def build(services: Services, stopping: Stopping) -> App:
+        host, _ = how.place(services, DEFAULT_PORT)
+        settings = services.settings.rag
+        risk = "Anyone who reaches {host} could read your runbooks."
+        key = daemon_key(services, "rag", host, settings.api_key_env, risk)
+        variable = settings.webhook_secret_env
+        secret = services.loaded.environment.value(variable) if variable else None
+        if variable and secret is None:
+            raise UsageError(
+                f"rag.webhook_secret_env names {variable}, which is not set.", hint=f"export {variable}=..."
+            )
+        return build_app(services, host=host, key=key, webhook_secret=secret, stopping=stopping)
+
+    launch(services, "rag", build, how, port=DEFAULT_PORT)
 
 
 def build_app(

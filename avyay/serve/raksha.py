@@ -25,7 +25,8 @@ from avyay.raksha.types import Report as ScanReport
 from avyay.serve.app import IdempotencyKey, JobModel, Kit, Report, accepted, daemon_key
 from avyay.serve.house import Metric
 from avyay.serve.jobs import JobKind
-from avyay.serve.run import Stopping, bind, serve
+from avyay.serve.launch import Launch, launch
+from avyay.serve.run import App, Stopping
 from avyay.serve.uploads import Limits, clone, unpack, write_files
 
 if TYPE_CHECKING:
@@ -120,21 +121,22 @@ def _baseline(services: Services) -> Baseline | None:
     return read_baseline(path) if path is not None else None
 
 
-def serve_raksha(services: Services, *, host: str | None = None, port: int | None = None) -> None:
+def serve_raksha(services: Services, how: Launch | None = None) -> None:
     """Run the daemon until it is told to end.
 
     Raises:
         UsageError: the port is taken, or the variable that the configuration names is not set.
         PolicyError: others could reach it, and it has no key.
     """
-    settings = services.settings
-    host = host or settings.serve.host
-    port = DEFAULT_PORT if (found := port if port is not None else settings.serve.port) is None else found
-    risk = "Anyone who reaches {host} could use this machine to scan."
-    key = daemon_key(services, "raksha", host, settings.raksha.api_key_env, risk)
-    listener = bind(host, port, name="raksha")
-    stopping = Stopping()
-    serve(build_app(services, key=key, stopping=stopping), listener, stopping=stopping)
+    how = how or Launch()
+
+    def build(services: Services, stopping: Stopping) -> App:
+        host, _ = how.place(services, DEFAULT_PORT)
+        risk = "Anyone who reaches {host} could use this machine to scan."
+        key = daemon_key(services, "raksha", host, services.settings.raksha.api_key_env, risk)
+        return build_app(services, key=key, stopping=stopping)
+
+    launch(services, "raksha", build, how, port=DEFAULT_PORT)
 
 
 def build_app(

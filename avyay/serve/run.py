@@ -71,8 +71,11 @@ def bind(host: str, port: int, *, name: str) -> socket.socket:
     except OSError as error:
         listener.close()
         if error.errno == errno.EADDRINUSE:
+            from avyay.serve.port_holder import port_holder
+
+            holder = port_holder(port)
             raise UsageError(
-                f"Port {port} on {host} is taken.",
+                f"Port {port} on {host} is taken{f' by {holder}' if holder else ''}.",
                 hint=f"Stop what listens there (ss -ltnp), or choose another: avyay serve {name} --port {port + 10}",
                 code="port_taken",
             ) from error
@@ -132,7 +135,7 @@ async def serving_beside(app: App, listener: socket.socket, *, drain: float = 5.
         app, timeout_graceful_shutdown=int(drain), http=HttpProtocol, **(_OPTIONS | {"lifespan": "auto"})
     )
     server = Server(config)
-    task = asyncio.create_task(server.serve(sockets=[listener]))
+    task = asyncio.create_task(server.serve(sockets=[listener.dup()]))  # the server closes its own
     try:
         yield
     finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
@@ -23,7 +24,8 @@ from avyay.serve.app import IdempotencyKey, JobModel, Kit, Report, accepted, dae
 from avyay.serve.board import board, stages
 from avyay.serve.house import Metric
 from avyay.serve.jobs import JobKind
-from avyay.serve.run import App, Stopping, bind, serve, serving_beside
+from avyay.serve.launch import Launch, launch
+from avyay.serve.run import App, Stopping, bind, serving_beside
 from avyay.siddhi.build import build_mailer, open_miners, query_jobs
 from avyay.siddhi.collector import collector_app
 from avyay.siddhi.machine import State
@@ -59,9 +61,7 @@ class StopBody(BaseModel):
     reason: str = Field("stopped over HTTP", min_length=1, max_length=500)
 
 
-def serve_siddhi(
-    services: Services, *, host: str | None = None, port: int | None = None, collector_port: int | None = None
-) -> None:
+def serve_siddhi(services: Services, how: Launch | None = None, *, collector_port: int | None = None) -> None:
     """Run the daemon, and on a port of its own the collector, until it is told to end.
 
     Args:
@@ -71,16 +71,20 @@ def serve_siddhi(
         UsageError: a port is taken, or the variable that the configuration names is not set.
         PolicyError: others could reach it, and it has no key.
     """
-    settings = services.settings
-    host = host or settings.serve.host
-    port = DEFAULT_PORT if (found := port if port is not None else settings.serve.port) is None else found
-    risk = "Anyone who reaches {host} could see and steer what you test."
-    key = daemon_key(services, "siddhi", host, settings.siddhi.api_key_env, risk)
-    listener = bind(host, port, name="siddhi")
-    public = bind(host, collector_port, name="siddhi") if collector_port is not None else None
-    stopping = Stopping()
-    beside = [partial(serving_beside, build_collector(services), public)] if public is not None else []
-    serve(build_app(services, key=key, stopping=stopping, beside=beside), listener, stopping=stopping)
+    how = how or Launch()
+    host, _ = how.place(services, DEFAULT_PORT)
+    public: socket.socket | None = None
+
+    def build(services: Services, stopping: Stopping) -> App:
+        nonlocal public
+        risk = "Anyone who reaches {host} could see and steer what you test."
+        key = daemon_key(services, "siddhi", host, services.settings.siddhi.api_key_env, risk)
+        if collector_port is not None and public is None:
+            public = bind(host, collector_port, name="siddhi")
+        beside = [partial(serving_beside, build_collector(services), public)] if public is not None else []
+        return build_app(services, key=key, stopping=stopping, beside=beside)
+
+    launch(services, "siddhi", build, how, port=DEFAULT_PORT)
 
 
 def build_collector(services: Services) -> App:

@@ -11,6 +11,7 @@ from starlette.testclient import TestClient
 from avyay.config import Environment
 from avyay.errors import CorruptError, PolicyError
 from avyay.serve.engine import build_app, serve_engine
+from avyay.serve.launch import Launch
 from avyay.wiring import Services, open_services
 
 
@@ -87,4 +88,4 @@ def test_a_queue_that_cannot_be_opened(home: Path) -> None:
 
 def test_others_need_a_key(home: Path) -> None:
     with pytest.raises(PolicyError, match="your agents"):
-        serve_engine(services(home), host="0.0.0.0", port=0)
+        serve_engine(services(home), Launch(host="0.0.0.0", port=0))

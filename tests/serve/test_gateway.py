@@ -21,6 +21,7 @@ from upstream import Reply, Upstream
 from avyay.cli.app import application
 from avyay.errors import ConfigError, PolicyError, UsageError
 from avyay.serve.gateway.daemon import build_app, check_authentication, serve_gateway
+from avyay.serve.launch import Launch
 
 CHAT = {"model": "auto", "messages": [{"role": "user", "content": "hi"}]}
 
@@ -194,7 +195,7 @@ def test_strangers_need_authentication(folder: Path, tmp_path: Path, router: Dae
 
     for host in ("0.0.0.0", "100.64.0.1", "::"):
         with pytest.raises(PolicyError) as caught:
-            serve_gateway(services_in(tmp_path, {"gateway": {}}), host=host, port=0)
+            serve_gateway(services_in(tmp_path, {"gateway": {}}), Launch(host=host, port=0))
         assert "avyay keys create" in (caught.value.hint or "")
     check_authentication(services_in(tmp_path, {"gateway": {}}), "127.0.0.1")
     make_key(tmp_path)
@@ -589,7 +590,7 @@ def test_a_port_that_is_taken(folder: Path, gate: Gate) -> None:
     from daemon import services_in
 
     with pytest.raises(UsageError, match="taken"):
-        serve_gateway(services_in(folder, {"gateway": {}}), port=gate.port)
+        serve_gateway(services_in(folder, {"gateway": {}}), Launch(port=gate.port))
 
 
 @pytest.mark.parametrize(

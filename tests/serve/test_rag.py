@@ -16,6 +16,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from avyay.config import Environment
+from avyay.serve.launch import Launch
 from avyay.serve.rag import build_app, serve_rag
 from avyay.wiring import Services, open_services
 
@@ -160,6 +161,6 @@ def test_others_need_a_key(home: Path) -> None:
     from avyay.errors import PolicyError, UsageError
 
     with pytest.raises(PolicyError, match="Anyone who reaches"):
-        serve_rag(services(home), host="0.0.0.0", port=0)
+        serve_rag(services(home), Launch(host="0.0.0.0", port=0))
     with pytest.raises(UsageError, match="RAG_KEY, which is not set"):
-        serve_rag(services(home, AVYAY_RAG_API_KEY_ENV="RAG_KEY"), port=0)
+        serve_rag(services(home, AVYAY_RAG_API_KEY_ENV="RAG_KEY"), Launch(port=0))

@@ -15,6 +15,7 @@ from starlette.testclient import TestClient
 
 from avyay.config import Environment
 from avyay.errors import PolicyError, UsageError
+from avyay.serve.launch import Launch
 from avyay.serve.raksha import build_app, serve_raksha
 from avyay.serve.uploads import Limits, clone, unpack, write_files
 from avyay.wiring import Services, open_services
@@ -187,9 +188,9 @@ def test_a_key(home: Path) -> None:
 
 def test_not_open_to_others_without_a_key(home: Path) -> None:
     with pytest.raises(PolicyError):
-        serve_raksha(services(home), host="0.0.0.0")
+        serve_raksha(services(home), Launch(host="0.0.0.0", port=0))
     with pytest.raises(UsageError, match="not set"):
-        serve_raksha(services(home, AVYAY_RAKSHA_API_KEY_ENV="NOT_SET"))
+        serve_raksha(services(home, AVYAY_RAKSHA_API_KEY_ENV="NOT_SET"), Launch(port=0))
 
 
 def test_a_foreign_name_is_refused(home: Path) -> None:

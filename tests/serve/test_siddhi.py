@@ -17,6 +17,7 @@ from starlette.testclient import TestClient
 
 from avyay.config import Environment
 from avyay.errors import PolicyError
+from avyay.serve.launch import Launch
 from avyay.serve.run import bind, serving_beside
 from avyay.serve.siddhi import build_app, build_collector, serve_siddhi
 from avyay.wiring import Services, open_services
@@ -111,7 +112,7 @@ def test_a_key_opens_the_board_as_a_password(made: Services) -> None:
 
 def test_others_need_a_key(home: Path) -> None:
     with pytest.raises(PolicyError, match="see and steer"):
-        serve_siddhi(services(home), host="0.0.0.0", port=0)
+        serve_siddhi(services(home), Launch(host="0.0.0.0", port=0))
 
 
 def test_the_collector_is_an_application_of_its_own(made: Services) -> None:

@@ -30,7 +30,8 @@ from avyay.serve.gateway.routes import valid_scope
 from avyay.serve.gateway.settle import TokenSettler
 from avyay.serve.gateway.tokens import make_issuers
 from avyay.serve.gateway.usage import UsageJournal, UsageReader
-from avyay.serve.run import bind, is_loopback, serve
+from avyay.serve.launch import Launch, launch
+from avyay.serve.run import App, Stopping, bind, is_loopback, serve
 from avyay.serve.workers import supervise, worker_command
 
 if TYPE_CHECKING:
@@ -43,12 +44,7 @@ _PORTS = {"marga": 8081, "rag": 8082, "raksha": 8083, "siddhi": 8084, "engine": 
 
 
 def serve_gateway(
-    services: Services,
-    *,
-    host: str | None = None,
-    port: int | None = None,
-    workers: int = 1,
-    arguments: Sequence[str] = (),
+    services: Services, how: Launch | None = None, *, workers: int = 1, arguments: Sequence[str] = ()
 ) -> None:
     """Run the gateway until it is told to end.
 
@@ -60,16 +56,21 @@ def serve_gateway(
         UsageError: the port is taken.
         PolicyError: others could reach it, and nobody would have to say who he is.
     """
-    settings = services.settings
-    host = host or settings.serve.host
-    port = DEFAULT_PORT if (found := port if port is not None else settings.serve.port) is None else found
-    check_authentication(services, host)
-    listener = bind(host, port, name="gateway")
+    how = how or Launch()
+
+    def build(services: Services, stopping: Stopping) -> App:
+        check_authentication(services, how.place(services, DEFAULT_PORT)[0])
+        return build_app(services)
+
+    check_authentication(services, how.place(services, DEFAULT_PORT)[0])
     if workers == 1:
-        app = build_app(services)
-        serve(app, listener, protocol=door_protocol(door_limits(settings.gateway)))
-    else:
-        _serve_with(services, listener, workers, arguments)
+        protocol = door_protocol(door_limits(services.settings.gateway))
+        launch(services, "gateway", build, how, port=DEFAULT_PORT, protocol=protocol)
+        return
+    host, port = how.place(services, DEFAULT_PORT)
+    listener = bind(host, port, name="gateway")
+    how.bound(f"http://{host}:{listener.getsockname()[1]}")
+    _serve_with(services, listener, workers, arguments)
 
 
 def serve_worker(services: Services, *, owner: Path, listen_fd: int) -> None:
@@ -84,7 +85,8 @@ def check_authentication(services: Services, host: str) -> None:
     Raises:
         PolicyError: the address is wider than loopback, there is no key and no issuer.
     """
-    if is_loopback(host) or services.settings.gateway.jwt:
+    open_to_all = services.settings.serve.tailscale_serve or not is_loopback(host)
+    if not open_to_all or services.settings.gateway.jwt:
         return
     keys = open_keys(services)
     try:

@@ -1,0 +1,163 @@
+"""All daemons as one tree: what dies is started again alone, the end is in order, nobody is left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from daemon import wait_for
+
+from avyay.errors import UsageError
+from avyay.serve.tree import members
+
+MEMBER = Path(__file__).resolve().parents[1] / "support" / "member.py"
+SCRIPT = """
+import sys
+from avyay.resilience.backoff import Backoff
+from avyay.serve.tree import Member, Tree
+folder = sys.argv[1]
+family = [Member(name, (sys.executable, {member!r}, folder, name)) for name in ("one", "two", "front")]
+sys.exit(Tree(family, grown=0.2, backoff=Backoff(base=0.01, cap=0.05, attempts=10**6)).run())
+"""
+
+
+class Family:
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        environment = {**os.environ, "PYTHONPATH": str(Path.cwd())}
+        command = [sys.executable, "-c", SCRIPT.format(member=str(MEMBER)), str(folder)]
+        self.process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
+
+    def pids(self, name: str) -> list[int]:
+        file = self.folder / f"{name}.lives"
+        return [int(line) for line in file.read_text().split()] if file.exists() else []
+
+    def up(self) -> None:
+        wait_for(lambda: all(self.pids(name) for name in ("one", "two", "front")))
+
+
+def gone(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except (ProcessLookupError, FileNotFoundError):
+        return True
+
+
+@pytest.fixture
+def family(tmp_path: Path) -> Iterator[Family]:
+    found = Family(tmp_path)
+    found.up()
+    yield found
+    found.process.kill()
+    found.process.wait()
+    wait_for(lambda: all(gone(pid) for name in ("one", "two", "front") for pid in found.pids(name)))
+
+
+def test_a_death_is_mended_and_touches_nobody_else(family: Family) -> None:
+    (first,) = family.pids("one")
+    os.kill(first, signal.SIGKILL)
+    wait_for(lambda: len(family.pids("one")) == 2)
+    assert (len(family.pids("two")), len(family.pids("front"))) == (1, 1)
+    assert not gone(family.pids("two")[0])
+
+
+def test_who_dies_at_each_start_is_tried_again_until_it_lives(family: Family) -> None:
+    (family.folder / "one.dies").touch()
+    os.kill(family.pids("one")[0], signal.SIGKILL)
+    wait_for(lambda: len(family.pids("one")) >= 5)
+    (family.folder / "one.dies").unlink()
+    wait_for(lambda: not gone(family.pids("one")[-1]))
+    assert len(family.pids("two")) == 1
+
+
+def test_the_end_is_in_order(family: Family) -> None:
+    family.process.send_signal(signal.SIGTERM)
+    assert family.process.wait(20) == 0
+    ended = {name: float((family.folder / f"{name}.ended").read_text()) for name in ("one", "two", "front")}
+    assert ended["front"] <= min(ended["one"], ended["two"])  # callers are let go before what answers them
+
+
+def test_nobody_outlives_a_supervisor_that_was_killed(family: Family) -> None:
+    family.process.kill()
+    family.process.wait()
+    for name in ("one", "two", "front"):
+        wait_for(lambda name=name: gone(family.pids(name)[0]))  # type: ignore[misc]
+
+
+def test_who_cannot_start_at_all_ends_the_tree(tmp_path: Path) -> None:
+    (tmp_path / "two.refuses").touch()
+    family = Family(tmp_path)
+    assert family.process.wait(30) == 2
+    wait_for(lambda: all(gone(pid) for name in ("one", "two", "front") for pid in family.pids(name)))
+
+
+def test_members_and_their_ports() -> None:
+    family = members({"rag": 9082}, gateway=9080, host="127.0.0.1", without=["siddhi"], remote=["marga"])
+    assert [member.name for member in family] == ["rag", "raksha", "engine", "gateway"]
+    assert family[-1].environment["AVYAY_GATEWAY_UPSTREAMS_RAG_URL"] == "http://127.0.0.1:9082"
+    assert "9082" in family[0].command
+    for bad in ({"nope": 1}, {"rag": 9080}, {"rag": 8083}, {"rag": 8085}):
+        with pytest.raises(UsageError):
+            members(bad, gateway=9080, host="127.0.0.1")
+
+
+def free_ports(count: int) -> list[int]:
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [one.getsockname()[1] for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports
+
+
+def get(url: str) -> tuple[int, Any]:
+    try:
+        with urllib.request.urlopen(url, timeout=20) as answer:
+            return answer.status, json.load(answer)
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, None
+    except OSError:
+        return 0, None
+
+
+@pytest.mark.needs("pgrep")
+def test_serve_all(home: Path) -> None:
+    """The real thing, small: the gateway before the scanner and the queue."""
+    front, raksha, engine = free_ports(3)
+    command = [sys.executable, "-m", "avyay", "serve", "all", "--port", str(front)]
+    command += ["--ports", f"raksha={raksha},engine={engine}"]
+    command += [word for name in ("marga", "rag", "siddhi") for word in ("--without", name)]
+    environment = {**os.environ, "PYTHONPATH": str(Path.cwd())}
+    process = subprocess.Popen(command, env=environment, cwd=home, stderr=subprocess.PIPE, text=True)
+    try:
+        wait_for(lambda: all(get(f"http://127.0.0.1:{port}/health")[0] == 200 for port in (front, raksha, engine)), 90)
+        found = subprocess.run(["pgrep", "-f", f"serve raksha .*{raksha}"], capture_output=True, text=True)
+        pid = int(found.stdout.split()[0])
+        os.kill(pid, signal.SIGKILL)
+        wait_for(lambda: gone(pid))
+        assert get(f"http://127.0.0.1:{engine}/ready") == (200, {"ready": True})
+        wait_for(lambda: get(f"http://127.0.0.1:{raksha}/ready")[0] == 200, 60)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
+        assert process.stderr is not None
+        words = process.stderr.read()
+    finally:
+        process.kill()
+        process.wait()
+        if process.stderr is not None:
+            process.stderr.close()
+    for title, port in (("The gateway", front), ("RAKSHA", raksha), ("ENGINE", engine)):
+        assert f"{title} listens on http://127.0.0.1:{port} " in words
+    assert "component_died" in words
+    wait_for(lambda: all(get(f"http://127.0.0.1:{port}/health")[0] == 0 for port in (front, raksha, engine)))

@@ -94,6 +94,11 @@ def main(arguments: list[str] | None = None) -> None:
         if arguments[-1] in ("-h", "--help") and (page := help_page(arguments[:-1])):
             sys.stdout.write(page)
             sys.exit(0)
+        if arguments[0] == "scan":
+            from avyay.cli.replay import replay
+
+            if (code := replay(arguments[1:])) is not None:
+                sys.exit(code)
     from avyay.cli.app import run
 
     sys.exit(run(arguments))

@@ -58,6 +58,10 @@ class Output:
     def stderr(self) -> TextIO:
         return self._stderr or sys.stderr
 
+    def print_to(self, stream: TextIO) -> None:
+        """Print results to another stream from now on."""
+        self._stdout = stream
+
     def console(self, *, stderr: bool = False) -> Console:
         """A rich console for tables; honours NO_COLOR, pipes and --no-color."""
         from rich.console import Console

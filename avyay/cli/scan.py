@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TextIO, cast
 
 import typer
 from typer.core import TyperCommand
@@ -93,6 +93,7 @@ def scan(
     """
     import gc
 
+    from avyay.cli.replay import Recorder, Tee
     from avyay.raksha.baseline import read_baseline
     from avyay.raksha.baseline import write_baseline as save_baseline
     from avyay.raksha.types import verdict
@@ -109,6 +110,9 @@ def scan(
     # A scan makes millions of small objects and hardly a cycle: looking for cycles often costs a third of its time.
     gc.freeze()
     gc.set_threshold(100_000, 20, 20)
+    tee = Tee(run.out.stdout)
+    run.out.print_to(cast("TextIO", tee))
+    recorder = Recorder(run.loaded, paths or [Path()], (*settings.exclude, *(exclude or ())), tee)
     with run.out.progress("Scanning") as progress:
         report = scanner.scan(paths or [Path()], progress=progress, baseline=accepted, diff=diff)
     if fix or fix_unsafe:
@@ -138,7 +142,10 @@ def scan(
         run.out.line(agent_report(report, fail_on=threshold, again=again, shown=shown))
     else:
         _print(run, report, shown, threshold)
-    return EXITS[verdict(report, threshold)]
+    code = EXITS[verdict(report, threshold)]
+    if report.complete:
+        recorder.finish(code)
+    return code
 
 
 def _triage(run: Run, report: Report) -> Report:

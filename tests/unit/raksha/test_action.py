@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -142,13 +144,86 @@ def test_pre_commit_hooks_call_what_exists() -> None:
         assert hook["language"] == "python"
 
 
-@pytest.mark.parametrize("program", ["zizmor", "actionlint"])
-def test_linters_are_content(program: str) -> None:
-    if shutil.which(program) is None:
-        pytest.skip(f"needs {program}")
-    if program == "actionlint":
-        pytest.skip("actionlint reads workflows, not actions")
-    done = subprocess.run(
-        [program, "--offline", "--no-config", str(ACTION / "action.yml")], capture_output=True, text=True, timeout=60
-    )
+EXAMPLES = sorted((ACTION / "examples").glob("*.yml"))
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_example_workflows_use_what_there_is_and_ask_for_little(path: Path) -> None:
+    workflow = yaml.safe_load(path.read_text())
+    assert workflow["permissions"] == {}
+    (job,) = workflow["jobs"].values()
+    assert set(job["permissions"].items()) <= {("contents", "read"), ("security-events", "write")}
+    step = next(step for step in job["steps"] if "avyay/action@" in step.get("uses", ""))
+    assert set(step.get("with", {})) <= set(SPEC["inputs"])
+    assert set(re.findall(r"steps\.raksha\.outputs\.(\w+)", path.read_text())) <= set(SPEC["outputs"])
+    assert not any("${{" in step.get("run", "") for step in job["steps"])
+
+
+@pytest.mark.skipif(shutil.which("zizmor") is None, reason="needs zizmor")
+@pytest.mark.parametrize("path", [ACTION / "action.yml", *EXAMPLES], ids=lambda path: path.stem)
+def test_zizmor_is_content(path: Path) -> None:
+    command = ["zizmor", "--offline", "--no-config", "--persona=pedantic", str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.skipif(shutil.which("actionlint") is None, reason="needs actionlint")
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_actionlint_is_content(path: Path) -> None:
+    done = subprocess.run(["actionlint", "-no-color", str(path)], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stdout
+
+
+def tiny_wheel(folder: Path) -> str:
+    """A package to install without network; returns the line of the lock file."""
+    folder.mkdir()
+    path = folder / "tiny-1.0-py3-none-any.whl"
+    files = {
+        "tiny.py": "",
+        "tiny-1.0.dist-info/METADATA": "Metadata-Version: 2.1\nName: tiny\nVersion: 1.0\n",
+        "tiny-1.0.dist-info/WHEEL": "Wheel-Version: 1.0\nGenerator: t\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+    }
+    files["tiny-1.0.dist-info/RECORD"] = "".join(f"{name},,\n" for name in files)
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, text in files.items():
+            archive.writestr(name, text)
+    return f"tiny==1.0 --hash=sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}\n"
+
+
+@pytest.mark.parametrize("genuine", [True, False])
+def test_the_install_step_makes_a_scanner_of_this_commit(tmp_path: Path, genuine: bool) -> None:
+    lock = tiny_wheel(tmp_path / "wheels")
+    source = tmp_path / "checked out"
+    (source / "requirements").mkdir(parents=True)
+    (source / "requirements" / "runtime.txt").write_text(lock if genuine else lock[:-8] + "0" * 7 + "\n")
+    shutil.copytree(ACTION, source / "action")
+    (source / "avyay").symlink_to(ROOT / "avyay")
+    step = next(step for step in SPEC["runs"]["steps"] if step.get("id") == "install")
+    temp = tmp_path / "runner temp"
+    temp.mkdir()
+    done = subprocess.run(
+        ["bash", "--noprofile", "--norc", "-e", "-o", "pipefail", "-c", step["run"]],
+        cwd=tmp_path,
+        env={
+            "PATH": os.environ["PATH"],
+            "HOME": str(tmp_path),
+            "GITHUB_ACTION_PATH": str(source / "action"),
+            "RUNNER_TEMP": str(temp),
+            "RAKSHA_PYTHON": sys.executable,
+            "PIP_NO_INDEX": "1",
+            "PIP_FIND_LINKS": str(tmp_path / "wheels"),
+        },
+        capture_output=True,
+        text=True,
+        timeout=180,
+    )
+    if not genuine:
+        assert done.returncode != 0
+        assert "HASH" in done.stderr.upper()
+        return
+    assert done.returncode == 0, done.stderr
+    program = [str(temp / "raksha" / "bin" / "avyay"), "--version"]
+    version = subprocess.run(program, capture_output=True, text=True, timeout=60)
+    assert version.stdout.startswith("avyay "), version.stderr
+    has = [str(temp / "raksha" / "bin" / "python"), "-c", "import tiny"]
+    assert subprocess.run(has, timeout=60).returncode == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,24 +24,46 @@ LEVELS: dict[Severity, str] = {
 }  # fmt: skip
 # GitHub takes 25,000 results a run, shows 5,000, and reads files up to 10 MB compressed.
 MAXIMUM_RESULTS = 25_000
+MAXIMUM_BYTES = 10_000_000
 
 
 def sarif_document(
     report: Report, *, shown: Sequence[Finding] | None = None, top: Path | None = None
 ) -> dict[str, Any]:
-    """The report as a SARIF log.
+    """The report as a SARIF log within GitHub's limits; what they leave no room for is told in a notification.
 
     Args:
         shown: What `--severity` lets through; by default everything.
         top: The folder that paths are relative to (the repository's top); by default the scan root.
     """
-    findings = list(report.findings if shown is None else shown)[:MAXIMUM_RESULTS]
-    used = {finding.rule for finding in findings} | {item.finding.rule for item in report.suppressed}
+    findings = list(report.findings if shown is None else shown)
+    room = MAXIMUM_RESULTS
+    while True:
+        document = _document(report, findings, room, top)
+        if _compressed(document) <= MAXIMUM_BYTES or room <= 1:
+            return document
+        room //= 2
+
+
+def _compressed(document: dict[str, Any]) -> int:
+    """The size of the log as it is uploaded, in bytes; of a small one, its size as it is."""
+    text = json.dumps(document, ensure_ascii=False, indent=2).encode("utf-8", "replace")
+    return len(text) if len(text) <= MAXIMUM_BYTES else len(gzip.compress(text, 6))
+
+
+def _document(report: Report, all_findings: Sequence[Finding], room: int, top: Path | None) -> dict[str, Any]:
+    findings = all_findings[:room]  # the worst come first
+    suppressed = report.suppressed[: room - len(findings)]
+    skipped = list(report.skipped)
+    left_out = len(all_findings) + len(report.suppressed) - len(findings) - len(suppressed)
+    if left_out:
+        skipped.append(Skipped(".", f"{left_out:,} results are left out here: GitHub takes no more of them", "sarif"))
+    used = {finding.rule for finding in findings} | {item.finding.rule for item in suppressed}
     rules = [rule for rule in report.rules if rule.id in used]
     index = {rule.id: number for number, rule in enumerate(rules)}
     prefix = _prefix(report.root, top)
     results = [_result(finding, index, prefix) for finding in findings]
-    results += [_suppressed(item, index, prefix) for item in report.suppressed]
+    results += [_suppressed(item, index, prefix) for item in suppressed]
     run = om.Run(
         tool=om.Tool(
             driver=om.ToolComponent(
@@ -61,7 +84,7 @@ def sarif_document(
         invocations=[
             om.Invocation(
                 execution_successful=all(item.path for item in report.skipped),  # no engine failed as a whole
-                tool_execution_notifications=[_notification(item, prefix) for item in report.skipped] or None,
+                tool_execution_notifications=[_notification(item, prefix) for item in skipped] or None,
             )
         ],
         original_uri_base_ids={BASE: om.ArtifactLocation(description=om.Message(text="The top of the repository."))},
@@ -69,8 +92,8 @@ def sarif_document(
         column_kind="unicodeCodePoints",
         automation_details=om.RunAutomationDetails(id="raksha/"),
     )
-    document: dict[str, Any] = _plain(om.SarifLog(runs=[run], version="2.1.0", schema_uri=SCHEMA))
-    return document
+    log: dict[str, Any] = _plain(om.SarifLog(runs=[run], version="2.1.0", schema_uri=SCHEMA))
+    return log
 
 
 def write_sarif(path: Path, report: Report, *, shown: Sequence[Finding] | None = None, top: Path | None = None) -> None:
@@ -177,11 +200,12 @@ def _notification(item: Skipped, prefix: str) -> Any:
             artifact_location=om.ArtifactLocation(uri=_uri(prefix, item.path), uri_base_id=BASE)
         )
     )
-    engine = f" ({item.engine})" if item.engine else ""
+    said = "" if item.engine == "sarif" else "Could not check: "
+    engine = f" ({item.engine})" if item.engine and said else ""
     return om.Notification(
-        message=om.Message(text=_sentence(f"Could not check: {item.reason.rstrip('.')}{engine}")),
+        message=om.Message(text=_sentence(f"{said}{item.reason.rstrip('.')}{engine}")),
         level="warning" if item.path else "error",
-        locations=[location] if item.path else None,
+        locations=[location] if item.path and said else None,
     )
 
 

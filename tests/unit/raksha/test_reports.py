@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import os
+import random
 import shutil
 import subprocess
 from dataclasses import replace
@@ -14,6 +16,7 @@ import pytest
 from rich.console import Console
 
 from avyay.raksha.merge import finish
+from avyay.raksha.report import sarif
 from avyay.raksha.report.agent import agent_report
 from avyay.raksha.report.escape import markdown, visible
 from avyay.raksha.report.github import workflow_commands
@@ -153,8 +156,26 @@ def test_control_characters_do_not_reach_the_terminal(report: Report) -> None:
 
 
 def test_sarif_limits(report: Report) -> None:
-    many = replace(report, findings=tuple(replace(report.findings[1], line=n) for n in range(1, 25_100)))
-    assert len(sarif_document(many)["runs"][0]["results"]) <= 25_001
+    crowd = replace(report, findings=report.findings[:1] * 24_990, suppressed=report.suppressed * 100)
+    run = sarif_document(crowd)["runs"][0]
+    assert len(run["results"]) == 25_000
+    assert sum("suppressions" in result for result in run["results"]) == 10
+    notes = [note["message"]["text"] for note in run["invocations"][0]["toolExecutionNotifications"]]
+    assert "90 results are left out here: GitHub takes no more of them." in notes
+
+
+def test_sarif_stays_under_the_size_that_is_taken(report: Report, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sarif, "MAXIMUM_BYTES", 20_000)
+    words = random.Random(1)
+    findings = [
+        replace(report.findings[0], message=" ".join(str(words.random()) for _ in range(20)), line=number)
+        for number in range(1, 201)
+    ]
+    document = sarif_document(replace(report, findings=tuple(findings)))
+    results = document["runs"][0]["results"]
+    assert 0 < len(results) < 200
+    assert len(gzip.compress(json.dumps(document).encode())) < 30_000
+    assert [result["locations"][0]["physicalLocation"]["region"]["startLine"] for result in results][:2] == [1, 2]
 
 
 def test_sarif_is_written_whole_or_not_at_all(report: Report, tmp_path: Path) -> None:

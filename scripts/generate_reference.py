@@ -7,6 +7,7 @@ python scripts/generate_reference.py --check    exit 1 when a page is not what t
 from __future__ import annotations
 
 import ast
+import json
 import os
 import sys
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ import typer
 from typer.core import TyperGroup
 
 from avyay.cli.app import application
+from avyay.cli.documents import DOCUMENTS, schema
 from avyay.cli.main import COMMANDS, help_text
 from avyay.config import Settings
 
@@ -137,6 +139,20 @@ def import_graph() -> str:
     return "".join(lines)
 
 
+def json_schemas() -> Iterator[tuple[Path, str]]:
+    """A JSON schema for each document that a command prints."""
+    rows = []
+    for command in DOCUMENTS:
+        name = f"{command.replace(' ', '-')}.json"
+        rows.append(f"| `avyay {command} --json` | [{name}](json/{name}) |\n")
+        yield REFERENCE / "json" / name, json.dumps(schema(command), indent=2) + "\n"
+    head = (
+        "# JSON outputs\n\nSchemas of what commands print with `--json`. Keys may be added; none is taken away within a"
+    )
+    head += " `schema_version`.\n\n| command | schema |\n| --- | --- |\n"
+    yield REFERENCE / "json.md", HEADER + head + "".join(rows)
+
+
 def main() -> int:
     check = "--check" in sys.argv[1:]
     stale = []
@@ -146,6 +162,7 @@ def main() -> int:
         REFERENCE / "settings.md": settings_reference(),
         REFERENCE / "imports.md": import_graph(),
         STATIC_PAGES: static_pages(found),
+        **dict(json_schemas()),
     }
     for file, text in files.items():
         if check and (not file.is_file() or file.read_text(encoding="utf-8") != text):

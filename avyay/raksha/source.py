@@ -84,6 +84,18 @@ class SourceFile:
         """Why the running Python cannot read the file; empty when it can, or need not. Keeps no tree."""
         return self.parse()[1]
 
+    @cached_property
+    def is_yaml(self) -> bool:
+        """Whether a YAML parser reads the whole text, any number of documents."""
+        import yaml
+
+        try:
+            for _ in yaml.parse(self.text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+                pass
+        except (yaml.YAMLError, ValueError, RecursionError):
+            return False
+        return True
+
     def parse(self) -> tuple[ast.Module | None, str]:
         """(a new Python syntax tree, "") or (None, why there is none)."""
         if self.language != "python":

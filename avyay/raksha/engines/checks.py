@@ -90,6 +90,8 @@ class ChecksEngine:
             if not result.sure:
                 python = f"{sys.version_info.major}.{sys.version_info.minor}"
                 result.problem = f"Not read by Python {python}: {file.syntax_problem}."
+        elif file.language == "yaml":
+            result.sure = file.is_yaml
         for name, check in self._checks.items():
             if check.LANGUAGES and file.language not in check.LANGUAGES:
                 continue

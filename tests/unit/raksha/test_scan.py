@@ -16,7 +16,7 @@ from avyay.raksha.engines import semgrep as semgrep_engine
 from avyay.raksha.engines.bandit import BanditEngine
 from avyay.raksha.engines.checks import ChecksEngine
 from avyay.raksha.engines.semgrep import SemgrepEngine
-from avyay.raksha.registry import PatternRules
+from avyay.raksha.registry import PatternRules, load_checks
 from avyay.raksha.scan import CodeScanner
 from avyay.raksha.types import Report, Rule, verdict
 
@@ -186,3 +186,13 @@ def test_interrupting_stops_the_engines(pattern_rules: PatternRules, write, tmp_
 
     with pytest.raises(KeyboardInterrupt):
         CodeScanner([slow, Interrupted()]).scan([write({"a.py": BAD})])  # type: ignore[list-item]
+
+
+def test_yaml_that_one_parser_refuses_is_read_by_another(write) -> None:
+    semgrep = SemgrepEngine(PatternRules())
+    root = write(
+        {"languages.yml": "cs: čeština\ncu: ѩзыкъ словѣньскъ\ncv: чӑваш чӗлхи\n", "broken.yml": "a: [1\nb: {\n"}
+    )
+    assert {item.path for item in CodeScanner([semgrep]).scan([root]).skipped} == {"languages.yml", "broken.yml"}
+    report = CodeScanner([ChecksEngine(load_checks(plugins=False)), semgrep]).scan([root])
+    assert [item.path for item in report.skipped] == ["broken.yml"]

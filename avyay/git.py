@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,7 @@ __all__ = ["GIT_HINT", "GitRepository", "find_repository", "git_version"]
 
 GIT_HINT = "Install git (https://git-scm.com) and try again."
 TIMEOUT = 30.0
+DUBIOUS = re.compile(r"dubious ownership(?: in repository at '([^'\n]+)')?")
 
 
 def git_program() -> str:
@@ -36,7 +38,11 @@ class GitRepository:
     root: Path
 
     def git(self, *arguments: str, timeout: float = TIMEOUT, stdin: bytes | None = None) -> Completed:
-        """Run git in this repository, with its hooks, pager, prompts and external diff drivers off."""
+        """Run git in this repository, with its hooks, pager, prompts and external diff drivers off.
+
+        Raises:
+            UsageError: git refuses the repository, or one that it fetches from ("dubious ownership").
+        """
         command = [
             git_program(),
             "-c",
@@ -49,7 +55,10 @@ class GitRepository:
             "--no-optional-locks",
             *arguments,
         ]
-        return run(command, cwd=self.root, timeout=timeout, stdin=stdin, env=_unattended())
+        done = run(command, cwd=self.root, timeout=timeout, stdin=stdin, env=_unattended())
+        if done.code != 0 and (refused := DUBIOUS.search(done.error_text)):
+            raise _failed(arguments[0], done.error_text, Path(refused[1] or self.root))
+        return done
 
     def output(self, *arguments: str, timeout: float = TIMEOUT) -> str:
         """Standard output of a git command that must succeed.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import shutil
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -193,13 +194,22 @@ def fetch_mirror(spec: SourceSpec, mirrors: Path) -> tuple[GitRepository, str]:
     ensure_directory(mirrors)
     folder = mirrors / f"{hashlib.sha256(spec.location.encode()).hexdigest()[:20]}.git"
     repository = GitRepository(folder)
-    if not (folder / "HEAD").is_file():
-        folder.mkdir(exist_ok=True)
-        repository.output("init", "--quiet", "--bare", ".")
     target = f"refs/avyay/{hashlib.sha256((spec.branch or 'HEAD').encode()).hexdigest()[:12]}"
+    if not _sound(repository, target):
+        shutil.rmtree(folder, ignore_errors=True)  # ours, and all of it is to be had again
+        folder.mkdir()
+        repository.output("init", "--quiet", "--bare", ".")
     wanted = spec.branch or "HEAD"
     _fetch(repository, spec, f"+{wanted}:{target}")
     return repository, repository.output("rev-parse", "--verify", f"{target}^{{commit}}").strip()
+
+
+def _sound(mirror: GitRepository, target: str) -> bool:
+    """Whether a mirror is a repository, and what was fetched last is still in it."""
+    if not all((mirror.root / part).exists() for part in ("HEAD", "objects", "refs")):
+        return False
+    known = mirror.git("rev-parse", "--verify", "--quiet", target)
+    return known.code != 0 or mirror.git("cat-file", "-e", f"{target}^{{tree}}").code == 0
 
 
 def _fetch(repository: GitRepository, spec: SourceSpec, refspec: str) -> None:

@@ -25,6 +25,7 @@ from avyay.rag.chunk import chunk_document
 from avyay.rag.confidence import assess
 from avyay.rag.evaluate import EvalQuery, EvalResult, Interval, compare, evaluate, load_queries, macro
 from avyay.rag.fuse import reciprocal_rank
+from avyay.rag.kinds import is_rule
 from avyay.rag.lexical.bm25 import BM25F, score
 from avyay.rag.lexical.postings import Postings
 from avyay.rag.lexical.tokenise import tokenise
@@ -38,6 +39,7 @@ from avyay.rag.types import Chunk, Hit
 TOP = 10
 POOL = 100
 RERANKED = 20
+OTHERS = Path(__file__).with_name("other_questions.txt")
 
 
 class Vectors:
@@ -84,7 +86,8 @@ class Corpus:
         self.documents = np.array([numbers[chunk.path] for chunk in self.chunks], dtype=np.int32)
         self.number_of = numbers
         self.vectors = vectors([chunk.embedding_text for chunk in self.chunks])
-        self.postings = Postings.build([lexical_fields(chunk) for chunk in self.chunks], self.documents)
+        rules = {row for row, chunk in enumerate(self.chunks) if is_rule(chunk.path)}
+        self.postings = Postings.build([lexical_fields(chunk) for chunk in self.chunks], self.documents, rules)
         self.embedder = embedder
         self.asked = []
         for query in load_queries(queries):
@@ -250,32 +253,36 @@ def ablation(corpus: Corpus, *, rerankers: bool) -> list[dict[str, object]]:
     return lines
 
 
-def answerable(corpus: Corpus) -> dict[str, float]:
-    """How often a search is called relevant when its document is there, and when its documents are left out."""
-    there, gone = [], []
+def answerable(corpus: Corpus, vectors: Vectors, others: Sequence[str]) -> dict[str, tuple[int, int]]:
+    """How many searches are called relevant, of how many: with the documents there, with these left out, and for
+    questions about other things."""
+    counts: dict[str, list[bool]] = {}
+
+    def ask(group: str, analysed: Query, vector: np.ndarray, eligible: np.ndarray | None) -> None:
+        lexical = search_lexical(corpus.postings, analysed)
+        similarities = corpus.vectors @ vector
+        hits = rank(analysed, corpus.postings, lexical=lexical, similarities=similarities, limit=TOP, eligible=eligible)
+        found = assess(analysed, corpus.postings, hits, lexical, similarities, eligible)
+        counts.setdefault(group, []).append(found.relevant)
+
     for asked in corpus.asked:
-        if not asked.query.documents:
-            continue
-        lexical = search_lexical(corpus.postings, asked.analysed)
-        similarities = corpus.vectors @ asked.vector
-        right = [corpus.number_of[path] for path in asked.query.documents if path in corpus.number_of]
-        for eligible, into in ((None, there), (~np.isin(corpus.documents, right), gone)):
-            hits = rank(
-                asked.analysed,
-                corpus.postings,
-                lexical=lexical,
-                similarities=similarities,
-                limit=TOP,
-                eligible=eligible,
-            )
-            found = assess(asked.analysed, corpus.postings, hits, lexical, similarities, eligible)
-            into.append((found.relevant, asked.analysed.is_name))
-    share = {
-        "answered, document there": np.mean([said for said, _ in there]),
-        "answered, document left out": np.mean([said for said, _ in gone]),
-        "answered, document left out, names only": np.mean([said for said, is_name in gone if is_name] or [0]),
-    }
-    return {name: round(float(value), 3) for name, value in share.items()}
+        if asked.query.documents:
+            right = [corpus.number_of[path] for path in asked.query.documents if path in corpus.number_of]
+            ask(f"{asked.query.variant}, there", asked.analysed, asked.vector, None)
+            ask(f"{asked.query.variant}, left out", asked.analysed, asked.vector, ~np.isin(corpus.documents, right))
+    for text in others:
+        analysed = analyse(text)
+        rows = vectors(list(analysed.texts))
+        ask("about other things", with_concepts(analysed, rows[0], corpus.embedder.name), rows.mean(axis=0), None)
+    return {group: (sum(said), len(said)) for group, said in counts.items()}
+
+
+def share(hits: int, total: int) -> str:
+    """A share with its 95 % interval (Wilson)."""
+    z = 1.96
+    middle = (hits / total + z * z / 2 / total) / (1 + z * z / total)
+    half = z * np.sqrt(hits / total * (1 - hits / total) / total + z * z / 4 / total**2) / (1 + z * z / total)
+    return f"{hits / total:.3f} [{max(0.0, middle - half):.3f}, {min(1.0, middle + half):.3f}] of {total}"
 
 
 def main() -> None:
@@ -286,7 +293,8 @@ def main() -> None:
     parser.add_argument("--rerankers", action="store_true", help="measure them too; takes minutes")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    corpus = Corpus(options.docs, options.queries, Vectors(open_embedder("minilm"), options.cache))
+    vectors = Vectors(open_embedder("minilm"), options.cache)
+    corpus = Corpus(options.docs, options.queries, vectors)
     lines = ablation(corpus, rerankers=options.rerankers)
     if options.json:
         print(json.dumps(lines, default=lambda value: [value.mean, value.low, value.high]))
@@ -307,8 +315,9 @@ def main() -> None:
     assert isinstance(groups, dict)
     for name, interval in groups.items():
         print(f"  {name:28} {show(interval)}")
-    for name, value in answerable(corpus).items():
-        print(f"{name:40} {value}")
+    print("Answered:")
+    for name, (said, total) in answerable(corpus, vectors, OTHERS.read_text(encoding="utf-8").splitlines()).items():
+        print(f"  {name:28} {share(said, total)}")
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from enum import IntEnum
 
-__all__ = ["SectionKind", "asked_for", "section_kind"]
+__all__ = ["SectionKind", "asked_for", "is_rule", "section_kind"]
 
 
 class SectionKind(IntEnum):
@@ -16,6 +16,7 @@ class SectionKind(IntEnum):
     IMPACT = 2
     DIAGNOSIS = 3
     MITIGATION = 4
+    RULE = 5  # an alert rule: it says when to call somebody, not what to do then
 
 
 HEADINGS = {
@@ -36,6 +37,11 @@ QUESTIONS = {
     r"get rid|bring back|recover|restore|workaround",
 }
 KIND_OF_QUESTION = {kind: re.compile(rf"\b(?:{words})\b") for kind, words in QUESTIONS.items()}
+
+
+def is_rule(path: str) -> bool:
+    """Whether a document is alert rules: of YAML, nothing else is indexed."""
+    return path.lower().endswith((".yaml", ".yml"))
 
 
 def section_kind(headings: str) -> SectionKind:

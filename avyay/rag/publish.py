@@ -13,6 +13,7 @@ import numpy as np
 
 from avyay.errors import UnreachableError
 from avyay.rag.generation import Generation, load_generation, next_generation, remove_generations
+from avyay.rag.kinds import is_rule
 from avyay.rag.lexical.postings import Postings
 from avyay.rag.retrieve import lexical_fields
 from avyay.rag.sources.base import Change, Entry
@@ -117,7 +118,8 @@ class Publisher:
         else:
             keep = np.empty(0, dtype=np.bool_)
         numbers = np.unique(np.asarray(self._owners, dtype=np.int64), return_inverse=True)[1].astype(np.int32)
-        new = Postings.build((lexical_fields(chunk) for chunk in self._chunks), numbers)
+        rules = {row for row, chunk in enumerate(self._chunks) if is_rule(chunk.path)}
+        new = Postings.build((lexical_fields(chunk) for chunk in self._chunks), numbers, rules)
         next_generation(self._folder, old, keep, new, self._uids, self._owners, vectors)
         dimensions = int(vectors.shape[1])
         self._point(embedder, dimensions, now)

@@ -26,8 +26,9 @@ class Query:
     """A query, taken apart.
 
     `terms` are its own words with their counts, `added` what the glossary adds with smaller weights. `names` are the
-    identifiers in it; `is_name` says that it is little else. `texts` are what to embed, the query itself first: the
-    mean of their vectors is the query's. `kinds` are the kinds of section it asks for.
+    identifiers in it; `is_name` says that it is little else, `compound` that it is nothing else. `texts` are what to
+    embed, the query itself first: the mean of their vectors is the query's. `kinds` are the kinds of section it asks
+    for.
     """
 
     text: str
@@ -37,6 +38,7 @@ class Query:
     is_name: bool
     texts: tuple[str, ...]
     kinds: frozenset[SectionKind]
+    compound: bool = False
 
 
 def analyse(text: str) -> Query:
@@ -46,8 +48,9 @@ def analyse(text: str) -> Query:
     words = [word for word in text.split() if word.lower() not in STOP_WORDS]
     # "How do I run the tests?" has few words that say something, and is a sentence all the same.
     if len(words) <= NAME_WORDS and (names or len(text.split()) <= NAME_WORDS):
+        compound = len(names) == len(words)
         names = list(dict.fromkeys([*names, *(term for word in words for term in tokenise(word)[:1])]))
-        return Query(text, terms, {}, tuple(names), True, (text,), frozenset())
+        return Query(text, terms, {}, tuple(names), True, (text,), frozenset(), compound)
     others = glossary.phrases(text)
     added = {term: PHRASE_WEIGHT for other in others for term in tokenise(other)}
     texts = (text, f"{text} ({', '.join(others)})") if others else (text,)

@@ -14,10 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from avyay.rag.chunk import document_name
+from avyay.rag.kinds import SectionKind
 from avyay.rag.lexical.bm25 import LexicalScores, score
 from avyay.rag.lexical.postings import Fields, Postings
 from avyay.rag.query import Query, query_terms
-from avyay.rag.types import NAMED, Chunk, Hit
+from avyay.rag.types import NAMED, RULE, Chunk, Hit
 
 __all__ = ["Weights", "freshness", "join_neighbours", "lexical_fields", "query_terms", "rank", "search_lexical"]
 
@@ -36,6 +37,8 @@ class Weights:
         spread: How far a chunk falls below its document's best chunk, per unit that it is worse.
         name: Bonus of an identifier that was asked for by itself and stands in title, file name or heading: more than
             all else together, so nothing overturns it.
+        rules: How far an alert rule stands below a runbook that fits as well: its text is the alert's own, word for
+            word, and says nothing of what to do.
     """
 
     keywords: float = 0.75
@@ -44,6 +47,7 @@ class Weights:
     kind: float = 0.1
     spread: float = 1.0
     name: float = 4.0
+    rules: float = 0.5
 
 
 def lexical_fields(chunk: Chunk) -> Fields:
@@ -93,6 +97,10 @@ def rank(
         own = own + similarities
     if prior is not None:
         of_document += _best(prior, documents, total)
+    rule = postings.kinds == SectionKind.RULE
+    lowered = chosen.rules if rule.any() else 0.0
+    if lowered:
+        of_document -= np.float32(lowered) * _best(rule.astype(np.float32), documents, total)
     if query.kinds:
         own = own + np.float32(chosen.kind) * np.isin(postings.kinds, [int(kind) for kind in query.kinds])
     if query.is_name and len(lexical.named):
@@ -119,6 +127,7 @@ def rank(
                 "document_keywords": float(signals["document_keywords"][place]),
                 **({"cosine": float(similarities[row])} if similarities is not None else {}),
                 **({NAMED: 1.0} if row in named else {}),
+                **({RULE: lowered} if lowered and rule[row] else {}),
             },
         )
         for place, row in enumerate(top)

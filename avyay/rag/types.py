@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-__all__ = ["NAMED", "Chunk", "Hit", "Section"]
+__all__ = ["NAMED", "RULE", "Chunk", "Hit", "Section"]
 
+RULE = "rule"  # the signal of an alert rule: what its score was lowered by
 NAMED = "name"  # the signal of a hit whose title, file name or heading holds an identifier of the query
 
 FRONT_MATTER = re.compile(r"\A(---|\+\+\+)[ \t]*\r?\n.*?^(?:\1|\.\.\.)[ \t]*(?:\r?\n|\Z)", re.DOTALL | re.MULTILINE)

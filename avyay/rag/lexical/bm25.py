@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rank_bm25 import BM25Plus
 
+from avyay.rag.kinds import SectionKind
 from avyay.rag.lexical.postings import Postings
 
 __all__ = ["BM25F", "LexicalScores", "rank_small", "score"]
@@ -31,13 +32,15 @@ class LexicalScores:
     """A score for each chunk and each document; 0 where no term occurs.
 
     `ideal` is the most that the query's own terms could score: a share of it can be compared between queries.
-    `named` are the rows whose title, file name or headings hold one of the names asked for.
+    `named` are the rows whose title, file name or headings hold one of the names asked for; alert rules only where
+    no runbook mentions it. `mentioned` are all rows that hold one.
     """
 
     chunk: Floats
     document: Floats
     ideal: float = 0.0
     named: NDArray[np.int32] = field(default_factory=lambda: np.empty(0, np.int32))
+    mentioned: NDArray[np.int32] = field(default_factory=lambda: np.empty(0, np.int32))
 
 
 def score(
@@ -78,7 +81,7 @@ def score(
         in_document, sums = _per_document(postings.documents[rows], counts)
         frequency = np.einsum("ij,ij->i", sums, document_share[in_document])
         document[in_document] += weight * _idf(len(in_document), documents_total) * _saturated(frequency, chosen)
-    return LexicalScores(chunk, document, ideal, _named(postings, names))
+    return LexicalScores(chunk, document, ideal, *_named(postings, names))
 
 
 def rank_small(corpus: Sequence[Sequence[str]], query: Sequence[str]) -> Floats:
@@ -89,12 +92,16 @@ def rank_small(corpus: Sequence[Sequence[str]], query: Sequence[str]) -> Floats:
     return scores
 
 
-def _named(postings: Postings, names: Sequence[str]) -> NDArray[np.int32]:
-    rows = [np.empty(0, np.int32)]
+def _named(postings: Postings, names: Sequence[str]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """The rows that a name titles, and those that mention it."""
+    titled, mentioned = [np.empty(0, np.int32)], [np.empty(0, np.int32)]
     for place in postings.slices(list(names)) if names else []:
-        counts = postings.counts[place]
-        rows.append(np.asarray(postings.rows[place])[(counts[:, 0] > 0) | (counts[:, 1] > 0)])
-    return np.unique(np.concatenate(rows))
+        counts, rows = postings.counts[place], np.asarray(postings.rows[place])
+        mentioned.append(rows)
+        found = rows[(counts[:, 0] > 0) | (counts[:, 1] > 0)]
+        runbook = postings.kinds[rows] != SectionKind.RULE
+        titled.append(found[postings.kinds[found] != SectionKind.RULE] if runbook.any() else found)
+    return np.unique(np.concatenate(titled)), np.unique(np.concatenate(mentioned))
 
 
 def _share_of_count(lengths: Floats, parameters: BM25F) -> Floats:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from avyay.rag.kinds import section_kind
+from avyay.rag.kinds import SectionKind, section_kind
 from avyay.rag.lexical.tokenise import tokenise
 
 __all__ = ["FIELDS", "Fields", "Postings"]
@@ -45,8 +45,13 @@ class Postings:
     kinds: NDArray[np.uint8]
 
     @classmethod
-    def build(cls, texts: Iterable[Fields], documents: Sequence[int] | NDArray[np.int32]) -> Postings:
-        """Index rows of (title, headings, body); `documents` names the document of each."""
+    def build(
+        cls,
+        texts: Iterable[Fields],
+        documents: Sequence[int] | NDArray[np.int32],
+        rules: Collection[int] = (),
+    ) -> Postings:
+        """Index rows of (title, headings, body); `documents` names the document of each, `rules` the alert rules."""
         hashes: dict[str, int] = {}
         terms: list[int] = []
         rows: list[int] = []
@@ -54,7 +59,7 @@ class Postings:
         lengths: list[tuple[int, ...]] = []
         kinds: list[int] = []
         for row, texts_of_row in enumerate(texts):
-            kinds.append(section_kind(texts_of_row[1]))
+            kinds.append(SectionKind.RULE if row in rules else section_kind(texts_of_row[1]))
             found = [Counter(tokenise(text)) for text in texts_of_row]
             lengths.append(tuple(min(counter.total(), 65_535) for counter in found))
             for term in dict.fromkeys(term for counter in found for term in counter):

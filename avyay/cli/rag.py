@@ -210,8 +210,8 @@ def stats(run: Run) -> ExitCode:
 
     def show() -> None:
         run.out.line(
-            f"{verdicts.answers} answers, {verdicts.unanswered} of them not in the runbooks;"
-            f" {verdicts.up} helped, {verdicts.down} did not."
+            f"{verdicts.answers} answer{'' if verdicts.answers == 1 else 's'},"
+            f" {verdicts.unanswered} of them not in the runbooks; {verdicts.up} helped, {verdicts.down} did not."
         )
         for sign in drift.signs:
             word = "WORSE" if sign.alarm else "steady"
@@ -230,6 +230,9 @@ def shadow(run: Run) -> None:
     report = run.services.rag.shadow()
 
     def show() -> None:
+        if not report.questions:
+            run.out.line("No question has been compared yet. rag.shadow.share sets how many are: avyay config schema")
+            return
         run.out.line(
             f"{report.questions} questions: {report.overlap:.0%} of the documents in common,"
             f" the same one first in {report.same_first:.0%};"
@@ -329,7 +332,9 @@ def sessions(
     now = run.services.clock.now()
     rows = [(name, count, _ago(now - at)) for name, count, at in found]
     data = [{"session": name, "turns": count, "last": at} for name, count, at in found]
-    run.out.result({"sessions": data}, lambda: run.out.table(("Session", "Turns", "Last"), rows))
+    run.out.result({"sessions": data}, (lambda: run.out.table(("Session", "Turns", "Last"), rows)) if rows else None)
+    if not rows:
+        run.out.note('No conversation is remembered. Begin one with: avyay ask --session NAME "..."')
 
 
 def expansion(name: str) -> Expansion:

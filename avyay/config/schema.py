@@ -339,7 +339,7 @@ class RerankSettings(Section):
     )
     seconds: Seconds = Field(0.5, description="What it may take; what is not judged by then keeps its place.")
     top: int = Field(20, description="Results that are judged.", ge=2, le=100)
-    weight: Fraction = Field(0.5, description="How much it counts against the first order; 1: it alone.")
+    weight: Fraction = Field(0.25, description="How much it counts against the first order; 1: it alone.")
     model: str | None = Field(None, description="The cross-encoder, the endpoint's model, or a model of the router.")
     url: str | None = Field(None, description="The endpoint's whole address, such as http://127.0.0.1:8080/rerank.")
     style: Literal["cohere", "tei"] = Field(

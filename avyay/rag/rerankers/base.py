@@ -48,7 +48,7 @@ class RerankPolicy:
     open: Callable[[], Reranker]
     seconds: float = 0.5
     top: int = 20
-    weight: float = 0.5
+    weight: float = 0.25
 
 
 def rerank(

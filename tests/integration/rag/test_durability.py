@@ -241,3 +241,29 @@ def test_a_schema_of_another_version(tmp_path: Path) -> None:
     indexer = Indexer(places, Hashing(), lambda: LanceStore(places.vectors, embedder="x", dimensions=8))
     with pytest.raises(AvyayError, match="newer avyay"):
         indexer.sync([resolve_source(str(folder))])
+
+
+def test_an_index_of_an_older_version(tmp_path: Path) -> None:
+    """Its catalog has no tables yet, or its search files lack an array: a search says what to do."""
+    import sqlite3
+
+    places, folder = IndexPlaces.under(tmp_path / "index"), tmp_path / "docs"
+    write(folder, 0)
+    places.root.mkdir(parents=True, mode=0o700)
+    sqlite3.connect(places.database).close()
+    rag = open_service(places)
+    with pytest.raises(AvyayError) as caught:
+        rag.search("version")
+    assert caught.value.hint
+    rag.index(str(folder))
+    assert versions(rag) == {"v0"}
+    (generation,) = places.generations.iterdir()
+    (generation / "kinds.npy").unlink()
+    other = open_service(places)
+    with pytest.raises(CorruptError) as damaged:
+        other.search("version")
+    assert "reconcile" in (damaged.value.hint or "")
+    assert other.reconcile().mended
+    assert versions(other) == {"v0"}
+    rag.close()
+    other.close()

@@ -124,6 +124,8 @@ def test_links_and_names_in_a_folder(tmp_path: Path) -> None:
     (root / "inside.md").symlink_to("a.md")
     (root / "outside.md").symlink_to("/etc/hostname")
     (root / "broken.md").symlink_to("nothing")
+    with (root / "huge.md").open("wb") as file:
+        file.truncate(100_000_000)
     os.mkfifo(root / "pipe.md")
     with (root / os.fsdecode(b"caf\xe9.md")).open("w") as file:
         file.write("# x")
@@ -132,6 +134,7 @@ def test_links_and_names_in_a_folder(tmp_path: Path) -> None:
     assert {item.path: item.reason.split(":")[0] for item in tree.unread} == {
         "outside.md": "a symbolic link that leads out of the folder",
         "broken.md": "cannot be read",
+        "huge.md": "100 MB",
         "caf\ufffd.md": "its name is not UTF-8",
     } or "caf?.md" in {item.path for item in tree.unread}
 

@@ -111,7 +111,7 @@ def test_measuring_and_statistics(repository: Path, tmp_path: Path) -> None:
     stats = avyay("rag", "stats", cwd=tmp_path, **hashing)
     assert (stats.returncode, stats.stdout.splitlines()[0]) == (
         0,
-        "1 answers, 0 of them not in the runbooks; 0 helped, 0 did not.",
+        "1 answer, 0 of them not in the runbooks; 0 helped, 0 did not.",
     )
 
 

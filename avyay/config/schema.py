@@ -31,6 +31,7 @@ __all__ = [
     "LogSettings",
     "MargaSettings",
     "PathRuleSettings",
+    "PiiAnswerSettings",
     "PiiRuleSettings",
     "PiiSettings",
     "ProviderSettings",
@@ -209,12 +210,20 @@ class PiiRuleSettings(Section):
     kinds: dict[PiiKind, PiiAction] = Field({}, description="For kinds that differ: email, card, aadhaar ...")
 
 
+class PiiAnswerSettings(Section):
+    """What happens to personal data and credentials that a model writes and the request did not hold."""
+
+    action: Literal["allow", "mask", "block"] = Field("allow", description="For every kind: allow, mask or block.")
+    kinds: dict[PiiKind, Literal["allow", "mask", "block"]] = Field({}, description="For kinds that differ.")
+
+
 class PiiSettings(Section):
     """Rules on personal data, by provider and by caller's key. A key's rule can only be stricter."""
 
     default: PiiRuleSettings = PiiRuleSettings()
     providers: dict[str, PiiRuleSettings] = Field({}, description="By provider name; local ones have no default rule.")
     keys: dict[str, PiiRuleSettings] = Field({}, description="By the key's label, as decisions show it.")
+    answers: PiiAnswerSettings = PiiAnswerSettings()
 
 
 class ShadowEvaluationSettings(Section):

@@ -80,16 +80,20 @@ class AnswerCache:
         ):
             self.counts["bypass"] += 1
             return _marked(await call.open(), "bypass")
-        asked = asked_of(
-            tenant_of(inbound.key, inbound.customer),
-            inbound.dialect,
-            body,
-            features,
-            decision.hints,
-            [sorted(inbound.forward.items()), inbound.query],
-            directives,
-            semantic=self._semantic is not None,
-        )
+        try:
+            asked = asked_of(
+                tenant_of(inbound.key, inbound.customer),
+                inbound.dialect,
+                body,
+                features,
+                decision.hints,
+                [sorted(inbound.forward.items()), inbound.query],
+                directives,
+                semantic=self._semantic is not None,
+            )
+        except TypeError:  # nested deeper than can be written
+            self.counts["bypass"] += 1
+            return _marked(await call.open(), "bypass")
         near: Neighbour | None = None
         if directives.read:
             found, near = await self._find(asked, decision)

@@ -20,7 +20,8 @@ from avyay.marga.compliance import PiiPolicy
 from avyay.marga.cost import estimate
 from avyay.marga.dispatch import Answer, NoAnswerError, RejectedError
 from avyay.marga.envelope import Inbound, Outbound, error_reply
-from avyay.marga.masking import Masker
+from avyay.marga.masking import AnswerMasker, Masker
+from avyay.marga.pii import PiiKind
 from avyay.marga.restore import StreamRestorer
 from avyay.marga.spans import record_call_span
 from avyay.marga.sticky import Answered
@@ -61,6 +62,11 @@ def _target(dialect: Dialect, kind: Kind, model: str, max_output: int | None) ->
     return default_target(dialect, model, compatible=kind == "openai-compatible", max_output_tokens=max_output)
 
 
+def _forbidden(kind: PiiKind) -> Failure:
+    message = f"The answer held personal data that may not be shown ({kind}). See marga.pii.answers."
+    return Failure("policy", message, code="pii_in_answer")
+
+
 class Call:
     """One decided request, from its first attempt to its row in the ledger."""
 
@@ -77,6 +83,7 @@ class Call:
         "_first",
         "_found",
         "_gateway",
+        "_guard",
         "_inbound",
         "_maskers",
         "_out",
@@ -127,6 +134,7 @@ class Call:
         self._permitted: tuple[Ranked, ...] | None = None  # None: a rule on personal data was never asked
         self._maskers: Mapping[str, Masker] = {}
         self._restorer: StreamRestorer | None = None
+        self._guard: AnswerMasker | None = None
 
     @property
     def candidate(self) -> Candidate | None:
@@ -184,7 +192,10 @@ class Call:
         masker = self._maskers.get(candidate.provider.name)
         if masker is not None:
             body = masker.mask_body(body)
-            raw = dumps(body)
+            try:
+                raw = dumps(body)
+            except TypeError as error:  # nested deeper than can be written again
+                raise PolicyError("The request is nested too deeply to be masked.", code="pii_refused") from error
         exchange = begin(
             inbound.dialect,
             raw,
@@ -280,8 +291,10 @@ class Call:
         self._exchange = self._exchanges[answer.candidate.name]
         self._remember_model(0)
         masker = self._maskers.get(answer.candidate.provider.name)
-        if masker is not None and self._exchange.streaming:
-            self._restorer = StreamRestorer(self._inbound.dialect, masker)
+        if gateway.answers is not None:
+            self._guard = AnswerMasker(*gateway.answers, self._body)
+        if self._exchange.streaming and (masker is not None or self._guard is not None):
+            self._restorer = StreamRestorer(self._inbound.dialect, masker, self._guard)
         if self._exchange.streaming:
             kind = answer.incoming.headers.get("content-type") if self._exchange.passthrough else None
             kind = kind or stream_content_type(self._inbound.dialect)
@@ -295,15 +308,30 @@ class Call:
         self.usage = out.usage
         self._account(out.output_chars)
         self._remember(answer.first)
+        shown = self._restored(out.body)
+        if self._guard is not None and self._guard.blocked is not None:
+            failure = _forbidden(self._guard.blocked)
+            self._finish("refused", failure.message)
+            return error_reply(self._inbound.dialect, failure, [("x-avyay-decision-id", self.decision.id)])
         self._finish("ok" if out.failure is None else "error")
         cost = [("x-avyay-cost", usd_string(self.cost))] if self.cost is not None else []
         if self.estimated:
             cost.append(("x-avyay-cost-estimated", "true"))
         status = 200 if out.failure is None or exchange.passthrough else out.failure.status
-        shown = out.body
-        if (masker := self._maskers.get(answer.candidate.provider.name)) is not None:
-            shown = dumps(masker.unmask_body(load_body(shown)))
         return Outbound(status, self._headers("application/json") + cost, shown, self)
+
+    def _restored(self, shown: bytes) -> bytes:
+        """A whole answer with what was masked put back, and what it must not say masked."""
+        assert self._candidate is not None
+        masker = self._maskers.get(self._candidate.provider.name)
+        if masker is None and self._guard is None:
+            return shown
+        body = before = load_body(shown)
+        if masker is not None:
+            body = masker.unmask_body(body)
+        if self._guard is not None:
+            body = self._guard.mask_body(body)
+        return shown if body is before else dumps(body)
 
     def _headers(self, content_type: str) -> list[tuple[str, str]]:
         answer, exchange = self._answer, self._exchange
@@ -339,7 +367,13 @@ class Call:
             return
         async with aclosing(self._chunks()) as pieces:
             async for piece in pieces:
-                if out := restorer.feed(piece):
+                out = restorer.feed(piece)
+                if self._guard is not None and self._guard.blocked is not None and self._pipe is not None:
+                    failure = _forbidden(self._guard.blocked)
+                    self._settle("refused", failure.message)
+                    yield self._pipe.fail(failure)
+                    return
+                if out:
                     yield out
         if rest := restorer.close():
             yield rest

@@ -15,7 +15,17 @@ from avyay.config.schema import PiiRuleSettings, PiiSettings
 from avyay.marga.pii import KINDS, PiiKind
 from avyay.marga.types import Provider
 
-__all__ = ["Action", "PiiPolicy", "PiiRule", "Verdict", "judge_candidate", "on_own_network", "pii_policy", "resident"]
+__all__ = [
+    "Action",
+    "PiiPolicy",
+    "PiiRule",
+    "Verdict",
+    "answer_kinds",
+    "judge_candidate",
+    "on_own_network",
+    "pii_policy",
+    "resident",
+]
 
 Action: TypeAlias = Literal["allow", "mask", "local_only", "block"]
 """What a rule asks for, from loose to strict. `local_only`: no provider beyond the user's own machines sees it."""
@@ -139,6 +149,15 @@ def pii_policy(settings: PiiSettings) -> PiiPolicy | None:
         {name: rule(of) for name, of in settings.keys.items()},
     )
     return None if policy.idle else policy
+
+
+def answer_kinds(settings: PiiSettings) -> tuple[frozenset[PiiKind], frozenset[PiiKind]] | None:
+    """The kinds that are masked in answers, and those that forbid one; None when everything may be written."""
+    rule = settings.answers
+    actions = {kind: rule.kinds.get(kind, rule.action) for kind in KINDS}
+    mask = frozenset(kind for kind, action in actions.items() if action == "mask")
+    block = frozenset(kind for kind, action in actions.items() if action == "block")
+    return (mask, block) if mask or block else None
 
 
 def judge_candidate(

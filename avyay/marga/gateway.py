@@ -9,7 +9,7 @@ from avyay.errors import AvyayError, UsageError
 from avyay.log import get_logger
 from avyay.marga.caching import AnswerCache
 from avyay.marga.call import Call
-from avyay.marga.compliance import PiiPolicy, pii_policy
+from avyay.marga.compliance import PiiPolicy, answer_kinds, pii_policy
 from avyay.marga.context_limit import drop_too_long, near_limit
 from avyay.marga.envelope import Inbound, Outbound, error_reply
 from avyay.marga.providers import SETUP_HINT
@@ -33,6 +33,7 @@ class Gateway:
     def __init__(self, router: Router, *, cache: AnswerCache | None = None) -> None:
         self.router = router
         self.pii: PiiPolicy | None = pii_policy(router.settings.pii)
+        self.answers = answer_kinds(router.settings.pii)
         self.shadowing: Shadowing | None = None
         self.cache = cache
         self.active = 0

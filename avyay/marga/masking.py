@@ -13,7 +13,7 @@ import orjson
 
 from avyay.marga.pii import KINDS, Match, PiiKind, detect
 
-__all__ = ["Masker", "StreamMasker", "Unmasker", "scan_body"]
+__all__ = ["AnswerMasker", "Masker", "StreamMasker", "Unmasker", "scan_body"]
 
 # Values that are structure, not language: names, ids, signatures and encoded bytes stay as they are.
 _STRUCTURE_KEYS = (
@@ -56,15 +56,24 @@ class Masker:
         """`text` without the personal data; the same object when there is none."""
         return self.replace(text, detect(text))
 
-    def replace(self, text: str, matches: list[Match]) -> str:
-        """`text` with the matches of the wanted kinds masked."""
-        wanted = [match for match in matches if match.kind in self._kinds]
+    def wanted(self, text: str, match: Match) -> bool:
+        """Whether a match is to be masked."""
+        return match.kind in self._kinds
+
+    def replace(self, text: str, matches: list[Match], *, bare: Callable[[Match], bool] | None = None) -> str:
+        """`text` with the matches of the wanted kinds masked.
+
+        Args:
+            bare: Whether a match is a number of JSON text, so that its placeholder needs quotes.
+        """
+        wanted = [match for match in matches if self.wanted(text, match)]
         if not wanted:
             return text
         parts: list[str] = []
         end = 0
         for match in wanted:
-            parts += (text[end : match.start], self._placeholder(match.kind, text[match.start : match.end]))
+            placeholder = self._placeholder(match.kind, text[match.start : match.end])
+            parts += (text[end : match.start], f'"{placeholder}"' if bare and bare(match) else placeholder)
             end = match.end
         parts.append(text[end:])
         return "".join(parts)
@@ -100,6 +109,34 @@ class Masker:
     def unmask_body(self, body: Any) -> Any:
         """An answer's body with every text put back."""
         return _walk(body, "", self.unmask)
+
+
+class AnswerMasker(Masker):
+    """Judges what a model writes: personal data that the request did not hold is masked, and some forbids the answer.
+
+    Args:
+        asked: The request: what it holds, its caller knows already.
+        block: Kinds with which an answer may not be shown; they are masked as well, in case it has begun.
+
+    Attributes:
+        blocked: The kind that forbids the answer, once it was met.
+    """
+
+    def __init__(self, mask: frozenset[PiiKind], block: frozenset[PiiKind], asked: Any) -> None:
+        super().__init__(mask | block, asked)
+        self._block = block
+        self._asked = list(_strings(asked))
+        self.blocked: PiiKind | None = None
+
+    def wanted(self, text: str, match: Match) -> bool:
+        if match.kind not in self._kinds:
+            return False
+        value = text[match.start : match.end]
+        if any(value in known for known in self._asked):
+            return False
+        if match.kind in self._block:
+            self.blocked = match.kind
+        return True
 
 
 def scan_body(body: Any) -> frozenset[PiiKind]:
@@ -225,10 +262,14 @@ class StreamMasker:
     """Masks what streams by in pieces exactly as if it had arrived whole.
 
     What could still become part of a match is held back until that is clear, in prose about two words.
+
+    Args:
+        in_json: The pieces are JSON text (arguments of a tool call): a number that is masked becomes a string.
     """
 
-    def __init__(self, masker: Masker) -> None:
+    def __init__(self, masker: Masker, *, in_json: bool = False) -> None:
         self._masker = masker
+        self._in_json = in_json
         self._shown = ""
         self._buffer = ""
 
@@ -254,8 +295,12 @@ class StreamMasker:
             if match.start < lead + cut:
                 matches.append(Match(match.kind, max(lead, match.start) - lead, match.end - lead))
         done, self._buffer = self._buffer[:cut], self._buffer[cut:]
+
+        def bare(match: Match) -> bool:
+            return whole[: lead + match.start].rstrip()[-1:] in (":", ",", "[")
+
         self._shown = (self._shown + done)[-_CONTEXT:]
-        return self._masker.replace(done, matches)
+        return self._masker.replace(done, matches, bare=bare if self._in_json else None)
 
 
 def _settled(buffer: str) -> int:

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 import orjson
 
-from avyay.marga.masking import Masker, Unmasker
+from avyay.marga.masking import AnswerMasker, Masker, StreamMasker, Unmasker
 from avyay.marga.types import Dialect
 
 __all__ = ["StreamRestorer"]
@@ -17,15 +17,38 @@ Channel: TypeAlias = tuple[Any, ...]
 _Put: TypeAlias = Callable[[str], None]
 
 
-class StreamRestorer:
-    """Takes the bytes of a stream, gives them back with the values restored. Whole events only; the rest waits."""
+class _Channel:
+    """One text of a stream: values restored first, then what the model added masked."""
 
-    def __init__(self, dialect: Dialect, masker: Masker) -> None:
+    def __init__(self, masker: Masker | None, guard: AnswerMasker | None, *, in_json: bool) -> None:
+        self._unmask = Unmasker(masker, in_json=in_json) if masker is not None else None
+        self._mask = StreamMasker(guard, in_json=in_json) if guard is not None else None
+
+    def feed(self, piece: str) -> str:
+        if self._unmask is not None:
+            piece = self._unmask.feed(piece)
+        return self._mask.feed(piece) if self._mask is not None else piece
+
+    def end(self) -> str:
+        rest = self._unmask.end() if self._unmask is not None else ""
+        return self._mask.feed(rest) + self._mask.end() if self._mask is not None else rest
+
+
+class StreamRestorer:
+    """Takes the bytes of a stream, gives them back with the values restored. Whole events only; the rest waits.
+
+    Args:
+        masker: Knows what was masked in the request; None when nothing was.
+        guard: Judges what the model writes; None when it may write anything.
+    """
+
+    def __init__(self, dialect: Dialect, masker: Masker | None, guard: AnswerMasker | None = None) -> None:
         self._dialect = dialect
         self._masker = masker
+        self._guard = guard
         self._end = b"\n" if dialect.startswith("ollama") else b"\n\n"
         self._buffer = b""
-        self._channels: dict[Channel, Unmasker] = {}
+        self._channels: dict[Channel, _Channel] = {}
         self._last: dict[Channel, tuple[bytes, dict[str, Any]]] = {}
 
     def feed(self, data: bytes) -> bytes:
@@ -49,12 +72,16 @@ class StreamRestorer:
             return frame
         places = _places(self._dialect, event)
         if not places:
-            restored = self._masker.unmask_body(event)
+            restored = event if self._masker is None else self._masker.unmask_body(event)
+            if self._guard is not None:
+                restored = self._guard.mask_body(restored)
             shown = frame if restored is event else head + mark + orjson.dumps(restored)
             return self._flush() + shown if _ends(self._dialect, event) else shown
         for channel, text, put, in_json in places:
             self._last[channel] = (head + mark, event)
-            put(self._channels.setdefault(channel, Unmasker(self._masker, in_json=in_json)).feed(text))
+            if channel not in self._channels:
+                self._channels[channel] = _Channel(self._masker, self._guard, in_json=in_json)
+            put(self._channels[channel].feed(text))
         before = b""
         if _ends(self._dialect, event):  # the last text comes in the event that ends it (Ollama)
             before = self._flush(but=places[0][0])

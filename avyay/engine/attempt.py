@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -23,7 +24,7 @@ from avyay.engine.verify import Verdict, Verifier
 from avyay.engine.worktree import Workshop
 from avyay.errors import AvyayError, UnreachableError
 from avyay.git import GitRepository
-from avyay.ports import Event, Events, Passage, Retriever
+from avyay.ports import Events, Passage, Retriever
 
 __all__ = ["Attempt", "Limits", "Place", "Surroundings"]
 
@@ -32,6 +33,7 @@ log = structlog.get_logger(__name__)
 _AGENT_LEVEL = ("401", "402", "403", "404")  # a refusal of these is about key, account or model, not about the task
 _PARK_LIMITED = 60.0
 _PARK_BROKEN = 900.0
+_PARK_RED = 300.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +72,8 @@ class Surroundings:
     Args:
         access: How an agent of a node reaches models, for a task and a fence.
         runbooks: Finds passages for a prompt; None without an index.
-        spent: US dollars of a task so far, as (picodollars); None when nobody counts.
+        approval: A person approves every merge.
+        park: Gives a node's agent no tasks for so many seconds.
     """
 
     attempts: Attempts
@@ -83,6 +86,7 @@ class Surroundings:
     runbooks: Retriever | None = None
     passages: int = 0
     events: Events | None = None
+    approval: bool = False
     park: Callable[[Node, str, float, str], None] = field(default=lambda _node, _agent, _seconds, _reason: None)
 
 
@@ -113,7 +117,6 @@ class Attempt:
             self._run(queue)
         except LostLeaseError as error:
             words.info("lease_lost", reason=error.message)
-            self._publish("engine.task.lost", reason=error.message)
         except UnreachableError as error:
             words.warning("node_or_model_unreachable", reason=error.message)
             self._park(queue, _PARK_LIMITED, error.message)
@@ -139,9 +142,11 @@ class Attempt:
             return
         place = self._around.place(task)
         folder = self._around.attempts.open(task.id, fence)
+        if (verified := self._approved(queue, place)) is not None:
+            self._merge_approved(queue, place, verified, folder)
+            return
         base = place.workshop.fetch()
         queue.advance(self.lease, "running", f"{self.agent} on {self.node.name}", agent=self.agent, base=base)
-        self._publish("engine.task.started", agent=self.agent)
         order = Order(
             task=task.id,
             fence=fence,
@@ -217,33 +222,62 @@ class Attempt:
             workshop.remove(tree)
         if self.control.stopped:
             return classify(replace(report.ending, ended_by=self.control.reason[0]), report.transcript, report.git)  # type: ignore[arg-type]
+        if verdict.by in ("setup", "accept") and not verdict.passed and not task.accept.strip():
+            red = self._around.verifier.red_before(task, order.fence, workshop, head, order.folder, self.control)
+            if red is not None:
+                self._park(queue, _PARK_RED, f"{workshop.branch} itself is red at {head[:7]}: {red}")
+                return None
+        if verdict.passed and self._around.approval:
+            assert commit is not None
+            workshop.copy.output("update-ref", _verified_ref(task), commit)
+            queue.hold(self.lease, commit=commit, base=head, message=message, **_facts(self, report))
+            return None
         if verdict.passed:
             assert commit is not None
             result = Result(order.branch, head, commit, message)
             merged = place.merging.merge(queue, self.lease, result, order.folder, self.control)
-            if merged.how != "evicted":
-                self._merged(merged, report)
+            if merged.verdict is None:
+                self._merged(merged)
                 return None
-            assert merged.verdict is not None
             verdict = merged.verdict
-        self._verdict(queue, verdict, report)
+        self._verdict(queue, verdict, **_facts(self, report))
         return None
 
-    def _merged(self, merged: Merged, report: Report) -> None:
-        log.info("task_done", task=self.lease.task.id, how=merged.how, commit=merged.commit)
-        self._publish("engine.task.done", how=merged.how, commit=merged.commit, url=merged.url, **_facts(self, report))
+    def _approved(self, queue: TaskQueue, place: Place) -> Result | None:
+        """The result of an earlier attempt that was verified and has been approved since."""
+        ref = _verified_ref(self.lease.task)
+        for entry in reversed(queue.history(self.lease.task.id)):
+            if entry.kind in ("failed", "retried"):
+                return None
+            if entry.kind == "waiting":
+                commit = str(entry.data["commit"])
+                if place.workshop.copy.git("cat-file", "-e", f"{commit}^{{commit}}").code != 0:
+                    return None
+                return Result(ref, str(entry.data["base"]), commit, str(entry.data["message"]))
+        return None
 
-    def _verdict(self, queue: TaskQueue, verdict: Verdict, report: Report) -> None:
+    def _merge_approved(self, queue: TaskQueue, place: Place, result: Result, folder: Path) -> None:
+        queue.advance(self.lease, "running", "its result was approved")
+        queue.advance(self.lease, "verifying", "on top of the branch as it is now")
+        merged = place.merging.merge(queue, self.lease, result, folder, self.control)
+        place.workshop.copy.git("update-ref", "-d", result.branch)
+        if merged.verdict is None:
+            self._merged(merged)
+        else:
+            self._verdict(queue, merged.verdict)
+
+    def _merged(self, merged: Merged) -> None:
+        log.info("task_done", task=self.lease.task.id, how=merged.how, commit=merged.commit)
+
+    def _verdict(self, queue: TaskQueue, verdict: Verdict, **facts: Any) -> None:
         """A result that was turned down: the log is the next attempt's reading."""
-        outcome = Outcome("refused", verdict.reason)
-        self._end(queue, outcome, log=verdict.log, by=verdict.by, **_facts(self, report))
+        self._end(queue, Outcome("refused", verdict.reason), log=verdict.log, by=verdict.by, **facts)
 
     def _settle(self, queue: TaskQueue, outcome: Outcome, report: Report) -> None:
         """Write down an outcome that is not "done"."""
         facts = _facts(self, report)
         if outcome.kind == "cancelled":
             log.info("attempt_cancelled", task=self.lease.task.id, reason=outcome.reason)
-            self._publish("engine.task.lost", reason=outcome.reason)
         elif outcome.limited:
             self._around.park(self.node, self.agent, _PARK_LIMITED, outcome.reason)
             self._park(queue, _PARK_LIMITED, outcome.reason)
@@ -257,7 +291,6 @@ class Attempt:
     def _park(self, queue: TaskQueue, seconds: float, reason: str) -> None:
         try:
             queue.park(self.lease, seconds, reason)
-            self._publish("engine.task.parked", reason=reason, seconds=seconds)
         except LostLeaseError:
             log.info("lease_lost", task=self.lease.task.id)
 
@@ -271,12 +304,6 @@ class Attempt:
         reason = f"{outcome.kind}: {outcome.reason}"
         state = queue.fail(self.lease, reason, final=final, outcome=outcome.kind, reason_text=outcome.reason, **data)
         log.info("attempt_ended", task=self.lease.task.id, outcome=outcome.kind, reason=outcome.reason, state=state)
-        self._publish("engine.task.failed", outcome=outcome.kind, reason=outcome.reason, state=state)
-
-    def _publish(self, name: str, **data: Any) -> None:
-        if self._around.events is not None:
-            own = {"task": self.lease.task.id, "fence": self.lease.fence, "node": self.node.name}
-            self._around.events.publish(Event(name, {**own, **data}))
 
 
 def _facts(attempt: Attempt, report: Report) -> dict[str, Any]:
@@ -295,6 +322,11 @@ def _facts(attempt: Attempt, report: Report) -> dict[str, Any]:
         "own_dollars": transcript.cost,
         "transcript": str(report.log),
     }
+
+
+def _verified_ref(task: Task) -> str:
+    """Where a verified result waits for its approval, in the workshop's copy."""
+    return f"refs/avyay/verified/{task.id}"
 
 
 def _message(task: Task, agent: str, fence: int) -> str:

@@ -129,6 +129,7 @@ def build_dispatcher(
         runbooks=offers.runbooks,
         passages=settings.runbooks,
         events=offers.events,
+        approval=settings.merge.approval,
         park=park,
     )
     refill = None

@@ -129,6 +129,7 @@ class Dispatcher:
         self._stop = threading.Event()
         self._lock = threading.Lock()
         self._pulse: threading.Thread | None = None
+        self._announced: int | None = None
 
     @property
     def _queue(self) -> TaskQueue:
@@ -142,6 +143,7 @@ class Dispatcher:
 
     def run(self, *, once: bool = False) -> None:
         """Tick until `stop`; with `once`, until nothing is left that can be worked on before another tick."""
+        self._announce()
         for line in self.recover():
             log.warning("recovered", what=line)
         self._pulse = threading.Thread(target=self._beat, name="avyay-engine-pulse", daemon=True)
@@ -149,7 +151,13 @@ class Dispatcher:
         try:
             while not self._stop.is_set():
                 self._wake.clear()
-                started = self.tick()
+                try:
+                    started = self.tick()
+                except UnreachableError as error:  # the queue or a lock is held: what is under way goes on
+                    log.warning("tick_failed", reason=error.message)
+                    started = 0
+                    if once:
+                        raise
                 if once and not started and not self.attempts and not self._due_soon():
                     return
                 self._wake.wait(self.pace.tick)
@@ -171,6 +179,7 @@ class Dispatcher:
         for attempt in under_way:
             attempt.finished.wait(60)
             self._give_back(attempt)
+        self._announce()
         if self._pulse is not None:
             self._pulse.join(30)
         for node in self.nodes:
@@ -191,6 +200,7 @@ class Dispatcher:
         self._collect()
         self.reconcile()
         self._generate()
+        self._announce()
         started = 0
         if (reason := self._day_is_spent()) is not None:
             log.warning("day_cap_reached", reason=reason)
@@ -263,7 +273,6 @@ class Dispatcher:
         lease = attempt.lease
         with self._lock:
             self.attempts[lease.task.id, lease.fence] = attempt
-        self._publish("engine.task.claimed", task=lease.task.id, fence=lease.fence, node=attempt.node.name)
         threading.Thread(target=self._work, args=(attempt,), name=f"avyay-{lease.task.id}-{lease.fence}").start()
 
     def _work(self, attempt: Attempt) -> None:
@@ -387,11 +396,17 @@ class Dispatcher:
         }
         for place, branch in branches:
             if branch not in leased:
-                place.workshop.drop(branch)
-                said.append(f"{branch}: a branch without a lease was dropped")
+                said.append(self._drop(place, branch))
         for line in said:
             log.warning("reconciled", what=line)
         return said
+
+    def _drop(self, place: Place, branch: str) -> str:
+        try:
+            place.workshop.drop(branch)
+        except UnreachableError as error:
+            return f"{branch}: a branch without a lease stays for now: {error.message}"
+        return f"{branch}: a branch without a lease was dropped"
 
     def _take_away(self, task: Task, breath: Breath, reason: str) -> str:
         """End a lease; a task that was merged before its owner died is done."""
@@ -402,7 +417,6 @@ class Dispatcher:
                 return f"{task.id}: settled by another dispatcher"
             return f"{task.id}: was merged as {commit[:7]} before its dispatcher died"
         state = self._queue.expire(breath, reason)
-        self._publish("engine.task.lost", task=task.id, fence=task.fence, reason=reason)
         return f"{task.id}: {reason}; now {state or 'settled by another dispatcher'}"
 
     def _merged(self, task: Task) -> str | None:
@@ -432,6 +446,23 @@ class Dispatcher:
                 continue
             log.info("generated", repository=str(repository), tasks=len(added))
             self._publish("engine.tasks.generated", repository=str(repository), tasks=added)
+
+    def _announce(self) -> None:
+        """Publish what was written into the history since the last look, whoever wrote it; once, whoever looks."""
+        if self._around.events is None:
+            return
+        if self._announced is None:
+            self._announced = self._queue.last_entry()
+        for entry in self._queue.history(after=self._announced):
+            self._announced = entry.number
+            data = {key: value for key, value in entry.data.items() if key != "log"}
+            own = {"task": entry.task, "state": entry.after, "owner": entry.owner, "fence": entry.fence}
+            once = f"history-{entry.number}"
+            self._around.events.publish(
+                Event(f"engine.task.{entry.kind}", {**data, **own, "detail": entry.detail}, once)
+            )
+            if entry.after == "blocked" and entry.detail == "waits for approval":
+                self._around.events.publish(Event("engine.approval.wanted", {**own, "detail": entry.detail}, once))
 
     def _publish(self, name: str, **data: Any) -> None:
         if self._around.events is not None:

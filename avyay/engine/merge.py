@@ -6,7 +6,6 @@ with the log when it fails. The step that moves the branch happens inside the qu
 
 from __future__ import annotations
 
-import fcntl
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,7 +18,7 @@ from avyay.engine.contracts import TaskQueue
 from avyay.engine.nodes.base import Control
 from avyay.engine.types import Lease
 from avyay.engine.verify import Verdict, Verifier
-from avyay.engine.worktree import Workshop
+from avyay.engine.worktree import Workshop, take_turn
 from avyay.errors import DependencyError
 from avyay.git import GitRepository
 from avyay.process import find_program, run
@@ -27,6 +26,7 @@ from avyay.process import find_program, run
 __all__ = ["MergeQueue", "Merged", "Result"]
 
 _ROUNDS = 10
+_LONGEST_TURN = 7200.0  # seconds: the results before this one are verified again, each in its turn
 _PATIENCE = 20  # tries, a pause apart, while somebody's uncommitted changes are in the way
 
 
@@ -81,8 +81,7 @@ class MergeQueue:
 
     @contextmanager
     def _turn(self) -> Iterator[None]:
-        with self._lock, (self._workshop.folder / "merge.lock").open("a") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+        with self._lock, take_turn(self._workshop.folder / "merge.lock", patience=_LONGEST_TURN):
             yield
 
     def merge(self, queue: TaskQueue, lease: Lease, result: Result, folder: Path, control: Control) -> Merged:

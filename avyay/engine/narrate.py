@@ -23,6 +23,7 @@ _SENTENCES = {
     "resolved": "was closed without work: {detail}",
     "retried": "was given all its attempts again",
     "approved": "was approved by {owner}",
+    "waiting": "was verified, and waits: {detail}",
     "freed": "had everything it waited for",
     "held": "is held: {detail}",
 }

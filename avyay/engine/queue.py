@@ -277,6 +277,22 @@ class Queue:
             )
             self._record(db, lease.task.id, "parked", before, "ready", lease.owner, lease.fence, reason)
 
+    def hold(self, lease: Lease, reason: str = "waits for approval", **data: Any) -> None:
+        """Wait for a person's approval; it is no attempt. Whoever claims it next finds `data` in the history.
+
+        Raises:
+            LostLeaseError: the lease is lost.
+        """
+        now = self._clock.now()
+        with self._db.transaction() as db:
+            before = self._owned(db, lease, "blocked")
+            db.execute(
+                "UPDATE tasks SET state = 'blocked', owner = NULL, attempt = attempt - 1, approval = 1, reason = ?,"
+                " updated = ? WHERE id = ?",
+                (reason, now, lease.task.id),
+            )
+            self._record(db, lease.task.id, "waiting", before, "blocked", lease.owner, lease.fence, reason, data)
+
     def expire(self, breath: Breath, reason: str = "no heartbeat") -> State | None:
         """Take the task from an owner that stopped breathing; None when it breathed after all, or was quicker."""
         with self._db.transaction("graph") as db:

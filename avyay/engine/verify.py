@@ -6,6 +6,7 @@ What is judged is the commit that would be merged, on top of what it would be me
 from __future__ import annotations
 
 import shutil
+import threading
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from avyay.engine.protected import Change, protected_changes
 from avyay.engine.review import Reviewer
 from avyay.engine.supervise import supervise
 from avyay.engine.types import Task
+from avyay.engine.worktree import Workshop
 from avyay.git import GitRepository
 from avyay.paths import ensure_directory
 from avyay.ports import Finding, Scanner
@@ -64,6 +66,8 @@ class Verifier:
         self._environment = environment
         self._scanner = scanner
         self._reviewer = reviewer
+        self._red: dict[tuple[Path, str], str | None] = {}
+        self._lock = threading.Lock()
 
     def command(self, task: Task) -> str:
         """The acceptance command of a task; empty when there is none."""
@@ -99,6 +103,29 @@ class Verifier:
                 return Verdict(False, "review", f"the review objects: {problems[0]}", text)
             notes.append("reviewed")
         return Verdict(True, "all", "; ".join(notes) or "nothing to check", notes=tuple(notes))
+
+    def red_before(
+        self, task: Task, fence: int, workshop: Workshop, head: str, folder: Path, control: Control
+    ) -> str | None:
+        """Why the branch itself fails what all its results must pass; None when it passes. Looked at once a commit."""
+        key = (workshop.repository.root, head)
+        with self._lock:
+            if key in self._red:
+                return self._red[key]
+        tree = folder / "candidate"
+        workshop.remove(tree)
+        place = workshop.add(tree, head)
+        try:
+            reason = None
+            for by, command in (("setup", self.settings.setup.strip()), ("accept", self.settings.accept.strip())):
+                if command and reason is None:
+                    verdict = self._run(by, command, task, fence, place, folder, control)  # type: ignore[arg-type]
+                    reason = None if verdict.passed else verdict.reason
+        finally:
+            workshop.remove(tree)
+        with self._lock:
+            self._red[key] = reason
+        return reason
 
     # ---------------------------------------------------------------- the parts
 

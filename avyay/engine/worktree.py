@@ -9,21 +9,46 @@ from __future__ import annotations
 import fcntl
 import shutil
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from avyay.engine.agents.outcome import GitEvidence
-from avyay.errors import DependencyError, UsageError
+from avyay.errors import DependencyError, UnreachableError, UsageError
 from avyay.git import GitRepository
 from avyay.paths import ensure_directory
 
-__all__ = ["IDENTITY", "Workshop"]
+__all__ = ["IDENTITY", "Workshop", "take_turn"]
 
 IDENTITY = {"name": "avyay engine", "email": "engine@localhost"}
 _SIGNED = ("-c", f"user.name={IDENTITY['name']}", "-c", f"user.email={IDENTITY['email']}", "-c", "commit.gpgSign=false")
 _CLONE_TIMEOUT = 900.0
 _TIMEOUT = 300.0
+
+
+@contextmanager
+def take_turn(path: Path, *, patience: float = 60.0) -> Iterator[None]:
+    """Hold a lock among processes; it ends with the process that holds it.
+
+    Raises:
+        UnreachableError: it was not to be had for so many seconds.
+    """
+    until = time.monotonic() + patience
+    with path.open("a") as file:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > until:
+                    raise UnreachableError(
+                        f"Another process has held {path} for {patience:.0f} s.",
+                        hint="Is a dispatcher stopped (state T in ps)? Continue it, or end it.",
+                        code="lock_held",
+                    ) from None
+                time.sleep(0.02)
+        yield
 
 
 class Workshop:
@@ -62,9 +87,12 @@ class Workshop:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """One at a time, among the threads and processes of this machine."""
-        with self._lock, (self.folder / "lock").open("a") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+        """One at a time, among the threads and processes of this machine.
+
+        Raises:
+            UnreachableError: somebody has held it for a minute; a process that was stopped does.
+        """
+        with self._lock, take_turn(self.folder / "lock"):
             yield
 
     def fetch(self) -> str:

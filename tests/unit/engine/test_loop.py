@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+import sqlite3
 import subprocess
 import threading
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,7 @@ from avyay.engine import keeper
 from avyay.engine.checkup import inspect
 from avyay.engine.loop import owner_name
 from avyay.engine.types import Lease
+from avyay.events.outbox import Outboxes
 
 WRITE = "echo done > out.txt"
 
@@ -268,9 +271,10 @@ class TestDispatchersThatDie:
         first = start(site)
         second = None
         try:
-            until(lambda: site.task("one").state == "running")
-            first.send_signal(signal.SIGSTOP)
             second = site.dispatcher()
+            prefix = second.folders.prefix
+            until(lambda: bool(keeper.marks(prefix)))  # its agent works: no lock is held that nobody could break
+            first.send_signal(signal.SIGSTOP)
             thread = threading.Thread(target=second.run)
             thread.start()
             until(lambda: site.story("one").count("claimed") == 2)
@@ -304,3 +308,21 @@ class TestDispatchersThatDie:
         assert all(check.ok for check in inspect(dispatcher, queue))
         queue.close()
         dispatcher.close()
+
+
+class TestWhatIsTold:
+    def test_everything_that_happens_is_an_event_once(self, site: Site) -> None:
+        with closing(Outboxes(site.folder / "outbox")) as events:
+            site.add("early", WRITE)  # before any dispatcher looked: only what happens from then on is told
+            site.add("wants", WRITE, approval=True, needs=("early",))
+            first, second = site.dispatcher(events=events), site.dispatcher(events=events)
+            first._announce()
+            second._announce()
+            second.run(once=True)
+            first._announce()
+            first.close()
+            events.flush()
+        names = [name for (name,) in sqlite3.connect(site.folder / "outbox/engine/events.db").execute(
+            "SELECT name FROM outbox ORDER BY number")]  # fmt: skip
+        own = ["claimed", "running", "verifying", "merging", "done", "freed"]
+        assert names == [*(f"engine.task.{kind}" for kind in own), "engine.approval.wanted"]

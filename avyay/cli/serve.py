@@ -33,6 +33,9 @@ Published = Annotated[
 Reload = Annotated[bool, typer.Option("--reload-config", help="Read the configuration anew on SIGHUP.")]
 Unit = Annotated[bool, typer.Option("--print-unit", help="Print a systemd unit for this command, and run nothing.")]
 UserUnit = Annotated[bool, typer.Option("--user-unit", help="With --print-unit: for systemctl --user.")]
+FirstKey = Annotated[
+    bool, typer.Option("--first-key", help="Where there is no API key yet, make one and print it, this once.")
+]
 Tether = Annotated[int | None, typer.Option("--tether", hidden=True)]
 WorkerOf = Annotated[Path | None, typer.Option("--worker-of", hidden=True)]
 ListenFd = Annotated[int | None, typer.Option("--listen-fd", hidden=True)]
@@ -128,6 +131,7 @@ def gateway(
     host: Host = None,
     port: Port = None,
     workers: Workers = 1,
+    first_key: FirstKey = False,
     tailnet: Tailnet = False,
     published: Published = False,
     reload_config: Reload = False,
@@ -144,6 +148,8 @@ def gateway(
         serve_worker(run.services, owner=worker_of, listen_fd=listen_fd)
         return
     _alone(workers, reload_config, published)
+    if first_key and not print_unit:
+        _show_first_key(run)
     asked = _Asked(host, port, tailnet, published, reload_config, print_unit, user_unit, tether)
     if (how := _start(run, "gateway", "The gateway", "health: /health", asked)) is not None:
         serve_gateway(run.services, how, workers=workers, arguments=_config(run))
@@ -271,6 +277,7 @@ def all_(
         int, typer.Option("--collector-port", min=1, max=65535, help="Port of SIDDHI's public collector.")
     ] = 8085,
     without: Annotated[list[str] | None, typer.Option("--without", help="Leave a component out; repeat it.")] = None,
+    first_key: FirstKey = False,
     reload_config: Reload = False,
     print_unit: Unit = False,
     user_unit: UserUnit = False,
@@ -294,8 +301,17 @@ def all_(
         remote=remote,
         arguments=[*_config(run), *(["--reload-config"] if reload_config else [])],
     )
+    if first_key:
+        _show_first_key(run)
     code = Tree(family, reload=reload_config).run()
     return ExitCode(code) if code else None
+
+
+def _show_first_key(run: Run) -> None:
+    from avyay.serve.gateway.daemon import make_first_key
+
+    if (secret := make_first_key(run.services)) is not None:
+        run.out.write(f"The first API key, shown this once: {secret}\n")
 
 
 def _ports(text: str) -> dict[str, int]:

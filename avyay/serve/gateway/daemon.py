@@ -37,7 +37,7 @@ from avyay.serve.workers import supervise, worker_command
 if TYPE_CHECKING:
     from avyay.wiring import Services
 
-__all__ = ["DEFAULT_PORT", "build_app", "open_keys", "open_usage", "serve_gateway", "serve_worker"]
+__all__ = ["DEFAULT_PORT", "build_app", "make_first_key", "open_keys", "open_usage", "serve_gateway", "serve_worker"]
 
 DEFAULT_PORT = 8080
 _PORTS = {"marga": 8081, "rag": 8082, "raksha": 8083, "siddhi": 8084, "engine": 8086}
@@ -99,6 +99,17 @@ def check_authentication(services: Services, host: str) -> None:
         hint="Make a key (avyay keys create NAME), configure gateway.jwt, or bind to 127.0.0.1.",
         code="no_authentication",
     )
+
+
+def make_first_key(services: Services) -> str | None:
+    """A key for everything, if there never was one and no issuer is configured; its only showing."""
+    if services.settings.gateway.jwt:
+        return None
+    keys = open_keys(services)
+    try:
+        return None if keys.any else keys.create("first", scopes=("*", "admin")).secret
+    finally:
+        keys.close()
 
 
 def open_keys(services: Services) -> KeyBook:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from mcp.server.fastmcp import FastMCP
 
     from avyay.config.schema import RankingSettings, RerankSettings
+    from avyay.engine.desk import Desk
     from avyay.engine.generate.service import TaskGenerator
     from avyay.engine.knowledge.service import Knowledge
     from avyay.engine.loop import Dispatcher
@@ -50,8 +51,13 @@ if TYPE_CHECKING:
 
 __all__ = ["MCP_COMPONENTS", "Services", "open_services"]
 
-# attribute of Services -> the module that registers its tools
-MCP_COMPONENTS = {"rag": "avyay.rag.mcp", "raksha": "avyay.raksha.mcp", "marga": "avyay.marga.mcp"}
+# component -> the module that registers its tools, over the service of that name
+MCP_COMPONENTS = {
+    "rag": "avyay.rag.mcp",
+    "raksha": "avyay.raksha.mcp",
+    "marga": "avyay.marga.mcp",
+    "engine": "avyay.engine.mcp",
+}
 
 
 class Services:
@@ -316,6 +322,12 @@ class Services:
     @cached_property
     def knowledge(self) -> Knowledge:
         """What the build engine knows of repositories; runbooks that are indexed are asked as well."""
+        made = self.open_knowledge()
+        self._open.callback(made.close)
+        return made
+
+    def open_knowledge(self) -> Knowledge:
+        """The knowledge graph once more, for the calling thread, which must close it."""
         from avyay.engine.knowledge.service import Knowledge
         from avyay.marga.tokens import estimate_tokens
 
@@ -323,9 +335,22 @@ class Services:
             places = self.paths.data / "rag"
             return self.rag if places.is_dir() and self.rag.sources() else None
 
-        made = Knowledge(self.paths.component("engine") / "knowledge.db", estimate_tokens, runbooks)
-        self._open.callback(made.close)
-        return made
+        return Knowledge(self.paths.component("engine") / "knowledge.db", estimate_tokens, runbooks)
+
+    @cached_property
+    def engine_desk(self) -> Desk:
+        """What may be asked of the build engine from any thread."""
+        from avyay.engine.build import repositories_of
+        from avyay.engine.desk import Desk
+
+        settings = self.settings.engine
+        return Desk(
+            self.open_queue,
+            self.open_knowledge,
+            lambda: repositories_of(settings, Path.cwd()),
+            self.clock,
+            approval=settings.generate.approval,
+        )
 
     def make_dispatcher(self, *, directory: Path | None = None) -> Dispatcher:
         """The build engine's loop, as configured, for the repository around a folder (by default the current one).
@@ -433,7 +458,7 @@ class Services:
                 stateless_http=True,
             )
         for name, module in zip(chosen, modules, strict=True):
-            module.register(server, getattr(self, name))
+            module.register(server, self.engine_desk if name == "engine" else getattr(self, name))
         return server
 
     def close(self) -> None:

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from avyay.cli import engine_generate as engine_generate  # these register their commands
+from avyay.cli import engine_graph as engine_graph
 from avyay.cli import engine_map as engine_map
 from avyay.cli import engine_nodes as engine_nodes
+from avyay.cli import engine_plan as engine_plan
 from avyay.cli import engine_run as engine_run
 from avyay.cli.command import Run, command
 from avyay.cli.engine_app import app as app
@@ -147,22 +149,6 @@ def why(run: Run, task: Name) -> None:
     with run.services as services:
         lines = explain(services.engine.get(task), services.engine.get, services.clock.now())
     run.out.result({"task": task, "reasons": lines}, "\n".join(lines))
-
-
-@command(app)
-def graph(
-    run: Run,
-    mermaid: Annotated[bool, typer.Option("--mermaid", help="As a Mermaid flowchart.")] = False,
-) -> None:
-    """Draw the tasks and what waits for what."""
-    from avyay.engine.graph import mermaid as draw
-    from avyay.engine.graph import tree_lines
-
-    with run.services as services:
-        tasks = list(services.engine.tasks())
-    rows = [(task.id, task.title, task.state) for task in tasks]
-    needs = {task.id: task.needs for task in tasks}
-    run.out.line(draw(rows, needs) if mermaid else "\n".join(tree_lines(rows, needs)))
 
 
 @command(app, "import", results=True)

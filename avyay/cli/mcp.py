@@ -23,7 +23,9 @@ def mcp(
     run: Run,
     subject: Annotated[
         str | None,
-        typer.Argument(metavar="[rag|raksha|marga|config]", help="A component; without it, all. config: see --client."),
+        typer.Argument(
+            metavar="[rag|raksha|marga|engine|config]", help="A component; by default all. config: see --client."
+        ),
     ] = None,
     client: Annotated[
         str | None, typer.Option("--client", help="With config: claude-code, cursor, codex, vscode or openclaw.")

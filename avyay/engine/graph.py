@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-__all__ = ["find_cycle", "mermaid", "topological_order", "tree_lines"]
+__all__ = ["COLOURS", "ancestors", "find_cycle", "mermaid", "topological_order", "tree_lines"]
+
+COLOURS: Mapping[str, str] = {
+    "done": "#b7e4c7", "ready": "#dbeafe", "blocked": "#e5e7eb", "running": "#fde68a", "leased": "#fde68a",
+    "verifying": "#fde68a", "merging": "#fde68a", "failed": "#fecaca", "dead": "#fecaca", "cancelled": "#e5e7eb",
+}  # fmt: skip
+"""The colour of each state in pictures."""
 
 
 def find_cycle(needs: Mapping[str, Iterable[str]]) -> list[str] | None:
@@ -53,8 +59,25 @@ def topological_order(needs: Mapping[str, Iterable[str]]) -> list[str]:
     return list(order)
 
 
-def mermaid(tasks: Sequence[tuple[str, str, str]], needs: Mapping[str, Iterable[str]]) -> str:
-    """A Mermaid flowchart of (id, title, state) rows."""
+def ancestors(needs: Mapping[str, Iterable[str]]) -> dict[str, frozenset[str]]:
+    """All that each task waits for, directly or not.
+
+    Raises:
+        ValueError: the graph has a cycle.
+    """
+    found: dict[str, frozenset[str]] = {}
+    for task in topological_order(needs):
+        direct = tuple(needs.get(task, ()))
+        found[task] = frozenset(direct).union(*(found.get(need, frozenset()) for need in direct))
+    return found
+
+
+def mermaid(
+    tasks: Sequence[tuple[str, str, str]],
+    needs: Mapping[str, Iterable[str]],
+    overlaps: Sequence[tuple[str, str, Sequence[str]]] = (),
+) -> str:
+    """A Mermaid flowchart of (id, title, state) rows; pairs that touch the same files are joined by dots."""
     names = {task: f"n{index}" for index, (task, _, _) in enumerate(tasks)}
     lines = ["flowchart LR"]
     for task, title, state in tasks:
@@ -62,11 +85,8 @@ def mermaid(tasks: Sequence[tuple[str, str, str]], needs: Mapping[str, Iterable[
         lines.append(f'  {names[task]}["{label}"]:::{state}')
     for task, _, _ in tasks:
         lines += [f"  {names[need]} --> {names[task]}" for need in needs.get(task, ()) if need in names]
-    colours = {
-        "done": "#b7e4c7", "ready": "#dbeafe", "blocked": "#e5e7eb", "running": "#fde68a", "leased": "#fde68a",
-        "verifying": "#fde68a", "merging": "#fde68a", "failed": "#fecaca", "dead": "#fecaca", "cancelled": "#e5e7eb",
-    }  # fmt: skip
-    lines += [f"  classDef {state} fill:{colour},color:#111" for state, colour in colours.items()]
+    lines += [f"  {names[one]} -.- {names[two]}" for one, two, _ in overlaps if one in names and two in names]
+    lines += [f"  classDef {state} fill:{colour},color:#111" for state, colour in COLOURS.items()]
     return "\n".join(lines)
 
 

@@ -103,3 +103,43 @@ def test_a_drained_node_gets_no_tasks(tmp_path: Path) -> None:
     avyay("nodes", "resume", "local", "--config", str(config))
     planned = avyay("run", "--dry-run", "--json", "--config", str(config))
     assert [row["node"] for row in json.loads(planned.stdout)["would_start"]] == ["local"]
+
+
+def test_the_graph_as_a_picture_with_overlaps(tmp_path: Path) -> None:
+    for name, files in (("a", "src/*.py"), ("b", "src/app.py"), ("c", "docs/")):
+        assert avyay("add", f"Task {name}", "--id", name, "--files", files).returncode == 0
+    assert "a and b do not run side by side" in avyay("graph").stdout
+    picture = tmp_path / "tasks.svg"
+    assert avyay("graph", "--format", "svg", "-o", str(picture)).returncode == 0
+    assert picture.read_text().startswith("<svg ")
+    assert "both touch" in picture.read_text()
+    assert "-.-" in avyay("graph", "--format", "mermaid").stdout
+    data = json.loads(avyay("graph", "--json").stdout)
+    assert [overlap["tasks"] for overlap in data["overlaps"]] == [["a", "b"]]
+    assert avyay("graph", "--mermaid", "--format", "svg").returncode == 2
+    assert avyay("graph", "-o", str(tmp_path / "no" / "such")).returncode == 2
+
+
+def test_planning_without_a_model_says_what_is_missing(tmp_path: Path) -> None:
+    done = avyay("plan", "Add accounts")
+    assert done.returncode == 4
+    assert "No model is configured" in done.stderr
+
+
+def test_generate_and_map(tmp_path: Path) -> None:
+    for command in (["init", "-q", "-b", "main"], ["add", "-A"], ["commit", "-q", "-m", "first"]):
+        (tmp_path / "app.py").write_text("def serve():\n    pass  # TODO close the socket\n")
+        subprocess.run(["git", "-C", str(tmp_path), *command], check=True)
+    dry = json.loads(avyay("generate", str(tmp_path), "-s", "todo", "--dry-run", "--json").stdout)
+    assert [task["evidence"] for task in dry["tasks"]] == [["app.py:2"]]
+    assert (dry["dry_run"], dry["added"]) == (True, [])
+    assert "1 tasks added" in avyay("generate", str(tmp_path), "-s", "todo").stdout
+    assert "0 tasks added, 0 closed, 1 known already" in avyay("generate", str(tmp_path), "-s", "todo").stdout
+    assert avyay("generate", str(tmp_path), "-s", "nonsense").returncode == 2
+    nothing = avyay("generate", str(tmp_path), "-s", "coverage")
+    assert nothing.returncode == 3
+    assert "no coverage report" in nothing.stderr
+    assert "def serve()" in avyay("map", "-r", str(tmp_path), "--query", "serve").stdout
+    card = json.loads(avyay("map", str(tmp_path / "app.py"), "-r", str(tmp_path), "--json").stdout)
+    assert card["symbols"][0]["name"] == "serve"
+    assert card["tasks"][0]["state"] == "blocked"

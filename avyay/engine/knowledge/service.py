@@ -293,6 +293,10 @@ class Knowledge:
         code = [path for path in files if snapshot.languages[snapshot.place(path) or 0]]
         return tuple(dict.fromkeys([*files, *self.tests_of(repository, code)])) if len(code) <= 50 else tuple(files)
 
+    def expand(self, repository: Path, globs: Sequence[str]) -> tuple[str, ...]:
+        """The present files that globs stand for."""
+        return tuple(self._expand(self._snapshot(repository), globs))
+
     def overlap(self, repository: Path, one: Sequence[str], two: Sequence[str]) -> tuple[str, ...]:
         """The present files that both lists of globs stand for."""
         snapshot = self._snapshot(repository)

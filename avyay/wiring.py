@@ -350,6 +350,7 @@ class Services:
             lambda: repositories_of(settings, Path.cwd()),
             self.clock,
             approval=settings.generate.approval,
+            events=lambda: self.events,
         )
 
     def make_dispatcher(self, *, directory: Path | None = None) -> Dispatcher:
@@ -425,6 +426,7 @@ class Services:
             alarms=RouterAlarms if records.is_file() else None,
             queue=lambda: self.engine,
             search_path=self.loaded.environment.get("PATH"),
+            events=self.events,
             clock=self.clock,
         )
 

@@ -9,6 +9,7 @@ import typer
 from avyay.cli.command import Run, command
 from avyay.cli.engine_app import app
 from avyay.errors import AvyayError, UsageError
+from avyay.ports import Event
 
 if TYPE_CHECKING:
     from avyay.engine.nodes.base import Node
@@ -40,6 +41,7 @@ def nodes(
             note.touch()
         else:
             note.unlink(missing_ok=True)
+        services.events.publish(Event(f"engine.node.{'drained' if action == 'drain' else 'resumed'}", {"node": name}))
     state = "drained" if action == "drain" else "active"
     run.out.result({"node": name, "state": state}, f"{name} is {state}.")
 

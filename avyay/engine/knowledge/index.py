@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,9 +42,12 @@ class _Entry:
 def repository_number(db: Database, repository: GitRepository) -> int:
     """The number of a repository in the database; all worktrees of one share it."""
     root = repository.output("rev-parse", "--path-format=absolute", "--git-common-dir").strip()
-    db.execute("INSERT OR IGNORE INTO repositories (root) VALUES (?)", (root,))
-    (number,) = db.execute("SELECT id FROM repositories WHERE root = ?", (root,)).fetchone()
-    return int(number)
+    query = "SELECT id FROM repositories WHERE root = ?"
+    if (row := db.execute(query, (root,)).fetchone()) is None:  # writing waits for whoever indexes, reading does not
+        with db.errors():
+            db.execute("INSERT OR IGNORE INTO repositories (root) VALUES (?)", (root,))
+        row = db.execute(query, (root,)).fetchone()
+    return int(row[0])
 
 
 def bring_to_commit(
@@ -61,11 +64,35 @@ def bring_to_commit(
     if not commit:
         raise UsageError(f"{repository.root} has no commit {revision}.", hint="Commit something first.")
     number = repository_number(db, repository)
-    known_commit, rules = db.execute("SELECT commit_id, rules FROM repositories WHERE id = ?", (number,)).fetchone()
-    if known_commit == commit and rules == RULES:
-        (files,) = db.execute("SELECT count(*) FROM files WHERE repository = ?", (number,)).fetchone()
-        return Update(commit, 0, 0, int(files))
+    if (files := _indexed(db, number, commit)) is not None:
+        return Update(commit, 0, 0, files)
     entries = {entry.path: entry for entry in _tree(repository, commit)}
+    with db.transaction() as db:
+        # Again under the lock: another process may have indexed this very commit meanwhile.
+        if (files := _indexed(db, number, commit)) is not None:
+            return Update(commit, 0, 0, files)
+        return _reindex(db, repository, number, commit, entries, progress)
+
+
+def _indexed(db: Database, number: int, commit: str) -> int | None:
+    """How many files of a commit are indexed; None when another commit is."""
+    row = db.execute("SELECT commit_id, rules FROM repositories WHERE id = ?", (number,)).fetchone()
+    if row != (commit, RULES):
+        return None
+    (files,) = db.execute("SELECT count(*) FROM files WHERE repository = ?", (number,)).fetchone()
+    return int(files)
+
+
+def _reindex(
+    db: Database,
+    repository: GitRepository,
+    number: int,
+    commit: str,
+    entries: Mapping[str, _Entry],
+    progress: Progress | None,
+) -> Update:
+    """Inside a transaction: read what changed, forget what is gone."""
+    (rules,) = db.execute("SELECT rules FROM repositories WHERE id = ?", (number,)).fetchone()
     stored = {
         str(path): (int(file), str(blob))
         for file, path, blob in db.execute("SELECT id, path, blob FROM files WHERE repository = ?", (number,))
@@ -75,28 +102,26 @@ def bring_to_commit(
     gone = [file for path, (file, _) in stored.items() if path not in entries]
     unreadable: list[str] = []
     changes = _new_history(db, repository, number, commit)
-    with db.transaction():
-        names = {str(text): int(key) for key, text in db.execute("SELECT id, text FROM names")}
-        db.executemany("DELETE FROM files WHERE id = ?", [(file,) for file in gone])
-        db.executemany(
-            "DELETE FROM files WHERE repository = ? AND path = ?",
-            [(number, entry.path) for entry in fresh if entry.path in stored],
-        )
-        for count, (entry, source) in enumerate(_contents(repository, fresh), 1):
-            if source is None:
-                unreadable.append(entry.path)
-            _store(db, number, entry, source or b"", names)
-            if progress is not None and count % 100 == 0:
-                progress(count, len(fresh), "reading files")
-        db.executemany(
-            "INSERT INTO changes (repository, path, author, commits, last) VALUES (?, ?, ?, ?, ?)"
-            " ON CONFLICT DO UPDATE SET commits = commits + excluded.commits, last = max(last, excluded.last)",
-            [(number, path, author, count, last) for (path, author), (count, last) in changes.items()],
-        )
-        db.execute(
-            "UPDATE repositories SET commit_id = ?, history = ?, rules = ? WHERE id = ?",
-            (commit, commit, RULES, number),
-        )
+    names = {str(text): int(key) for key, text in db.execute("SELECT id, text FROM names")}
+    db.executemany("DELETE FROM files WHERE id = ?", [(file,) for file in gone])
+    db.executemany(
+        "DELETE FROM files WHERE repository = ? AND path = ?",
+        [(number, entry.path) for entry in fresh if entry.path in stored],
+    )
+    for count, (entry, source) in enumerate(_contents(repository, fresh), 1):
+        if source is None:
+            unreadable.append(entry.path)
+        _store(db, number, entry, source or b"", names)
+        if progress is not None and count % 100 == 0:
+            progress(count, len(fresh), "reading files")
+    db.executemany(
+        "INSERT INTO changes (repository, path, author, commits, last) VALUES (?, ?, ?, ?, ?)"
+        " ON CONFLICT DO UPDATE SET commits = commits + excluded.commits, last = max(last, excluded.last)",
+        [(number, path, author, count, last) for (path, author), (count, last) in changes.items()],
+    )
+    db.execute(
+        "UPDATE repositories SET commit_id = ?, history = ?, rules = ? WHERE id = ?", (commit, commit, RULES, number)
+    )
     return Update(commit, len(fresh), len(gone), len(entries), tuple(unreadable))
 
 

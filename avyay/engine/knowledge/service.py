@@ -21,7 +21,7 @@ from avyay.engine.knowledge.render import fit, render
 from avyay.engine.knowledge.schema import SCHEMA
 from avyay.engine.knowledge.snapshot import Snapshot, load_snapshot
 from avyay.engine.knowledge.types import FileCard, PastTask, RepositoryMap, Symbol, Update
-from avyay.errors import AvyayError, UsageError
+from avyay.errors import AvyayError, UnreachableError, UsageError
 from avyay.git import GitRepository, find_repository
 from avyay.ports import Progress
 
@@ -34,6 +34,8 @@ __all__ = ["Knowledge"]
 _TEST_SHARE = 0.3  # a test file matters to who writes code, but less than what it tests
 _NAMED = 25.0  # a file that was asked for by name
 _PASSAGES = 5
+_TRIES = 5
+_BUSY = 300.0  # seconds: a large repository that is seen for the first time takes long
 
 
 class Knowledge:
@@ -51,7 +53,7 @@ class Knowledge:
         count_tokens: Callable[[str], int],
         retriever: Callable[[], Retriever | None] = lambda: None,
     ) -> None:
-        self._db = open_database(path, SCHEMA)
+        self._db = open_database(path, SCHEMA, busy_timeout=_BUSY)
         self._count = count_tokens
         self._retriever = retriever
         self._loaded: dict[str, Snapshot] = {}
@@ -327,12 +329,20 @@ class Knowledge:
     def _snapshot(self, repository: Path) -> Snapshot:
         """The graph of the commit that is checked out; brought up to date on the way."""
         found = _repository(repository)
-        update = bring_to_commit(self._db, found)
         number = repository_number(self._db, found)
-        key = f"{number}@{update.commit}"
-        if key not in self._loaded:
-            self._loaded = {key: load_snapshot(self._db, number, update.commit)}
-        return self._loaded[key]
+        for _ in range(_TRIES):
+            commit = bring_to_commit(self._db, found).commit
+            key = f"{number}@{commit}"
+            if key in self._loaded:
+                return self._loaded[key]
+            with self._db.transaction(immediate=False) as db:
+                row = db.execute("SELECT commit_id FROM repositories WHERE id = ?", (number,)).fetchone()
+                if row == (commit,):
+                    self._loaded = {key: load_snapshot(db, number, commit)}
+                    return self._loaded[key]
+        raise UnreachableError(
+            f"Others keep indexing other commits of {found.root}.", hint="Look again when they are done.", code="busy"
+        )
 
 
 def is_about_tests(query: str) -> bool:

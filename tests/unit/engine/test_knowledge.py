@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -403,6 +404,19 @@ class TestRepository:
         knowledge = Knowledge(tmp_path / "k.db", len, lambda: Runbooks())
         assert knowledge.documents(repo.root, "pkg/tree.py") == ("docs/guide.md:3", "r0.md:1-2 (H)")
         knowledge.close()
+
+    def test_many_that_index_at_once_agree(self, repo: Repo, tmp_path: Path) -> None:
+        def look(number: int) -> str:
+            knowledge = Knowledge(tmp_path / "knowledge.db", lambda text: len(text) // 3 + 1)
+            try:
+                return knowledge.map(repo.root, tokens=300).text
+            finally:
+                knowledge.close()
+
+        for number in range(3):
+            repo.commit({f"pkg/more{number}.py": "from pkg.tree import Node\n"})
+            with ThreadPoolExecutor(4) as pool:
+                assert len(set(pool.map(look, range(4)))) == 1
 
     def test_what_is_no_repository_is_refused(self, knowledge: Knowledge, tmp_path: Path) -> None:
         with pytest.raises(UsageError, match="in no git repository"):

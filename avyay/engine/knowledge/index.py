@@ -169,9 +169,12 @@ def _contents(repository: GitRepository, entries: Sequence[_Entry]) -> Iterator[
 def _store(db: Database, number: int, entry: _Entry, source: bytes, names: dict[str, int]) -> None:
     language = language_of(entry.path)
     parsed = parse(source, language) if language is not None and source else Parsed(lines=source.count(b"\n"))
-    for text in {*parsed.references, *(symbol.name for symbol in parsed.symbols)} - names.keys():
-        names[text] = len(names) + 1
-        db.execute("INSERT INTO names (id, text) VALUES (?, ?)", (names[text], text))
+    fresh = []
+    for text in (*parsed.references, *(symbol.name for symbol in parsed.symbols)):
+        if text not in names:
+            names[text] = len(names) + 1
+            fresh.append((names[text], text))
+    db.executemany("INSERT INTO names (id, text) VALUES (?, ?)", fresh)
     pairs = np.array([(names[name], count) for name, count in parsed.references.items()], dtype=np.int32)
     (file,) = db.execute(
         "INSERT INTO files (repository, path, blob, language, lines, broken, refs) VALUES (?, ?, ?, ?, ?, ?, ?)"

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from postgres_server import PostgresServer
+
+# Debian keeps its servers off the PATH of ordinary users.
+_PLACES = [*sorted(Path("/usr/lib/postgresql").glob("*/bin")), Path("/usr/sbin")]
+os.environ["PATH"] = os.pathsep.join([os.environ.get("PATH", ""), *(str(place) for place in _PLACES if place.is_dir())])
 
 BACKENDS = ["sqlite", pytest.param("postgres", marks=pytest.mark.needs("postgres", "initdb"))]
 

@@ -10,7 +10,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from avyay.raksha.checks.base import Finding, Project, Rule, SourceFile
-from avyay.raksha.checks.secret_values import Kind, is_placeholder, judge, kind_of_name, match_provider, valid_checksum
+from avyay.raksha.checks.secret_formats import match_provider, valid_checksum
+from avyay.raksha.checks.secret_names import Kind, kind_of_name
+from avyay.raksha.checks.secret_values import is_placeholder, judge
 from avyay.raksha.syntax.lexer import Token
 from avyay.raksha.syntax.module import Call, Module, parse, split, text_of
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 
 from avyay.raksha.checks.base import Finding, Project, Rule, SourceFile
-from avyay.raksha.checks.secret_values import kind_of_name
+from avyay.raksha.checks.secret_names import kind_of_name
 from avyay.raksha.syntax.lexer import Token, lex
 from avyay.raksha.syntax.module import Call, Module, parse, split, text_of
 

@@ -1,0 +1,259 @@
+"""Words by which a program changes state: calls, SQL, names of stores and models; and what only sounds like it."""
+
+from __future__ import annotations
+
+import re
+
+__all__ = [
+    "BENIGN",
+    "CHANGES",
+    "GO_VERBS",
+    "HARMLESS_CALLEE",
+    "METHOD_TEST",
+    "MODEL",
+    "NOT_MODELS",
+    "QUIET_RECEIVERS",
+    "SQL_CHANGE",
+    "STORE",
+    "STORE_CHANGES",
+    "VERBS",
+]
+
+SQL_CHANGE = re.compile(
+    r"(?is)^\s*(?:with\s.{0,400}\)\s*)?(?:insert\s+(?:or\s+\w+\s+|ignore\s+)?into\s+|update\s+(?=\S+\s+(?:as\s+\w+\s+)?set\b)|delete\s+from\s+|drop\s+(?:table|database)\s+"
+    r"|truncate\s+|alter\s+table\s+|replace\s+into\s+|merge\s+into\s+)(?P<table>[^\s(]+)"
+)
+# What may be written down while reading: traces of the reading itself.
+BENIGN = re.compile(
+    r"(?i)audit|(?:^|[^a-z])logs?(?:[^a-z]|$)|_logs?\b|[a-z]Log\b|access_?log|metric|counter|(?:page|post|item|article|product|profile|video)?_?-?views?\b|view_?count|viewcount|hits?\b|visit"
+    r"|last_?(?:seen|access|viewed|login|active|used|read)|analytic|telemetry|statsd|stats?\b|trace|span\b|cache|memo|impression|tracking|activity|histor|rate_?limit|throttl|download_?count|downloads?\b"
+    r"|recent|session_?store|csrf|nonce|locale|language|breadcrumb|flash|prometheus|usage|seen\b"
+)
+CHANGES = frozenset(
+    [
+        "deleteOne",
+        "deleteMany",
+        "updateOne",
+        "updateMany",
+        "insertOne",
+        "insertMany",
+        "replaceOne",
+        "bulkWrite",
+        "findByIdAndDelete",
+        "findByIdAndRemove",
+        "findByIdAndUpdate",
+        "findOneAndDelete",
+        "findOneAndUpdate",
+        "findOneAndReplace",
+        "findOneAndRemove",
+        "delete_one",
+        "delete_many",
+        "update_one",
+        "update_many",
+        "insert_one",
+        "insert_many",
+        "replace_one",
+        "bulk_write",
+        "find_one_and_delete",
+        "find_one_and_update",
+        "find_one_and_replace",
+        "bulk_create",
+        "bulk_update",
+        "bulk_insert_mappings",
+        "get_or_create",
+        "update_or_create",
+        "bulkCreate",
+        "findOrCreate",
+        "upsert",
+        "createMany",
+        "destroy",
+        "truncate",
+        "softDelete",
+        "soft_delete",
+        "hard_delete",
+        "softRemove",
+        "delete_item",
+        "put_item",
+        "update_item",
+        "batch_write_item",
+        "delete_object",
+        "put_object",
+        "upload_file",
+        "upload_fileobj",
+        "delete_objects",
+        "DeleteOne",
+        "DeleteMany",
+        "UpdateOne",
+        "UpdateMany",
+        "UpdateByID",
+        "InsertOne",
+        "InsertMany",
+        "ReplaceOne",
+        "FindOneAndDelete",
+        "FindOneAndUpdate",
+        "unlink",
+        "unlinkSync",
+        "rmtree",
+        "rmSync",
+        "rmdir",
+        "rmdirSync",
+        "removedirs",
+        "writeFile",
+        "writeFileSync",
+        "appendFile",
+        "appendFileSync",
+        "RemoveAll",
+        "WriteFile",
+        "deleteMany",
+        "permanentDelete",
+        "executeRaw",
+        "save_m2m",
+        "delete_many_async",
+        "setDoc",
+        "deleteDoc",
+        "updateDoc",
+        "addDoc",
+        "transferFrom",
+        "create_all",
+        "drop_all",
+        "perform_destroy",
+        "perform_create",
+        "perform_update",
+    ]
+)
+# Words that change something when called on something that stores.
+STORE_CHANGES = frozenset(
+    [
+        "delete",
+        "remove",
+        "save",
+        "create",
+        "update",
+        "insert",
+        "add",
+        "merge",
+        "put",
+        "commit",
+        "persist",
+        "flush",
+        "destroy",
+        "upsert",
+        "set",
+        "push",
+        "pop",
+        "append",
+        "discard",
+        "clear",
+        "drop",
+        "increment",
+        "decrement",
+        "Delete",
+        "Create",
+        "Save",
+        "Update",
+        "Updates",
+        "UpdateColumn",
+        "UpdateColumns",
+        "Insert",
+        "Remove",
+        "Put",
+        "Exec",
+        "Set",
+        "Store",
+        "FirstOrCreate",
+        "Incr",
+        "incr",
+        "decr",
+        "Add",
+        "del",
+        "hset",
+        "sadd",
+        "lpush",
+        "rpush",
+        "zadd",
+        "hdel",
+        "srem",
+        "add_all",
+        "bulk_save_objects",
+        "delete_all",
+        "expire",
+        "purge",
+    ]
+)
+STORE = re.compile(
+    r"(?i)(?:^|\.|_)(?:db|database|session|sess|conn|connection|cursor|cur|tx|trx|transaction|repo|repository|\w*repo(?:sitory)?|models?|objects|collection|prisma(?:\.\w+)?|orm|em|manager|"
+    r"entity_?manager|table|knex|store|\w+_?store|storage|dao|\w+dao|mongo\w*|firestore|dynamo\w*|collections?|bucket|unit_of_work|uow|stmt|pool|gorm|crud\.?\w*|queries|\w+[sS]ervice|\w+[mM]anager)(?:\(\))?$|query\(\)|\.filter\(\)|\.filter_by\(\)|\.where\(\)|\.doc\(\)|\.collection\(\)"
+    r"|\.from\(\)|\.get\(\)$|knex\(\)|objects\.\w+\(\)|\.Model\(\)|\.Where\(\)|\.Unscoped\(\)|\.Table\(\)|select_related|^db\b|\.db\b"
+)
+MODEL = re.compile(r"^(?:[A-Z][a-z]\w*)(?:\.(?:objects|query|unscoped\(\)))?(?:\.\w+\(\))*$")
+NOT_MODELS = frozenset(
+    [
+        "Object",
+        "Array",
+        "Map",
+        "Set",
+        "Promise",
+        "JSON",
+        "Math",
+        "Date",
+        "Response",
+        "NextResponse",
+        "Request",
+        "Headers",
+        "Buffer",
+        "URL",
+        "URLSearchParams",
+        "Number",
+        "String",
+        "Boolean",
+        "Symbol",
+        "Reflect",
+        "Error",
+        "Path",
+        "Image",
+        "Counter",
+        "Decimal",
+        "Form",
+        "Template",
+        "Context",
+        "Logger",
+        "Metrics",
+        "Cache",
+        "Redis",
+        "HttpResponse",
+        "JsonResponse",
+        "Console",
+        "FormData",
+        "Intl",
+        "WeakMap",
+        "Symbol",
+        "Proxy",
+        "Cookies",
+        "Cookie",
+    ]
+)
+VERBS = re.compile(
+    r"^(?:delete|remove|destroy|purge|cancel|deactivate|disable|suspend|ban|unban|approve|reject|transfer|withdraw|deposit|refund|charge|revoke|promote|demote|reset|archive|publish|unpublish"
+    r"|wipe|erase|drop|truncate|activate|enable|grant|ship|dispatch_?order|place_?order|checkout|pay|subscribe|unsubscribe|follow|unfollow|like|upvote|downvote|vote|terminate|restart|shutdown|toggle|mark)"
+    r"(?:_[a-z]\w*|[A-Z]\w*)?$|^(?:update|insert|create|save|add|set|write|store|register|assign|increment|send|apply)(?:_(?:user|account|order|item|post|comment|product|record|profile|task|ticket|invoice|payment|balance|password|role"
+    r"|status|row|customer|member|subscription|document|todo|note|article|entry|booking|reservation|email|message|coupon|stock|inventory|cart|to_cart)\w*|(?:User|Account|Order|Item|Post|Comment|Product|Record|Profile|Task|Ticket|Invoice|Payment|Balance|Password|Role"
+    r"|Status|Row|Customer|Member|Subscription|Document|Todo|Note|Article|Entry|Booking|Reservation|Email|Message|Coupon|Stock|Inventory|Cart|ToCart)\w*)$"
+)
+GO_VERBS = re.compile(
+    r"^(?:Delete|Remove|Destroy|Purge|Cancel|Deactivate|Disable|Suspend|Ban|Approve|Reject|Transfer|Withdraw|Refund|Charge|Revoke|Promote|Reset|Archive|Publish|Activate|Enable|Update|Create|Insert|Save|Toggle|Mark)(?:[A-Z]\w*)?$"
+)
+HARMLESS_CALLEE = re.compile(
+    r"(?i)(?:^|\.)(?:remove_?(?:prefix|suffix|header|listener|eventlistener|all_?listeners|accents|html|tags|duplicates|none|whitespace|item|child|attribute|class)|delete_?cookie|clear_?cookie|reset_?(?:stream|errors|index|cursor|timer)|create_?(?:engine|client|session|response|context"
+    r"|hash|hmac|element|server|logger|reader|read_?stream|query|app|router|pool|connection|token|access_token|url|form|error|table|index|task|future|subprocess|buffer|key|secret|signature|image|thumbnail|report|pdf|csv|zip|cipher\w*|transport|interface)|update_?(?:headers|context|cache|dict)"
+    r"|mark_?safe|mark_?down\w*|markup|enabled|likely|add_?(?:header|headers|middleware|task|argument|listener|handler|route)|set_?(?:header|headers|cookie|state|status|timeout|level|locale|attribute|item|trace\w*)|setHeader|setState|statusCode|paypal|payload|followed|charset|shipping|dropdown|dropna|drop_duplicates|droplevel|reset_index"
+    r"|cancelled|writeHead|write|sendFile|send_file|send_from_directory|sendStatus|status|archive_path|disabled|published|activeUsers|likes|votes|approved|payments?|liked|marks|resetAllMocks|deleted_\w+|remove_control\w*|pay_?load|charged|bank\w*|banner\w*|toggleClass)$"
+)
+QUIET_RECEIVERS = re.compile(
+    r"(?i)(?:^|\.)(?:\w*cache\w*|redis\w*|rdb|memo\w*|lru|response|resp|res|headers?|cookies?|search_?params|params|url|log|logger|logging|metrics?|\w*metrics|stats|statsd|counter|span|tracer|hash|hasher|digest|hmac|h|hash\(\)|createHash\(\)|md5\(\)|sha\w*\(\)|createHmac\(\)"
+    r"|messages|console|os\.environ|environ|w|writer|header\(\)|wg|mu|mutex|sync|form|formdata|img|image|fig|figure|plt|canvas|workbook|wb|document|pdf|buffer|buf|span|scope|g|locals|state|context|ctx|c|seen|visited|result|results|data|payload|output|items|rows|errors|parts|lines|queue|stack|history|analytics|telemetry|audit\w*|prometheus|sse|stream|emitter|events?|socket|flash|store_cache|parser|builder|doc|zip|archive|tar)$"
+)
+METHOD_TEST = re.compile(
+    r"(?:request|req|r|c\.Request|ctx|self\.request|context)\.(?:method|Method)(?:\(\))?\s*(?P<op>===?|!==?|in\b|not\s+in\b)\s*(?:\(|\[|\{)?\s*(?:[\"'](?P<name>\w+)[\"']|http\.Method(?P<go>\w+))"
+    r"|switch\s*\(?\s*(?:req|request|r)\.[mM]ethod|const\s*\{[^}]*\bmethod\b[^}]*\}\s*=\s*req|match\s+request\.method|if\s+(?:request\.POST|form\.validate_on_submit\(\)|request\.is_post)|form\.validate_on_submit\(\)"
+    r"|(?P<const>[\"'](?:POST|PUT|DELETE|PATCH)[\"'])\s*(?:===?|==)\s*(?:req|request|r)\.[mM]ethod|\.includes\(\s*req\.method|\bmethod\s*(?:===?|!==?)\s*[\"'](?P<bare>\w+)[\"']"
+)

@@ -7,7 +7,8 @@ import re
 from collections.abc import Iterator
 
 from avyay.raksha.checks.base import Finding, Project, Rule, SourceFile
-from avyay.raksha.syntax.flow import SOURCES, Flow
+from avyay.raksha.syntax.flow import Flow
+from avyay.raksha.syntax.flow_words import SOURCES
 from avyay.raksha.syntax.lexer import Token
 from avyay.raksha.syntax.module import Call, Module, parse, text_of
 

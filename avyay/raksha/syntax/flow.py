@@ -34,6 +34,7 @@ class Flow:
         self.module = module
         self.parameters = parameters
         self._busy: set[tuple[str, int]] = set()
+        self._bound_anywhere: dict[str, bool] = {}
 
     def unsafe(self, tokens: Sequence[Token], at: int, depth: int = 0) -> str | None:
         """The text of a part of the expression that is not known to be harmless; None when all of it is.
@@ -407,7 +408,9 @@ class Flow:
             return False  # in Go, other files of the package share their names
         if self.module.python and "import *" in self.module.text:
             return False
-        return not self._is_bound(name)
+        if name not in self._bound_anywhere:
+            self._bound_anywhere[name] = self._is_bound(name)
+        return not self._bound_anywhere[name]
 
     def _is_bound(self, name: str) -> bool:
         """Whether the name is imported, defined, or bound by a loop, a pattern or a parameter anywhere."""

@@ -139,8 +139,9 @@ def replay(
 
     from avyay.config.types import parse_duration
     from avyay.errors import UsageError
-    from avyay.marga.replay import ledger_calls, read_usage
+    from avyay.marga.replay import ledger_calls
     from avyay.marga.replay import replay as replay_calls
+    from avyay.marga.usage_logs import read_usage
     from avyay.money import Picodollars, usd_string
 
     router = run.services.router

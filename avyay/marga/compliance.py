@@ -8,6 +8,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Literal, TypeAlias
 from urllib.parse import urlsplit
 
@@ -170,6 +171,7 @@ def judge_candidate(
 _TAILNET = ipaddress.ip_network("100.64.0.0/10")
 
 
+@lru_cache(maxsize=1024)
 def on_own_network(endpoint: str) -> bool:
     """Whether an endpoint is a machine of the user's own: loopback, a private address, the tailnet, a local name."""
     host = urlsplit(endpoint).hostname or ""

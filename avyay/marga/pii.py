@@ -120,6 +120,7 @@ _ASSIGNED = re.compile(
     r"|password|passwd|bearer)[\"']?[ \t]{0,3}(?:[:=][ \t]{0,3}|[ \t])[\"']?"
     r"([A-Za-z0-9_+/=.~-]{12,128})(?![A-Za-z0-9_+/=.~-])"
 )
+_ASSIGNING = ("key", "token", "secret", "passw", "bearer")  # one of them is in every match
 _IBAN = re.compile(r"(?<![A-Za-z0-9])[A-Z]{2}\d{2}(?:[ -]?[A-Z0-9]{4}){2,7}(?:[ -]?[A-Z0-9]{1,3})?(?![A-Za-z0-9])")
 _PAN = re.compile(r"(?<![A-Za-z0-9])[A-Z]{3}[ABCFGHJLPT][A-Z]\d{4}[A-Z](?![A-Za-z0-9])")
 _IPV4 = re.compile(r"(?<![\w.-])(?:\d{1,3}\.){3}\d{1,3}(?![\w-]|\.\d)")
@@ -196,6 +197,9 @@ def _keys(text: str) -> Iterator[Match]:
     if "PRIVATE KEY" in text:
         for match in _PRIVATE_KEY.finditer(text):
             yield Match("api_key", *match.span())
+    folded = text.lower()
+    if not any(word in folded for word in _ASSIGNING):
+        return
     for match in _ASSIGNED.finditer(text):
         value = match[1]
         mixed = any(c.isdigit() for c in value) and any(c.isalpha() for c in value)

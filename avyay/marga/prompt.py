@@ -96,6 +96,45 @@ class Prompt:
         return self.values[FEATURES.index(name)]
 
 
+# What every match of an expression contains, in lower case: looking for that first is many times cheaper.
+_NEGATING = ("not", "except", "least", "false", "incorrect", "never")
+_STRESSING = ("NOT", "EXCEPT", "LEAST", "CANNOT")
+_STATING = ("Statement", "I.", "II", "(i)")
+_ASKING = (
+    *(
+        "how many",
+        "how much",
+        "how far",
+        "how long",
+        "how old",
+        "how fast",
+        "how tall",
+        "how big",
+        "what ",
+        "calculate",
+    ),
+    *("find", "percent", "average", "total", "in dollars", "in minutes", "in hours"),
+)
+_CODING = ("write", "implement", "complete", "create", "debug", "fix", "refactor", "optimi")
+_CODE_MARKS = ("\n", "```", "=>", "(", "[", "{", ";", "SELECT")
+_DIGIT = re.compile(r"\d")
+
+
+def _any(needles: tuple[str, ...], text: str) -> bool:
+    return any(needle in text for needle in needles)
+
+
+def _is_code(text: str, folded: str) -> bool:
+    # Without any of the marks only its first line could begin like a program.
+    found = _CODE.search(text) if _any(_CODE_MARKS, text) else _CODE.match(text)
+    return found is not None or (_any(_CODING, folded) and _ASKS_CODE.search(text) is not None)
+
+
+def _quantities(text: str) -> bool:
+    """Whether there are three quantities or more; every digit counts."""
+    return len(_DIGIT.findall(text)) >= 3 or len(_QUANTITY.findall(text)) >= 3
+
+
 def read(text: str) -> Prompt:
     """Read a prompt."""
     length = len(text)
@@ -114,6 +153,7 @@ def read(text: str) -> Prompt:
     distinct = set(lower)
     count = len(words) or 1
     numbers = _NUMBER.findall(text)
+    folded = text.lower()
     notation = len(_NOTATION.findall(text)) if "\\" in text or "$" in text or not text.isascii() else 0
     sentences = len(_SENTENCE.findall(stem))
     tail = stem.rstrip()[-1:]
@@ -139,9 +179,9 @@ def read(text: str) -> Prompt:
         float("$" in text and notation == 0),
         float(len(options)),
         log(option_length),
-        float(_NEGATION.search(stem) is not None),
-        float(_STRESSED.search(stem) is not None),
-        float(_STATEMENT.search(text) is not None),
+        float(_any(_NEGATING, folded) and _NEGATION.search(stem) is not None),
+        float(_any(_STRESSING, stem) and _STRESSED.search(stem) is not None),
+        float(_any(_STATING, text) and _STATEMENT.search(text) is not None),
         float("__" in text),
         log(text.count("?")),
         float(tail == "?"),
@@ -151,10 +191,10 @@ def read(text: str) -> Prompt:
     family: Family = "open"
     if choice:
         family = "choice"
-    elif "[asy]" not in text and (_CODE.search(text) or _ASKS_CODE.search(text)):  # [asy]: a figure, not a program
+    elif "[asy]" not in text and _is_code(text, folded):  # [asy]: a figure, not a program
         family = "code"
     elif notation >= 2:
         family = "formula"
-    elif len(_QUANTITY.findall(text)) >= 3 and _ASKS_QUANTITY.search(text):
+    elif _any(_ASKING, folded) and _ASKS_QUANTITY.search(text) and _quantities(text):
         family = "quantity"
     return Prompt(family, values, frozenset(word for word in distinct if len(word) >= 3))

@@ -13,11 +13,12 @@ import pytest
 from avyay.clock import FakeClock
 from avyay.config.schema import MargaSettings, RoutingSettings
 from avyay.errors import UsageError
-from avyay.marga.replay import ledger_calls, read_usage, replay
+from avyay.marga.replay import ledger_calls, replay
 from avyay.marga.router import Router
 from avyay.marga.sticky import Answered, Conversations, conversation_of, stay
 from avyay.marga.store import _COLUMNS, MemoryStore, call_row
 from avyay.marga.types import TIERS, CallRecord, Candidate, Condition, Hints, Model, Prices, Provider, Ranked
+from avyay.marga.usage_logs import read_usage
 from avyay.marga.view import RequestView
 from avyay.marga.wire import inspect
 from avyay.money import Picodollars
@@ -135,6 +136,36 @@ def test_usage_of_others_is_read(tmp_path: Path) -> None:
     report = replay(router(), read_usage(openai, "openai", router()))
     assert (report.calls, report.decided, report.unroutable) == (3, 0, 0)
     assert report.recorded_cost > report.new_cost
+    page = {
+        "object": "page",
+        "data": [
+            {
+                "object": "bucket",
+                "start_time": 1730419200,
+                "results": [
+                    {
+                        "object": "organization.usage.completions.result",
+                        "input_tokens": 50_000,
+                        "output_tokens": 500,
+                        "input_cached_tokens": 800,
+                        "num_model_requests": 50,
+                        "model": "gpt-4o",
+                    },
+                    {"num_model_requests": 0, "input_tokens": 0, "output_tokens": 0, "model": "gpt-4o"},
+                ],
+            }
+        ],
+    }
+    openai.write_text(json.dumps(page))
+    (totals,) = read_usage(openai, "openai", router())
+    assert (totals.count, totals.input, totals.output, totals.cached) == (50, 1000, 10, 16)
+    summed = replay(router(), [totals])
+    assert (summed.calls, sum(summed.after.values())) == (50, 50)
+    assert summed.recorded_cost == 50 * (totals.cost or 0)
+    del page["data"][0]["results"][0]["model"]  # type: ignore[attr-defined]
+    openai.write_text(json.dumps(page))
+    with pytest.raises(UsageError, match="group_by"):
+        list(read_usage(openai, "openai", router()))
     litellm = tmp_path / "spend.json"
     spend = {
         "request_id": "r",
@@ -150,6 +181,24 @@ def test_usage_of_others_is_read(tmp_path: Path) -> None:
     assert found[0].cost == 10_000_000_000
     assert found[0].cached == 50
     assert found[0].at == 1767323045
+    # As the database exports them: JSON columns as text, failures and other kinds of calls in between.
+    odd = [
+        {**spend, "metadata": json.dumps({"usage_object": None}), "messages": "{}", "cache_hit": "None"},
+        {**spend, "metadata": {}, "spend": 0.0, "cache_hit": "True"},
+        {**spend, "call_type": "aembedding"},
+        {**spend, "status": "failure", "spend": 0.0},
+        {**spend, "model": ""},
+        {**spend, "messages": json.dumps([{"role": "user", "content": "What is the capital of France?"}])},
+        {
+            **spend,
+            "startTime": "2026-01-02 03:04:05.678",
+            "metadata": {"usage_object": {"prompt_tokens_details": None}},
+        },
+    ]
+    litellm.write_text("\n".join(json.dumps(row) for row in odd))
+    found = list(read_usage(litellm, "litellm", router()))
+    assert [past.hit for past in found] == [False, True, False, False]
+    assert found[2].complexity < 0.3
 
 
 @pytest.mark.parametrize("text", ["{", "[1]", '{"model": "x"}', '{"usage": {}}', '{"model": "m", "usage": 3}'])

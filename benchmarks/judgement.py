@@ -1,20 +1,35 @@
-"""How fast the judgement judges: scoring, detection and masking of personal data. Prints one line each."""
+"""How fast the judgement judges: scoring, personal data, and what judging adds to a request. Prints one line each."""
 
 from __future__ import annotations
 
+import asyncio
 import random
 import string
 import sys
+import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+
+import orjson
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+from avyay.clock import SYSTEM_CLOCK
+from avyay.config.schema import CacheSettings, MargaSettings, PiiRuleSettings, PiiSettings
+from avyay.marga.cache_store import MemoryCache
+from avyay.marga.caching import AnswerCache
 from avyay.marga.complexity import score
+from avyay.marga.envelope import Inbound
+from avyay.marga.gateway import Gateway
 from avyay.marga.masking import Masker, scan_body
 from avyay.marga.pii import KINDS, detect
+from avyay.marga.router import Router
+from avyay.marga.store import WriterStore
+from avyay.marga.types import TIERS, Model, Prices, Provider
 from avyay.marga.view import RequestView
+from avyay.money import Picodollars
 
 PROSE = (
     "The deploy at 10:42 failed with exit code 137 on node ip-10-0-3-7; see https://ci.example.com/build/8841 for the"
@@ -50,6 +65,59 @@ def main() -> None:
     for _ in range(2000):
         score(view)
     print(f"complexity of {len(view.last_user)} characters: {(time.process_time() - start) / 2:.3f} ms CPU")
+    asyncio.run(requests())
+
+
+PRICE = Prices(Picodollars(1), Picodollars(1))
+PROVIDERS = tuple(
+    Provider(tier, "fake", f"https://{tier}.example", models=(Model(f"{tier}-model", tier, PRICE),)) for tier in TIERS
+)
+QUESTION = (
+    "Explain the difference between a process and a thread to a new engineer, and say when you would use which, for an"
+    " order service with 20 workers."
+)
+
+
+def _same(store: WriterStore) -> WriterStore:
+    return store
+
+
+async def requests(count: int = 1500) -> None:
+    """CPU of whole requests through a gateway in this process, the best of four rounds: what judging adds to them."""
+    mask = MargaSettings(pii=PiiSettings(default=PiiRuleSettings(action="mask")))
+    plain = MargaSettings()
+    for name, settings, model, cached in (
+        ("a model is named, nothing judged", plain, "local-model", False),
+        ("auto: scored and routed", plain, "auto", False),
+        ("auto, rules on personal data", mask, "auto", False),
+        ("auto, cache, all misses", plain, "auto", True),
+        ("auto, cache, all hits", plain, "auto", True),
+    ):
+        with tempfile.TemporaryDirectory() as folder:
+            Path(folder).chmod(0o700)
+            store = WriterStore(Path(folder) / "marga.db")
+            router = Router(PROVIDERS, settings, store=partial(_same, store))
+            kept = MemoryCache(64_000_000)
+            cache = AnswerCache(CacheSettings(enabled=True), kept, SYSTEM_CLOCK) if cached else None
+            gateway = Gateway(router, cache=cache)
+            same = name.endswith("hits")
+            bodies = [
+                orjson.dumps({"model": model, "messages": [{"role": "user", "content": f"{QUESTION} Case {number}."}]})
+                for number in ([0] * count if same else range(count))
+            ]
+            best, decisions = float("inf"), []
+            for _ in range(4):
+                if not same:
+                    kept.clear()
+                start = time.thread_time()
+                for body in bodies:
+                    outbound = await gateway.open(Inbound("openai_chat", body))
+                    assert outbound.call is not None
+                    decisions.append(outbound.call.decision.seconds)
+                best = min(best, (time.thread_time() - start) / count)
+            middle = sorted(decisions)[len(decisions) // 2]
+            print(f"{name}: {best * 1e6:.0f} µs CPU a request, decision p50 {middle * 1e6:.0f} µs")
+            store.close()
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import orjson
@@ -78,10 +77,6 @@ QUESTION = (
 )
 
 
-def _same(store: WriterStore) -> WriterStore:
-    return store
-
-
 async def requests(count: int = 1500) -> None:
     """CPU of whole requests through a gateway in this process, the best of four rounds: what judging adds to them."""
     mask = MargaSettings(pii=PiiSettings(default=PiiRuleSettings(action="mask")))
@@ -94,9 +89,8 @@ async def requests(count: int = 1500) -> None:
         ("auto, cache, all hits", plain, "auto", True),
     ):
         with tempfile.TemporaryDirectory() as folder:
-            Path(folder).chmod(0o700)
             store = WriterStore(Path(folder) / "marga.db")
-            router = Router(PROVIDERS, settings, store=partial(_same, store))
+            router = Router(PROVIDERS, settings, store=lambda store=store: store)
             kept = MemoryCache(64_000_000)
             cache = AnswerCache(CacheSettings(enabled=True), kept, SYSTEM_CLOCK) if cached else None
             gateway = Gateway(router, cache=cache)

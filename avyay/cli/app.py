@@ -72,7 +72,8 @@ def run(arguments: list[str]) -> int:
         result = typer.main.get_command(application())(
             args=arguments, prog_name="avyay", standalone_mode=False, complete_var="_AVYAY_COMPLETE"
         )
-        sys.stdout.flush()
+        if not sys.stdout.closed:  # a server on stdin and stdout closes them when its client goes
+            sys.stdout.flush()
         if result == ExitCode.INTERRUPTED:  # typer makes an exit code of Ctrl-C, and says nothing
             raise KeyboardInterrupt
         return int(result) if isinstance(result, int) else ExitCode.OK

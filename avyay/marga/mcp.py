@@ -30,7 +30,7 @@ INSTRUCTIONS = (
 )
 READ_ONLY = ToolAnnotations(readOnlyHint=True, destructiveHint=False, idempotentHint=True, openWorldHint=False)
 Hours = Annotated[float, Field(gt=0, le=24 * 366, description="How far back: 24 is a day, 168 a week.")]
-Grouping = Literal["model", "provider", "tier", "key", "service", "customer", "session", "class", "status"]
+Grouping = Literal["model", "provider", "tier", "key", "service", "customer", "session", "class", "status", "cache"]
 
 
 class GroupModel(BaseModel):
@@ -45,6 +45,8 @@ class GroupModel(BaseModel):
     cost_usd: str
     p50_seconds: float
     p95_seconds: float
+    cache_hits: int = Field(description="Calls answered from the cache, at no cost.")
+    saved_usd: str = Field(description="What those answers had cost.")
 
 
 class StatsModel(BaseModel):
@@ -105,6 +107,8 @@ def register(server: FastMCP, records: Records) -> None:
                     cost_usd=usd_string(Picodollars(row.cost)),
                     p50_seconds=row.p50,
                     p95_seconds=row.p95,
+                    cache_hits=row.hits,
+                    saved_usd=usd_string(Picodollars(row.saved)),
                 )
                 for row in records.stats(by, hours=hours)
             ]

@@ -275,7 +275,9 @@ def stats(
     run: Run,
     by: Annotated[
         str,
-        typer.Option("--by", help="model, provider, tier, key, service, customer, session, class or status."),
+        typer.Option(
+            "--by", help="model, provider, tier, key, service, customer, session, class, status, cache, day or hour."
+        ),
     ] = "model",
     since: Since = None,
 ) -> None:
@@ -289,6 +291,7 @@ def stats(
     for row in rows:
         entry = asdict(row)
         entry["cost_usd"] = usd_string(Picodollars(entry.pop("cost")))
+        entry["saved_usd"] = usd_string(Picodollars(entry.pop("saved")))
         entry["estimated_cost_usd"] = usd_string(Picodollars(entry.pop("estimated_cost")))
         data.append(entry)
     spent = usd_string(total(Picodollars(row.cost) for row in rows))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -120,32 +119,29 @@ def shadow(
     run.services.close()
 
 
-class UsageFormat(StrEnum):
-    """Whose records are read."""
-
-    LEDGER = "ledger"
-    OPENAI = "openai"
-    LITELLM = "litellm"
-
-
 def replay(
     run: Run,
     file: Annotated[Path | None, typer.Argument(help="Records of another tool; by default our own ledger.")] = None,
-    source: Annotated[UsageFormat, typer.Option("--from", help="What the file holds.")] = UsageFormat.LEDGER,
+    source: Annotated[
+        str | None,
+        typer.Option("--from", help="ledger; or a file of openai or litellm records; or which of these FILE holds."),
+    ] = None,
     since: Annotated[str, typer.Option("--since", help="How far back in the ledger.", metavar="DURATION")] = "30d",
 ) -> None:
     """Show what past calls would have cost, and where they would have gone, under this configuration (--config)."""
-    from typing import Literal, cast
-
     from avyay.config.types import parse_duration
     from avyay.errors import UsageError
     from avyay.marga.replay import ledger_calls
     from avyay.marga.replay import replay as replay_calls
-    from avyay.marga.usage_logs import read_usage
+    from avyay.marga.usage_logs import read_usage, tool_of
     from avyay.money import Picodollars, usd_string
 
     router = run.services.router
-    if (file is None) != (source is UsageFormat.LEDGER):
+    if source not in (None, "ledger", "openai", "litellm"):
+        if file is not None:
+            raise UsageError(f"--from {source}: not ledger, openai or litellm.", hint="See: avyay marga replay -h")
+        file, source = Path(source), None
+    if (file is None) != (source in (None, "ledger")) and not (file is not None and source is None):
         raise UsageError(
             "Name a file together with --from openai or --from litellm.", hint="See: avyay marga replay -h"
         )
@@ -158,7 +154,7 @@ def replay(
             raise UsageError(f"--since {since}: {error}.", hint="For example: --since 7d") from error
         past = ledger_calls(run.services.calls.history(since=start))
     else:
-        past = read_usage(file, cast(Literal["openai", "litellm"], source.value), router)
+        past = read_usage(file, "openai" if source == "openai" else "litellm" if source else tool_of(file), router)
     found = replay_calls(router, past)
     money = {
         "recorded_cost_usd": usd_string(Picodollars(found.recorded_cost)),

@@ -30,7 +30,9 @@ INSTRUCTIONS = (
 )
 READ_ONLY = ToolAnnotations(readOnlyHint=True, destructiveHint=False, idempotentHint=True, openWorldHint=False)
 Hours = Annotated[float, Field(gt=0, le=24 * 366, description="How far back: 24 is a day, 168 a week.")]
-Grouping = Literal["model", "provider", "tier", "key", "service", "customer", "session", "class", "status", "cache"]
+Grouping = Literal[
+    "model", "provider", "tier", "key", "service", "customer", "session", "class", "status", "cache", "day", "hour"
+]
 
 
 class GroupModel(BaseModel):

@@ -32,7 +32,9 @@ __all__ = [
     "row_of",
 ]
 
-Grouping = Literal["model", "provider", "tier", "key", "service", "customer", "session", "class", "status", "cache"]
+Grouping = Literal[
+    "model", "provider", "tier", "key", "service", "customer", "session", "class", "status", "cache", "day", "hour"
+]
 GROUPINGS: Mapping[str, str] = {
     "model": "provider || '/' || model",
     "provider": "provider",
@@ -44,6 +46,8 @@ GROUPINGS: Mapping[str, str] = {
     "class": "request_class",
     "status": "status",
     "cache": "coalesce(cache, 'none')",
+    "day": "strftime('%Y-%m-%d', at, 'unixepoch')",  # UTC
+    "hour": "strftime('%Y-%m-%d %H:00', at, 'unixepoch')",
 }
 
 MARGA_SCHEMA = Schema(

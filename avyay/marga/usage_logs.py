@@ -19,7 +19,7 @@ from avyay.marga.types import Hints
 from avyay.marga.view import RequestView
 from avyay.money import Picodollars
 
-__all__ = ["read_usage"]
+__all__ = ["read_usage", "tool_of"]
 
 _NO_COMPLETION = ("embedding", "image", "transcription", "speech", "rerank", "moderation", "batch", "file")
 
@@ -54,6 +54,31 @@ def read_usage(path: Path, source: Literal["openai", "litellm"], router: Router)
             f"{path}, line {number}: not {source} usage as JSON lines ({type(error).__name__}: {error}).",
             hint="Each line needs a model and its token counts.",
         ) from error
+
+
+def tool_of(path: Path) -> Literal["openai", "litellm"]:
+    """Whose records a file holds, by its first one.
+
+    Raises:
+        UsageError: it cannot be read, or is neither's.
+    """
+    try:
+        data = path.read_bytes().lstrip()
+        first = orjson.loads(data)[0] if data[:1] == b"[" else orjson.loads(data.split(b"\n", 1)[0])
+        names = set(first)
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}.", hint="Name a file of JSON lines.") from error
+    except (orjson.JSONDecodeError, LookupError, TypeError) as error:
+        raise UsageError(
+            f"{path}: no records as JSON lines.", hint="Say whose they are: --from openai|litellm"
+        ) from error
+    if "spend" in names or "response_cost" in names or {"call_type", "prompt_tokens"} <= names:
+        return "litellm"
+    if names & {"usage", "response", "object"}:
+        return "openai"
+    raise UsageError(
+        f"{path}: neither OpenAI's nor LiteLLM's records.", hint="Say whose they are: --from openai|litellm"
+    )
 
 
 def _openai(row: Mapping[str, Any], number: int, router: Router) -> Iterator[Past]:

@@ -86,6 +86,14 @@ def test_usage_of_another_tool_is_replayed(home: Path) -> None:
     found = json.loads(done.stdout)
     assert (found["calls"], found["recorded_cost_usd"]) == (3, "1.5")
     assert found["before"] == {"openai/gpt-4o": 3}
+    (home / "usage.jsonl").write_text(
+        json.dumps({"model": "gpt-4o", "usage": {"prompt_tokens": 10, "completion_tokens": 5}}) + "\n"
+    )
+    for name, calls in (("usage.jsonl", 1), ("spend.json", 3)):
+        guessed = avyay(home, "marga", "replay", "--from", name, "--json")
+        assert json.loads(guessed.stdout)["calls"] == calls
+    assert avyay(home, "marga", "replay", "--from", "absent.jsonl").returncode == 2
+    assert avyay(home, "marga", "replay", "--from", "openai").returncode == 2
 
 
 def test_the_mcp_server_ends_quietly_when_its_client_goes(home: Path) -> None:

@@ -68,6 +68,14 @@ def test_which_provider_had_the_highest_error_rate(records: Records) -> None:
     assert found["latency"]["decision"]["p95"] == pytest.approx(0.012)
 
 
+def test_groups_by_period(records: Records) -> None:
+    hours = ask(records, "marga_stats", by="hour", hours=10).structuredContent["groups"]
+    assert len(hours) == 10
+    assert all(group["calls"] == 24 and group["group"].endswith(":00") for group in hours)
+    days = ask(records, "marga_stats", by="day", hours=48).structuredContent["groups"]
+    assert sum(group["calls"] for group in days) == 40 * 24
+
+
 def test_decisions_and_why(records: Records) -> None:
     rows = ask(records, "marga_decisions", status="error", limit=3).structuredContent["decisions"]
     assert [row["provider"] for row in rows] == ["openai"] * 3

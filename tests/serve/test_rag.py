@@ -59,6 +59,8 @@ def test_questions(client: TestClient) -> None:
     assert answer["passages"][0]["citation"].startswith("kafka.md:")
     found = client.post("/v1/search", json={"query": "kafka", "limit": 1}).json()
     assert len(found["passages"]) == 1
+    whole = client.post("/v1/search", json={"query": "kafka", "limit": 1, "expand": "section"}).json()
+    assert whole["passages"][0]["last_line"] >= found["passages"][0]["last_line"]
     assert client.get("/v1/sources").json()["sources"][0]["name"] == "ops"
     assert client.post("/v1/feedback", json={"id": answer["id"], "verdict": "up"}).status_code == 204
     with client.stream("POST", "/v1/ask", json={"question": "KafkaBrokerDown", "stream": True}) as stream:

@@ -66,6 +66,11 @@ async def exercise(session: ClientSession) -> None:
     assert re.fullmatch(r"kafka/broker down\.md:\d+-\d+@[0-9a-f]{7} \(Mitigation\)", passage["citation"])
     assert "kubectl delete pod kafka-0" in passage["text"]
 
+    asked = {"query": "KafkaBrokerDown", "limit": 1, "expand": "parents"}
+    whole = (await session.call_tool("search_runbooks", asked)).structuredContent
+    assert whole is not None
+    assert whole["passages"][0]["parents"][0]["heading"] in RUNBOOK
+
     answer = (await session.call_tool("ask_devops", {"question": "KafkaBrokerDown"})).structuredContent
     assert answer is not None
     assert answer["mode"] == "extractive"

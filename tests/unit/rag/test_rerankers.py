@@ -12,6 +12,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import anyio
+import anyio.to_thread
 import pytest
 from scripted_model import Model
 
@@ -147,6 +149,27 @@ def test_a_model_that_gives_no_marks(model: Model) -> None:
         ModelReranker(lambda: model).score("q", ["a", "b"], seconds=0.1)
     with pytest.raises(UnreachableError):
         ModelReranker(lambda: None).score("q", ["a"], seconds=0.1)
+
+
+class OfItsLoop(Model):
+    loop: asyncio.AbstractEventLoop | None = None
+
+    async def complete(self, request: Completion) -> CompletionReply:
+        self.loop = asyncio.get_running_loop()
+        return await super().complete(request)
+
+
+def test_a_daemons_model_runs_on_the_daemons_loop() -> None:
+    """The router's connections belong to it; the search waits in a worker thread."""
+    model = OfItsLoop('{"scores": [1, 2]}')
+    reranker = ModelReranker(lambda: model)
+
+    async def daemon() -> asyncio.AbstractEventLoop:
+        marks = await anyio.to_thread.run_sync(lambda: reranker.score("q", ["a", "b"], seconds=5))
+        assert marks == [1.0, 2.0]
+        return asyncio.get_running_loop()
+
+    assert anyio.run(daemon) is model.loop
 
 
 def test_the_cross_encoder_is_an_extra(monkeypatch: pytest.MonkeyPatch) -> None:

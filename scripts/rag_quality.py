@@ -21,6 +21,7 @@ from rank_bm25 import BM25Plus
 
 from avyay.embed.registry import open_embedder
 from avyay.ports import Embedder
+from avyay.rag.answerability import wilson
 from avyay.rag.chunk import chunk_document
 from avyay.rag.confidence import assess
 from avyay.rag.evaluate import EvalQuery, EvalResult, Interval, compare, evaluate, load_queries, macro
@@ -279,10 +280,8 @@ def answerable(corpus: Corpus, vectors: Vectors, others: Sequence[str]) -> dict[
 
 def share(hits: int, total: int) -> str:
     """A share with its 95 % interval (Wilson)."""
-    z = 1.96
-    middle = (hits / total + z * z / 2 / total) / (1 + z * z / total)
-    half = z * np.sqrt(hits / total * (1 - hits / total) / total + z * z / 4 / total**2) / (1 + z * z / total)
-    return f"{hits / total:.3f} [{max(0.0, middle - half):.3f}, {min(1.0, middle + half):.3f}] of {total}"
+    low, high = wilson(hits, total)
+    return f"{hits / total:.3f} [{low:.3f}, {high:.3f}] of {total}"
 
 
 def main() -> None:

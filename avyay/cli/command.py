@@ -72,6 +72,11 @@ class Run:
 
         return Services(self.loaded)
 
+    def close(self) -> None:
+        """Let go of the services, if any were made: what they hold in memory, such as events, is written."""
+        if "services" in self.__dict__:
+            self.services.close()
+
 
 def command(
     app: typer.Typer, name: str | None = None, *, results: bool = False, **options: Any
@@ -99,7 +104,11 @@ def command(
                 verbose=given["verbose"],
                 color=False if given["no_color"] else None,
             )
-            return function(Run(out, given["config"], given["verbose"]), *args, **values)
+            run = Run(out, given["config"], given["verbose"])
+            try:
+                return function(run, *args, **values)
+            finally:
+                run.close()
 
         defaults = {"config": None, "verbose": 0}
         added = [

@@ -271,9 +271,11 @@ def evaluate(
         if gains:
             _show_rows(run, gains, f"What --mode {mode} would gain")
         if told is not None:
+            answered = _percent(told.answered, told.answered_interval)
+            refused = _percent(told.refused, told.refused_interval)
             run.out.line(
-                f"Answerable queries that get an answer: {told.answered:.0%}; refused without their documents:"
-                f" {told.refused:.0%}; AUC of the confidence: {told.auc:.2f}"
+                f"Answerable queries that get an answer: {answered}; refused without their documents: {refused};"
+                f" AUC of the confidence: {told.auc:.2f}"
             )
 
     score = macro(rows, "doc").mean
@@ -295,6 +297,11 @@ def _results(rag: RagService, queries: list[EvalQuery], mode: Mode | None) -> di
         row["qid"]: [EvalResult(one["path"], tuple(one["headings"])) for one in row["results"]]
         for row in rag.batch(pairs, limit=10, mode=mode)
     }
+
+
+def _percent(share: float, interval: tuple[float, float]) -> str:
+    low, high = interval
+    return f"{share:.0%} [{low:.0%}, {high:.0%}]"
 
 
 def _show_rows(run: Run, rows: list[Row], title: str | None) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import sqlite3
 import subprocess
 import sys
 import threading
+from contextlib import closing
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, ClassVar
@@ -64,6 +66,9 @@ def test_index_then_ask(repository: Path, tmp_path: Path, home: Path) -> None:
     assert indexed.returncode == 0, indexed.stderr
     assert f"Indexed runbooks at {sha7}: 2 added" in indexed.stdout
     assert list((home / "avyay" / "data" / "rag" / "vectors.lance").iterdir())
+    with closing(sqlite3.connect(home / "avyay" / "data" / "rag" / "events.db")) as events:
+        # A command closes what it opened, or the next one would report that events may be missing.
+        assert events.execute("SELECT count(*), count(closed_at) FROM writer_sessions").fetchone() == (1, 1)
 
     asked = avyay("ask", "which command measures the latency of the etcd disk?", cwd=tmp_path)
     assert asked.returncode == 0, asked.stderr

@@ -24,7 +24,7 @@ class TokenEmbedder(Protocol):
 class LateInteraction:
     """The mean over the query's tokens of the cosine with the nearest token of the text.
 
-    Twenty texts cost about a third of a second of CPU.
+    Twenty texts cost about two thirds of a second of CPU.
     """
 
     name = "late-interaction"

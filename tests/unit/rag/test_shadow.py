@@ -11,7 +11,7 @@ from avyay.clock import FakeClock
 from avyay.config import Environment
 from avyay.embed.hashing import Hashing
 from avyay.errors import ConfigError
-from avyay.rag.answerability import Answerability
+from avyay.rag.answerability import Answerability, wilson
 from avyay.rag.evaluate import load_queries
 from avyay.rag.places import IndexPlaces
 from avyay.rag.searcher import Ranking
@@ -75,6 +75,12 @@ def test_answerability_figures() -> None:
     told = Answerability.of([(True, True, 0.9), (True, False, 0.5), (False, True, 0.5), (False, False, 0.1)])
     assert (told.answered, told.refused, told.auc) == (0.5, 0.5, 0.875)
     assert Answerability.of([]) == Answerability(0, 0.0, 0.0, 0.5)
+
+
+def test_intervals_of_shares() -> None:
+    assert wilson(0, 36) == pytest.approx((0.0, 0.0964), abs=1e-4)
+    assert wilson(35, 36) == pytest.approx((0.8583, 0.9951), abs=1e-4)
+    assert wilson(0, 0) == (0.0, 1.0)
 
 
 def test_a_weight_nobody_knows(home: Path) -> None:

@@ -117,7 +117,7 @@ def _print_unit(run: Run, name: str, user_unit: bool) -> None:
 
     program = shutil.which("avyay")
     words = [arg for arg in sys.argv[1:] if arg not in ("--print-unit", "--user-unit")]
-    if "--reload-config" not in words:
+    if "--reload-config" not in words and "--run" not in words:
         words.append("--reload-config")
     start = [str(Path(program).absolute())] if program else [sys.executable, "-m", "avyay"]
     home = run.loaded.environment.value("AVYAY_HOME")
@@ -252,6 +252,9 @@ def engine(
     run: Run,
     host: Host = None,
     port: Port = None,
+    dispatch: Annotated[
+        bool, typer.Option("--run", help="Also give tasks to agents, as avyay engine run does.")
+    ] = False,
     tailnet: Tailnet = False,
     published: Published = False,
     reload_config: Reload = False,
@@ -259,12 +262,14 @@ def engine(
     user_unit: UserUnit = False,
     tether: Tether = None,
 ) -> None:
-    """The build engine's queue: tasks, their stories, a board. Port 8086."""
+    """The build engine's queue: tasks, their stories, a board; with --run also the loop. Port 8086."""
     from avyay.serve.engine import serve_engine
 
+    if dispatch and reload_config:
+        raise UsageError("--run and --reload-config exclude each other.", hint="Restart it: tasks are given back.")
     asked = _Asked(host, port, tailnet, published, reload_config, print_unit, user_unit, tether)
     if (how := _start(run, "engine", "ENGINE", "health: /health, board: /", asked)) is not None:
-        serve_engine(run.services, how)
+        serve_engine(run.services, how, run=dispatch)
 
 
 @command(app, "all")

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import asdict
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import orjson
@@ -19,6 +20,8 @@ from avyay.engine.graph import mermaid, tree_lines
 from avyay.engine.narrate import narrate
 from avyay.engine.narrate import why as explain
 from avyay.engine.types import ACTIVE, NewTask, State, Task
+from avyay.errors import UsageError
+from avyay.log import get_logger
 from avyay.serve.app import Kit, Report, daemon_key
 from avyay.serve.board import board, clock_time, stages
 from avyay.serve.house import Metric
@@ -106,8 +109,11 @@ class ApproveBody(BaseModel):
     by: str = Field(min_length=1, max_length=100)
 
 
-def serve_engine(services: Services, how: Launch | None = None) -> None:
+def serve_engine(services: Services, how: Launch | None = None, *, run: bool = False) -> None:
     """Run the daemon until it is told to end.
+
+    Args:
+        run: Whether it also gives tasks to agents.
 
     Raises:
         UsageError: the port is taken, or the variable that the configuration names is not set.
@@ -119,9 +125,40 @@ def serve_engine(services: Services, how: Launch | None = None) -> None:
         host, _ = how.place(services, DEFAULT_PORT)
         risk = "Anyone who reaches {host} could have commands run by your agents."
         key = daemon_key(services, "engine", host, services.settings.engine.api_key_env, risk)
-        return build_app(services, key=key, stopping=stopping)
+        beside = [partial(dispatching, services)] if run else []
+        return build_app(services, key=key, stopping=stopping, beside=beside)
 
     launch(services, "engine", build, how, port=DEFAULT_PORT)
+
+
+@asynccontextmanager
+async def dispatching(services: Services, *, directory: Path | None = None) -> AsyncIterator[None]:
+    """The engine's loop, on a thread of its own; at the end it stops its agents and gives their tasks back.
+
+    Args:
+        directory: Of the repository worked on, where the configuration names none; by default the current one.
+
+    Raises:
+        UsageError: there is no repository, or no agent.
+    """
+    dispatcher = await asyncio.to_thread(services.make_dispatcher, directory=directory)
+    if not any(node.agents() for node in dispatcher.nodes):
+        raise UsageError(
+            "No node has an agent.", hint="Install claude, codex, opencode, gemini or aider, or set engine.agents."
+        )
+
+    def work() -> None:
+        try:
+            dispatcher.run()
+        except Exception:  # noqa: BLE001 - the thread ends, the queue stays reachable
+            get_logger("engine").exception("dispatcher_failed")
+
+    loop = asyncio.create_task(asyncio.to_thread(work))
+    try:
+        yield
+    finally:
+        dispatcher.stop()
+        await loop
 
 
 def build_app(

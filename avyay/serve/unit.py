@@ -56,7 +56,7 @@ def systemd_unit(name: str, command: Sequence[str], paths: Paths, *, home: str |
         "[Service]",
         "Type=exec",
         f"ExecStart={' '.join(_quote(word) for word in command)}",
-        "ExecReload=/bin/kill -HUP $MAINPID",
+        *(["ExecReload=/bin/kill -HUP $MAINPID"] if "--reload-config" in command else []),
         "Restart=on-failure",
         "RestartSec=2",
         "RestartPreventExitStatus=2 4 5",

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+import subprocess
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
+from daemon import wait_for
 from starlette.testclient import TestClient
 
 from avyay.config import Environment
-from avyay.errors import CorruptError, PolicyError
-from avyay.serve.engine import build_app, serve_engine
+from avyay.errors import CorruptError, PolicyError, UsageError
+from avyay.serve.engine import build_app, dispatching, serve_engine
 from avyay.serve.launch import Launch
 from avyay.wiring import Services, open_services
 
@@ -89,3 +94,43 @@ def test_a_queue_that_cannot_be_opened(home: Path) -> None:
 def test_others_need_a_key(home: Path) -> None:
     with pytest.raises(PolicyError, match="your agents"):
         serve_engine(services(home), Launch(host="0.0.0.0", port=0))
+
+
+@pytest.mark.needs("git")
+def test_with_its_loop_tasks_are_done_and_told(home: Path, tmp_path: Path) -> None:
+    """A task that comes over HTTP is worked on, verified, merged, and told as an event."""
+    root = tmp_path / "code"
+    root.mkdir()
+    (root / "README.md").write_text("# Code\n")
+    for command in (
+        ["init", "--quiet", "--initial-branch=main"],
+        ["add", "--all"],
+        ["commit", "--quiet", "-m", "first"],
+    ):
+        subprocess.run(["git", *command], cwd=root, check=True, capture_output=True)
+    agent = "{name: writer, kind: command, command: [sh, -c, 'echo x > x.txt']}"
+    config = home / "avyay.yaml"
+    config.write_text(f"engine:\n  repository: {root}\n  agents: [{agent}]\n  tick: 0.2\n")
+    values = {"AVYAY_HOME": str(home / "avyay"), "PATH": os.environ["PATH"], "HOME": str(home)}
+    made = open_services(config_file=config, environment=Environment(values))
+    app = build_app(made, beside=[partial(dispatching, made)])
+    with TestClient(app, base_url="http://127.0.0.1") as client:
+        task = add(client, accept="test -e x.txt", files=["x.txt"])
+        wait_for(lambda: client.get(f"/v1/engine/tasks/{task}").json()["state"] in ("done", "failed", "dead"), 60)
+        found = client.get(f"/v1/engine/tasks/{task}").json()
+        assert found["state"] == "done", found["story"]
+        names = "/v1/events?name=engine.task.done&limit=5&after=start"
+        wait_for(lambda: len(client.get(names).json()["events"]) == 1)
+
+
+def test_a_loop_without_agents_is_refused(home: Path, tmp_path: Path) -> None:
+    made = services(home)
+    for command in ("init --quiet --initial-branch=main", "commit --quiet --allow-empty --message=first"):
+        subprocess.run(["git", *command.split()], cwd=tmp_path, check=True)
+
+    async def main() -> None:
+        with pytest.raises(UsageError, match="No node has an agent"):
+            async with dispatching(made, directory=tmp_path):
+                raise AssertionError("it began")
+
+    asyncio.run(main())

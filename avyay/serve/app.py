@@ -330,12 +330,15 @@ def accepted(job: Job) -> Response:
     return Response(orjson.dumps(job.data(), default=str), 202, headers, "application/json")
 
 
-def daemon_key(services: Services, name: str, host: str, variable: str | None, risk: str) -> str | None:
+def daemon_key(
+    services: Services, name: str, host: str, variable: str | None, risk: str, *, knows_users: bool = True
+) -> str | None:
     """The key that a daemon's callers must send.
 
     Args:
         variable: What the setting `<name>.api_key_env` names.
         risk: What could happen without one, for the refusal; `{host}` stands for the address.
+        knows_users: Whether every path of the daemon heeds `serve.tailnet_users`.
 
     Raises:
         UsageError: the variable is not set.
@@ -345,10 +348,11 @@ def daemon_key(services: Services, name: str, host: str, variable: str | None, r
     if variable and key is None:
         raise UsageError(f"{name}.api_key_env names {variable}, which is not set.", hint=f"export {variable}=...")
     settings = services.settings.serve
-    if key is None and settings.tailscale_serve and not settings.tailnet_users:
+    if key is None and settings.tailscale_serve and not (settings.tailnet_users and knows_users):
+        users = ", or serve.tailnet_users to who may" if knows_users else ": serve.tailnet_users are not known here"
         raise PolicyError(
             f"Everybody on your tailnet could use {name}.",
-            hint=f"Set {name}.api_key_env to a variable that holds a key, or serve.tailnet_users to who may.",
+            hint=f"Set {name}.api_key_env to a variable that holds a key{users}.",
             code="no_authentication",
         )
     if key is None and not is_loopback(host):

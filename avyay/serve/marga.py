@@ -59,7 +59,8 @@ def serve_marga(
     def key(services: Services) -> str | None:
         host, _ = how.place(services, DEFAULT_PORT)
         risk = "The router would answer anyone who reaches {host}, at your cost."
-        return daemon_key(services, "marga", host, services.settings.marga.api_key_env, risk)
+        variable = services.settings.marga.api_key_env
+        return daemon_key(services, "marga", host, variable, risk, knows_users=False)  # the hot path has keys only
 
     if workers == 1:
         _trace(services)

@@ -22,7 +22,10 @@ from avyay.cli.app import run as avyay
 from avyay.config import Environment
 from avyay.errors import AuthError, DependencyError, PolicyError, UsageError
 from avyay.serve.app import Kit, Report, daemon_key
+from avyay.serve.gateway.daemon import serve_gateway
 from avyay.serve.identity import is_tailscaled, require_user
+from avyay.serve.launch import Launch
+from avyay.serve.marga import serve_marga
 from avyay.tailnet import find_peer, probe_peers, publish, read_tailnet, tailnet_address, unpublish
 from avyay.wiring import Services, open_services
 
@@ -215,6 +218,18 @@ def test_publishing_needs_a_key_or_names(home: Path) -> None:
     made = services(home, AVYAY_SERVE_TAILSCALE_SERVE="true")
     with pytest.raises(PolicyError, match="Everybody on your tailnet"):
         daemon_key(made, "rag", "127.0.0.1", None, "")
+
+
+def test_a_published_router_needs_a_key_whoever_is_named(home: Path) -> None:
+    """Its model endpoints know keys only: with names alone the whole tailnet could spend."""
+    (home / "avyay.yaml").write_text("serve: {tailscale_serve: true, tailnet_users: [ann@example.com]}\n")
+    made = open_services(
+        config_file=home / "avyay.yaml", environment=Environment({"AVYAY_HOME": str(home / "avyay"), "HOME": str(home)})
+    )
+    with made, pytest.raises(PolicyError, match="Everybody on your tailnet"):
+        serve_marga(made, Launch(port=0))
+    with made, pytest.raises(PolicyError, match="The gateway would answer anyone"):
+        serve_gateway(made, Launch(port=0))
 
 
 def test_binding_the_tailnet_needs_a_key(tailscale: Path, capsys: pytest.CaptureFixture[str]) -> None:

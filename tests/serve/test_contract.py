@@ -15,6 +15,7 @@ from server import running
 
 from avyay.config import Environment
 from avyay.serve.engine import build_app as build_engine
+from avyay.serve.marga import build_app as build_marga
 from avyay.serve.rag import build_app as build_rag
 from avyay.serve.raksha import build_app as build_raksha
 from avyay.serve.siddhi import build_app as build_siddhi
@@ -55,7 +56,20 @@ def engine(home: Path) -> Any:
     return build_engine(services(home))
 
 
-DAEMONS: dict[str, Callable[[Path], Any]] = {"rag": rag, "raksha": raksha, "siddhi": siddhi, "engine": engine}
+def marga(home: Path) -> Any:
+    provider = '{name: fake, kind: fake, endpoint: "http://127.0.0.1:9", models: [m]}'
+    (home / "avyay.yaml").write_text(f"marga: {{discover: false, providers: [{provider}]}}\n")
+    values = {"AVYAY_HOME": str(home / "avyay"), "HOME": str(home)}
+    return build_marga(open_services(config_file=home / "avyay.yaml", environment=Environment(values)))
+
+
+DAEMONS: dict[str, Callable[[Path], Any]] = {
+    "rag": rag,
+    "raksha": raksha,
+    "siddhi": siddhi,
+    "engine": engine,
+    "marga": marga,
+}
 
 
 @pytest.fixture(params=sorted(DAEMONS))

@@ -250,10 +250,7 @@ class GatewayApp:
             own += limit_headers(verdict, anthropic=route.dialect == "anthropic", now=taken)
 
         def decorate(status: int, raw: list[Header]) -> list[Header]:
-            found = response_headers(raw, own, limits=bool(verdict.standings))
-            if route.target != scope["raw_path"]:
-                found = [(name, _placed(name, value, route)) for name, value in found]
-            return found
+            return response_headers(raw, own, limits=bool(verdict.standings))
 
         head = request_head(
             scope["method"],
@@ -527,13 +524,6 @@ def _length(headers: list[Header]) -> bytes | None:
     if len(found) > 1 or _LENGTH.match(found[0]) is None:
         raise Refusal(400, "The body's length is not clear.", code="bad_length")
     return found[0]
-
-
-def _placed(name: bytes, value: bytes, route: Route) -> bytes:
-    """A component's own location, as it is seen through the gateway."""
-    if name == b"location" and value.startswith(b"/v1/jobs/"):
-        return b"/v1/" + route.component.encode() + value[3:]
-    return value
 
 
 def _forbidden(route: Route) -> Refusal:

@@ -101,6 +101,8 @@ class LimitOwner:
                 self._gone[name] = self._gone.get(name, 0) + value
             self._tasks.discard(task)
             writer.close()
+            with suppress(ConnectionError):
+                await writer.wait_closed()
 
     async def _take(self, message: list[Any], prefix: str, writer: asyncio.StreamWriter) -> None:
         kind = message[0]
@@ -148,13 +150,17 @@ class LimitMember:
         self._tasks = [asyncio.ensure_future(self._listen(reader)), asyncio.ensure_future(self._report())]
 
     async def stop(self) -> None:
-        """Leave."""
+        """Report what is left, and leave."""
         self._lost = _nothing
+        self._send(["m", self._totals()])
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._writer is not None:
-            self._writer.close()
+            with suppress(ConnectionError):
+                await self._writer.drain()
+                self._writer.close()
+                await self._writer.wait_closed()
 
     async def acquire(self, claims: Sequence[Claim], lease: str) -> Verdict:
         """See `Limiter`."""

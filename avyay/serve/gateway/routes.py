@@ -114,6 +114,9 @@ def find_route(raw: bytes) -> Route | None:
         owner = next((name for name in _WITH_JOBS if name.encode() == parts[2]), None)
         if owner is not None:
             return Route(owner, "jobs", target=b"/v1/" + b"/".join(parts[3:]))
+    if len(parts) >= 4 and parts[1:3] == [b"v1", b"jobs"]:  # a job's id begins with its component's name
+        owner = next((name for name in _WITH_JOBS if parts[3].startswith(name.encode() + b"_")), None)
+        return Route(owner, "jobs", target=raw) if owner is not None else None
     for length in (3, 2):  # /v1/chat, then /marga
         found = _PREFIXES.get(b"/".join(parts[:length])) if len(parts) >= length else None
         if found is not None:

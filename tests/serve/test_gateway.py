@@ -447,17 +447,8 @@ def test_requests_with_unclear_framing(echo_gate: Gate, all_scopes: str, name: s
     head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nx-api-key: {all_scopes}\r\n{SMUGGLED[name]}\r\n"
     attack = f"{head}\r\n{{}}GET /v1/engine HTTP/1.1\r\nhost: x\r\nx-api-key: {all_scopes}\r\nconnection: close\r\n\r\n"
     answer = echo_gate.raw(attack.encode("latin-1"), finish=True)
-    assert answer.count(b"HTTP/1.1") <= 2
-    first = answer.split(b"\r\n", 1)[0]
-    if first != b"HTTP/1.1 200 OK":
-        assert first in (b"", b"HTTP/1.1 400 Bad Request")
-        assert b"/v1/engine" not in answer
-    else:  # read one way only: what was passed on has one length, and the rest was another request of its own
-        body = json.loads(answer.split(b"\r\n\r\n", 1)[1].split(b"HTTP/1.1")[0])
-        names = [header for header, _ in body["headers"]]
-        assert names.count("content-length") == 1
-        assert "transfer-encoding" not in names
-        assert body["size"] == 2
+    assert answer.startswith(b"HTTP/1.1 400 Bad Request")
+    assert answer.count(b"HTTP/1.1") == 1
 
 
 def test_a_head_that_is_too_large_or_too_slow(echo_gate: Gate, all_scopes: str) -> None:

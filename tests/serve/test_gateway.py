@@ -399,6 +399,18 @@ def test_names_some_servers_would_confuse_are_dropped(echo_gate: Gate, all_scope
     assert b"nonsense" not in answer
 
 
+def test_a_component_with_a_key_of_its_own(echo: Served, folder: Path) -> None:
+    key = make_key(folder, "elsewhere", scopes=["marga"], customer="acme")
+    place = {"upstreams": {"marga": {"url": echo.url, "api_key_env": "ROUTER_KEY"}}}
+    with Gate(folder, {}, place, ROUTER_KEY="component-key") as gate:
+        headers = dict(gate.post("/v1/chat/completions", {}, **bearer(key), x_avyay_customer="other").body["headers"])
+        assert headers["authorization"] == "Bearer component-key"
+        assert "x-avyay-principal" not in headers  # it shares no secret with us, and would refuse it
+        assert headers["x-avyay-customer"] == "acme"
+    with pytest.raises(ConfigError, match="ROUTER_KEY"):
+        Gate(folder, {}, place)
+
+
 def test_a_component_under_its_own_name(echo_gate: Gate, all_scopes: str) -> None:
     got = echo_gate.get("/v1/raksha/jobs/ab12", **bearer(all_scopes))
     assert got.body["path"] == "/v1/jobs/ab12"

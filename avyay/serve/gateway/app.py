@@ -252,6 +252,8 @@ class GatewayApp:
         def decorate(status: int, raw: list[Header]) -> list[Header]:
             return response_headers(raw, own, limits=bool(verdict.standings))
 
+        if upstream.authorization and identity is not None and identity.customer is not None:
+            headers = [header for header in headers if header[0] != b"x-avyay-customer"]  # the key says whose it is
         head = request_head(
             scope["method"],
             route.target,
@@ -326,9 +328,11 @@ class GatewayApp:
         """The headers that are the gateway's to say."""
         upstream = self.upstreams[route.component]
         lines = [upstream.host, b"x-request-id: ", request_id.encode(), b"\r\n"]
-        if upstream.authorization:
+        if upstream.authorization:  # it shares no secret with us: our word would be refused, its key is not
             lines.append(upstream.authorization)
-        if identity is not None:
+            if identity is not None and identity.customer is not None:
+                lines += [b"x-avyay-customer: ", _header_text(identity.customer), b"\r\n"]
+        elif identity is not None:
             signed = self._signer.sign(identity.principal, route.component)
             lines += [PRINCIPAL_HEADER.encode(), b": ", signed.encode(), b"\r\n"]
         client = scope.get("client")
@@ -533,6 +537,10 @@ def _forbidden(route: Route) -> Refusal:
         code="missing_scope",
         hint=f"Make one that has: avyay keys create NAME --scope {route.scope}",
     )
+
+
+def _header_text(text: str) -> bytes:
+    return "".join(char if char.isprintable() else "?" for char in text).encode("utf-8")
 
 
 def _shown(raw: bytes) -> str:

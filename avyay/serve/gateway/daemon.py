@@ -263,7 +263,17 @@ def _upstreams(services: Services, signer: PrincipalSigner) -> Iterator[tuple[st
         timeouts = Timeouts(one.connect, one.first_byte, one.idle)
         url = one.url or f"http://127.0.0.1:{port}"
         signed = partial(_own_word, signer, name)
-        yield name, Upstream(name, url, key=key, credentials=signed, timeouts=timeouts, clock=services.clock)
+        yield (
+            name,
+            Upstream(
+                name,
+                url,
+                key=key,
+                credentials=signed if key is None else bytes,
+                timeouts=timeouts,
+                clock=services.clock,
+            ),
+        )
 
 
 def _own_word(signer: PrincipalSigner, component: str) -> bytes:

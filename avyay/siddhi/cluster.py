@@ -21,9 +21,10 @@ from avyay.siddhi.types import Complaint
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Cluster", "cluster", "copies", "keywords", "same_pain"]
+__all__ = ["Cluster", "cluster", "copies", "keywords", "phrases", "same_pain"]
 
 _WORD = re.compile(r"[a-z0-9][a-z0-9'+#.-]*[a-z0-9+#]|[a-z0-9]")
+_PAIR = re.compile(r"(?=\b([^\W\d_]+ [^\W\d_]+)\b)")  # neighbours, overlapping
 _STOP = frozenset(
     [
         "a",
@@ -287,6 +288,20 @@ def keywords(
     seen = Counter(word for one in complaints for word in set(_words(_said(one))) if word not in _STOP)
     weight = {word: times * (rarity or {}).get(word, 1.0) for word, times in seen.items() if len(word) > 2}
     return tuple(sorted(weight, key=lambda word: (-weight[word], word))[:count])
+
+
+def phrases(complaints: Iterable[Complaint], count: int = 2) -> tuple[str, ...]:
+    """Pairs of words that several complaints share, most common first: what people call their trouble."""
+    texts = [_said(one).lower() for one in complaints]
+    words = Counter(word for text in texts for word in set(_words(text)))
+    pairs = Counter(pair for text in texts for pair in {match[1] for match in _PAIR.finditer(text)})
+    found: list[str] = []
+    for pair, times in sorted(pairs.items(), key=lambda item: (-item[1], -words[item[0].split()[1]], item[0])):
+        first, second = pair.split()
+        taken = {word for one in found for word in one.split()}
+        if times > 1 and not {first, second} & (taken | _STOP) and min(len(first), len(second)) > 2:
+            found.append(pair)
+    return tuple(found[:count])
 
 
 def _said(one: Complaint) -> str:

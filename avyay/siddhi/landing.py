@@ -75,11 +75,13 @@ def check_copy(copy: Copy) -> list[str]:
 
 def plain_copy(hypothesis: Hypothesis, keywords: Sequence[str], variant: str) -> Copy:
     """Copy without a model: says what the pain is, in neutral words."""
-    about = ", ".join(keywords[:3]) or hypothesis.segment or "this job"
+    about = " and ".join(keywords[:2]) or hypothesis.segment or "this job"
     if variant == "a":
-        headline, lead = f"Done by hand: {about}?", f"We are thinking of a tool that takes {about} off your hands."
+        headline = f"Still doing {about} by hand?"
+        lead = f"We are thinking of a tool that would take the work with {about} off your hands."
     else:
-        headline, lead = f"What if {about} took no evening?", f"An idea for people who lose time over {about}."
+        headline = f"What if {about} cost you no evening?"
+        lead = f"An idea for people who lose hours over {about}."
     points = (
         "It would do the repeated part and show you what it did.",
         "You would stay in charge: nothing leaves without your yes.",

@@ -16,7 +16,7 @@ from avyay.ports import Completer, Completion, Embedder, Message, Scanner
 from avyay.siddhi.ads.base import Order
 from avyay.siddhi.budget import Governor
 from avyay.siddhi.campaigns import CampaignRow, Phase
-from avyay.siddhi.cluster import cluster, keywords
+from avyay.siddhi.cluster import cluster, keywords, phrases
 from avyay.siddhi.decide import Decide, Mode, Policy, Rules
 from avyay.siddhi.deploy import Target
 from avyay.siddhi.landing import VARIANTS, page_token, render, write_copy
@@ -177,7 +177,7 @@ class Siddhi:
         """Write both variants of a GENERATING hypothesis' page, and publish them where a target is set."""
         hypothesis = self.store.hypothesis(identifier)
         complaints = self.store.complaints(identifier)
-        words = keywords(complaints)
+        words = phrases(complaints) or keywords(complaints)
         files: dict[str, str] = {}
         notes = []
         for variant in VARIANTS:
@@ -283,8 +283,9 @@ class Siddhi:
         return f"{row.name} runs at {platform}: {format_usd(amount)} ordered, {format_usd(row.worst)} reserved"
 
     def _order(self, name: str, identifier: str, amount: Picodollars, ends_at: float) -> Order:
-        words = keywords(self.store.complaints(identifier))
-        about = (words[0] if words else "this job")[:18]
+        complaints = self.store.complaints(identifier)
+        words = keywords(complaints)
+        about = next((one for one in phrases(complaints) if len(one) <= 18), (words or ("this job",))[0][:18])
         return Order(
             name=name,
             amount=amount,

@@ -29,6 +29,8 @@ def clear(policy: PiiPolicy, body: dict[str, Any], ranked: Sequence[Ranked], key
         found: frozenset[PiiKind] | None = scan_body(body)
     except RecursionError:
         found = None  # fails closed
+    if found is not None and not found:
+        return Clearance(tuple(ranked), {}, ())  # nothing to ask about
     permitted: list[Ranked] = []
     maskers: dict[str, Masker] = {}
     reasons: set[str] = set()

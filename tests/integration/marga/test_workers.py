@@ -122,3 +122,17 @@ def test_a_cap_holds_across_workers(tmp_path: Path) -> None:
                 got = list(pool.map(lambda _: router.chat(), range(64)))
             assert {what for status, what in got if status != 200} == {"budget_exceeded"}
             assert 10 <= len([status for status, _ in got if status == 200]) <= 19
+
+
+def test_one_worker_gives_again_what_another_was_told(tmp_path: Path) -> None:
+    """A cache on disk is one for all workers, and what they count is added up."""
+    with Upstream() as upstream:
+        marga = {"providers": [provider(1, upstream)], "cache": {"enabled": True, "storage": "disk"}}
+        with running(tmp_path, marga) as router:
+            first = router.chat()
+            wait_for(lambda: router.get("/marga/cache")["entries"] == 1)
+            with ThreadPoolExecutor(6) as pool:
+                replies = list(pool.map(lambda _: router.chat(), range(30)))
+            assert {first, *replies} == {(200, "p1")}
+            assert len(upstream.calls) == 1
+            wait_for(lambda: 'marga_cache_requests_total{result="hit"} 30' in router.get("/metrics"))

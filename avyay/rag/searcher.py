@@ -248,6 +248,7 @@ class Searcher:
     ) -> tuple[tuple[Hit, ...], str | None]:
         known = [hit for hit in hits if int(generation.uids[hit.chunk]) in rows]
         first, rest = known[: policy.top], known[policy.top :]
+        started = self._clock.monotonic()
         try:
             reranker = policy.open()
         except AvyayError as error:
@@ -258,7 +259,8 @@ class Searcher:
             query,
             first,
             texts,
-            seconds=policy.seconds,
+            # The first query opens the reranker: that is part of its time.
+            seconds=policy.seconds - (self._clock.monotonic() - started),
             monotonic=self._clock.monotonic,
             weight=policy.weight,
         )

@@ -13,13 +13,13 @@ DEFAULT_MODEL = "Xenova/ms-marco-MiniLM-L-6-v2"
 
 
 class CrossEncoder:
-    """Logits of a model that fastembed knows. Its files are downloaded by fastembed when they are first needed.
+    """Logits of a model that fastembed knows. Its files have to be here: a query is no time to download them.
 
     Args:
         model: A name that fastembed lists.
 
     Raises:
-        DependencyError: fastembed is not installed, or the model's files cannot be had.
+        DependencyError: fastembed is not installed, or the model's files are not here.
         UsageError: fastembed does not know the model.
     """
 
@@ -29,12 +29,14 @@ class CrossEncoder:
         self.name = model or DEFAULT_MODEL
         try:
             from fastembed.rerank.cross_encoder import TextCrossEncoder
+            from loguru import logger
         except ImportError as error:
             raise DependencyError(
                 "Reranking with a cross-encoder needs the package fastembed, which is not installed.",
                 hint='Install it with: python -m pip install "avyay[rerank]"',
                 code="extra_missing",
             ) from error
+        logger.disable("fastembed")  # what it logs, the error below says
         known = {str(one["model"]) for one in TextCrossEncoder.list_supported_models()}
         if self.name not in known:
             raise UsageError(
@@ -42,11 +44,13 @@ class CrossEncoder:
                 hint=f"Set rag.ranking.rerank.model to one of: {', '.join(sorted(known))}",
             )
         try:
-            self._encoder: Any = TextCrossEncoder(self.name)
+            self._encoder: Any = TextCrossEncoder(self.name, local_files_only=True)
         except Exception as error:  # fastembed raises whatever the hub, the disk or onnxruntime raise
             raise DependencyError(
                 f"fastembed cannot load {self.name}: {str(error)[:200]}",
-                hint="It downloads the model once and needs network for that; FASTEMBED_CACHE_PATH says where to.",
+                hint="Download it once (FASTEMBED_CACHE_PATH says where to):"
+                " python -c 'from fastembed.rerank.cross_encoder"
+                f' import TextCrossEncoder; TextCrossEncoder("{self.name}")\'',
             ) from error
 
     def score(self, query: str, texts: Sequence[str], *, seconds: float) -> list[float]:

@@ -130,6 +130,7 @@ class Dispatcher:
         self._lock = threading.Lock()
         self._pulse: threading.Thread | None = None
         self._announced: int | None = None
+        self._swept = -1e18
 
     @property
     def _queue(self) -> TaskQueue:
@@ -372,7 +373,7 @@ class Dispatcher:
         return said + self.reconcile()
 
     def reconcile(self) -> list[str]:
-        """Compare leases with the processes that should hold them, and branches with leases."""
+        """Put right what does not belong together: leases and dispatchers, branches, worktrees, processes."""
         # Branches first: one that is seen now has a lease that is seen a moment later, or is over.
         branches = [(place, branch) for place in self.places.values() for branch in place.workshop.branches()]
         active = list(self._queue.tasks(*sorted(ACTIVE)))
@@ -397,6 +398,9 @@ class Dispatcher:
         for place, branch in branches:
             if branch not in leased:
                 said.append(self._drop(place, branch))
+        if self._clock.monotonic() - self._swept >= self.pace.tick:
+            self._swept = self._clock.monotonic()
+            said += self.folders.recover()
         for line in said:
             log.warning("reconciled", what=line)
         return said

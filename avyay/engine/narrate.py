@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
 from avyay.engine.types import FINAL, Entry, Task
+from avyay.money import Picodollars, format_usd
 
 __all__ = ["narrate", "why"]
 
@@ -29,6 +30,24 @@ _SENTENCES = {
 }
 
 
+_DETAILED = ("added", "freed", "retried", "running", "verifying", "merging", "done")
+
+
+def _effort(entry: Entry) -> str:
+    """What an attempt used up, and where its log lies."""
+    data = entry.data
+    if "seconds" not in data or "turns" not in data:
+        return ""
+    parts = [f"{data['seconds']:.0f} s", f"{data['turns']} turns"]
+    if data.get("picodollars"):
+        parts.append(format_usd(Picodollars(int(data["picodollars"]))))
+    elif data.get("own_dollars"):
+        parts.append(f"${float(data['own_dollars']):.2f} by its own count")
+    if data.get("killed"):
+        parts.append(f"{data['killed']} processes it left were ended")
+    return f"{', '.join(parts)}; log: {data.get('transcript', '')}"
+
+
 def narrate(task: Task, history: Sequence[Entry]) -> list[str]:
     """The whole story of a task, a line for each thing that happened."""
     lines = [f"{task.id}: {task.title}", f"  state: {task.state}{f' ({task.reason})' if task.reason else ''}"]
@@ -44,9 +63,11 @@ def narrate(task: Task, history: Sequence[Entry]) -> list[str]:
     for entry in history:
         when = datetime.fromtimestamp(entry.at, UTC).strftime("%Y-%m-%d %H:%M:%S")
         sentence = _SENTENCES.get(entry.kind, entry.kind).format(owner=entry.owner or "somebody", detail=entry.detail)
-        extra = f" ({entry.detail})" if entry.detail and entry.kind in ("added", "freed", "retried") else ""
+        extra = f" ({entry.detail})" if entry.detail and entry.kind in _DETAILED else ""
         fence = f" [fence {entry.fence}]" if entry.fence else ""
         lines.append(f"  {when}  {sentence}{extra}{fence}")
+        if effort := _effort(entry):
+            lines.append(f"{' ' * 23}{effort}")
     return lines
 
 

@@ -17,6 +17,7 @@ from engine_site import Site, git, start, until
 from avyay.engine import keeper
 from avyay.engine.checkup import inspect
 from avyay.engine.loop import owner_name
+from avyay.engine.narrate import narrate
 from avyay.engine.types import Lease
 from avyay.events.outbox import Outboxes
 
@@ -326,3 +327,12 @@ class TestWhatIsTold:
             "SELECT name FROM outbox ORDER BY number")]  # fmt: skip
         own = ["claimed", "running", "verifying", "merging", "done", "freed"]
         assert names == [*(f"engine.task.{kind}" for kind in own), "engine.approval.wanted"]
+
+    def test_the_story_says_what_it_took(self, site: Site) -> None:
+        site.add("one", WRITE, "sleep 600 &")
+        site.run()
+        queue = site.open_queue()
+        story = "\n".join(narrate(queue.get("one"), queue.history("one")))
+        queue.close()
+        for wanted in ("began to run (script on local)", "1 processes it left were ended", "output.log", "merged as"):
+            assert wanted in story, story

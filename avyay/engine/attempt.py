@@ -15,7 +15,7 @@ from avyay.engine.agents.base import Access
 from avyay.engine.agents.outcome import Outcome, classify
 from avyay.engine.attempts import Attempts
 from avyay.engine.contracts import ContextSource, TaskQueue
-from avyay.engine.merge import Merged, MergeQueue, Result
+from avyay.engine.merge import Merged, MergeQueue, Result, merged_before
 from avyay.engine.nodes.base import Caps, Control, Node, Order, Report
 from avyay.engine.prompt import HOUSE_RULES, build_prompt, last_failure
 from avyay.engine.queue import LostLeaseError
@@ -142,6 +142,11 @@ class Attempt:
             return
         place = self._around.place(task)
         folder = self._around.attempts.open(task.id, fence)
+        if (commit := merged_before(queue, place.workshop, task.id)) is not None:
+            queue.advance(self.lease, "running", "an attempt whose dispatcher died has merged it")
+            queue.advance(self.lease, "verifying")
+            queue.finish(self.lease, f"was merged as {commit[:7]}", commit=commit)
+            return
         if (verified := self._approved(queue, place)) is not None:
             self._merge_approved(queue, place, verified, folder)
             return

@@ -22,6 +22,7 @@ from avyay.engine import keeper
 from avyay.engine.attempt import Attempt, Place, Surroundings
 from avyay.engine.contracts import Generator, TaskQueue
 from avyay.engine.lease import Breath, LeaseWatch
+from avyay.engine.merge import merged_before
 from avyay.engine.nodes.base import Node
 from avyay.engine.overlap import overlapping
 from avyay.engine.queue import LostLeaseError
@@ -425,11 +426,7 @@ class Dispatcher:
 
     def _merged(self, task: Task) -> str | None:
         """The commit a task was being merged as, when the branch has it."""
-        for entry in reversed(self._queue.history(task.id)):
-            if entry.kind == "merging" and entry.fence == task.fence:
-                commit = str(entry.data.get("commit", ""))
-                return commit if commit and self._around.place(task).workshop.contains(commit) else None
-        return None
+        return merged_before(self._queue, self._around.place(task).workshop, task.id)
 
     # ---------------------------------------------------------------- generating
 

@@ -23,7 +23,7 @@ from avyay.errors import DependencyError
 from avyay.git import GitRepository
 from avyay.process import find_program, run
 
-__all__ = ["MergeQueue", "Merged", "Result"]
+__all__ = ["MergeQueue", "Merged", "Result", "merged_before"]
 
 _ROUNDS = 10
 _LONGEST_TURN = 7200.0  # seconds: the results before this one are verified again, each in its turn
@@ -48,6 +48,15 @@ class Merged:
     commit: str = ""
     url: str = ""
     verdict: Verdict | None = None
+
+
+def merged_before(queue: TaskQueue, workshop: Workshop, task: str) -> str | None:
+    """The commit that an earlier attempt was merged as, when its dispatcher died before that was written down."""
+    for entry in reversed(queue.history(task)):
+        commit = str(entry.data.get("commit", "")) if entry.kind == "merging" else ""
+        if commit and workshop.contains(commit):
+            return commit
+    return None
 
 
 class _MovedError(Exception):
@@ -95,6 +104,8 @@ class MergeQueue:
             return self._hand_over(queue, lease, result)
         with self._turn():
             for _ in range(_ROUNDS):
+                if (commit := merged_before(queue, self._workshop, lease.task.id)) is not None:
+                    return self._was_merged(queue, lease, commit)
                 head = self._workshop.head()
                 if head != result.base:
                     again = self._again(lease, result, folder, control)
@@ -112,6 +123,11 @@ class MergeQueue:
         raise DependencyError(
             f"{self._workshop.branch} moved {_ROUNDS} times during one merge.", hint="Somebody else commits to it."
         )
+
+    def _was_merged(self, queue: TaskQueue, lease: Lease, commit: str) -> Merged:
+        queue.advance(lease, "merging", "it was merged by an attempt whose dispatcher died", commit=commit)
+        queue.finish(lease, f"was merged as {commit[:7]}", commit=commit)
+        return Merged("merged", commit)
 
     def _again(self, lease: Lease, result: Result, folder: Path, control: Control) -> Result | Merged:
         """The result on top of the branch as it is now, verified there."""

@@ -110,9 +110,10 @@ class Workshop:
                 # `gc` in the middle of an attempt helps nobody, and only costs.
                 self.copy.output("config", "gc.auto", "0")
             head = self.head()
-            ref = f"+refs/heads/{self.branch}:refs/avyay/base"
+            # Objects only, into no ref: a git that outlived its dispatcher would be in the way of a ref's lock.
             source = str(self.repository.root.resolve())
-            self.copy.output("fetch", "--quiet", "--no-tags", "--force", source, ref, timeout=_TIMEOUT)
+            plain = ("fetch", "--quiet", "--no-tags", "--no-write-fetch-head")
+            self.copy.output(*plain, source, f"refs/heads/{self.branch}", timeout=_TIMEOUT)
             return head
 
     def add(self, path: Path, base: str, branch: str | None = None) -> GitRepository:

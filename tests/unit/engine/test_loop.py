@@ -252,6 +252,23 @@ class TestDispatchersThatDie:
         assert site.task("one").state == "done"
         assert site.merged() == ["one"]
 
+    def test_merged_by_a_git_that_outlived_its_dispatcher(self, site: Site) -> None:
+        """The lease was taken away first, and the branch moved after that."""
+        site.add("one", WRITE)
+        queue = site.open_queue()
+        lease = queue.claim("local@elsewhere:1:1")
+        assert lease is not None
+        commit = site.commit({"out.txt": "done\n"}, "Task one\n\nAvyay-Task: one\n")
+        queue.advance(lease, "running")
+        queue.advance(lease, "verifying")
+        queue.advance(lease, "merging", commit=commit)
+        (breath,) = queue.breaths()
+        assert queue.expire(breath) == "ready"
+        queue.close()
+        site.run()
+        assert site.task("one").state == "done"
+        assert site.merged() == ["one"]
+
     def test_died_before_the_branch_moved(self, site: Site) -> None:
         site.add("one", WRITE)
         queue = site.open_queue()

@@ -22,6 +22,7 @@ import os, random, signal, sys, time; from pathlib import Path; sys.path.insert(
 from engine_site import Site
 import avyay.engine.nodes.local
 from avyay.engine.loop import owner_name
+from avyay.engine.merge import merged_before
 from avyay.engine.queue import LostLeaseError
 
 folder, processes, kills, pause = Path(sys.argv[1]), int(sys.argv[3]), int(sys.argv[4]), float(sys.argv[5])
@@ -46,6 +47,10 @@ def work():
         queue.advance(lease, "verifying")
         while True:
             with place.merging._turn():
+                if earlier := merged_before(queue, workshop, lease.task.id):
+                    queue.advance(lease, "merging", commit=earlier)
+                    queue.finish(lease)
+                    return
                 head = workshop.fetch()
                 made = commit(head, lease.task)
                 workshop.deliver(made)

@@ -98,6 +98,7 @@ class Transcript:
         said: The last words of the agent.
         denied: Tools the agent was not allowed to use.
         cost: US dollars by the agent's own count, where it counts.
+        repeats: How often in a row the last tool call was asked for in exactly the same words.
     """
 
     has_terminal: ClassVar[bool] = True
@@ -112,7 +113,9 @@ class Transcript:
         self.denied: list[str] = []
         self.cost: float | None = None
         self.tokens = {"input": 0, "output": 0}
+        self.repeats = 0
         self._turned_away = 0
+        self._last_call = ""
 
     def feed(self, line: str) -> None:
         """Take in a line; what is no event is ignored."""
@@ -147,6 +150,13 @@ class Transcript:
         patience = 2 if permanent else _PATIENCE_LIMITED if terminal.status in (429, 529) else _PATIENCE
         if self._turned_away >= patience:
             self.hopeless = terminal
+
+    def calls(self, what: object) -> None:
+        """A tool call was asked for; `what` is all of it."""
+        words = json.dumps(what, sort_keys=True, default=str)
+        self.repeats = self.repeats + 1 if words == self._last_call else 1
+        self._last_call = words
+        self.wants_more = True
 
     def went_on(self) -> None:
         """The provider answered: what it refused before is forgotten."""

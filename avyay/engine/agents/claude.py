@@ -74,7 +74,7 @@ class _Events(Transcript):
             self.wants_more = False
         for block in message.get("content", ()):
             if block.get("type") == "tool_use":
-                self.wants_more = True
+                self.calls([block.get("name"), block.get("input")])
             elif block.get("type") == "text":
                 self.said = str(block["text"])
 

@@ -54,7 +54,7 @@ class _Events(Transcript):
         if kind == "item.started" and item.get("type") in _ACTIONS:
             self.went_on()
             self.turns += 1
-            self.wants_more = True
+            self.calls({key: value for key, value in item.items() if key not in ("id", "status")})
         elif kind == "item.completed" and item.get("type") == "agent_message":
             self.went_on()
             self.turns += 1

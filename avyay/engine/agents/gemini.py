@@ -56,7 +56,7 @@ class _Events(Transcript):
         kind = event.get("type")
         if kind == "tool_use":
             self.went_on()
-            self.wants_more = True
+            self.calls([event.get("tool_name"), event.get("parameters")])
             self.turns += 1
             self.said = ""
         elif kind == "message" and event.get("role") == "assistant":

@@ -63,7 +63,7 @@ class _Events(Transcript):
             self.turns += 1
             self.wants_more = False
         elif kind == "tool_use":
-            self.wants_more = True
+            self.calls([part.get("tool"), (part.get("state") or {}).get("input")])
             state = part.get("state") or {}
             if state.get("status") == "error" and "permission" in str(state.get("error", "")).lower():
                 self.denied.append(str(part.get("tool", "?")))

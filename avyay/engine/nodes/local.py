@@ -22,6 +22,9 @@ from avyay.paths import ensure_directory
 __all__ = ["LocalNode", "clean_environment", "complain", "judge", "make_node", "verdict"]
 
 
+_REPEATS = 20  # a poll that waits for something is legitimate for a while; a loop is not
+
+
 def clean_environment(environment: Mapping[str, str], home: Path, *more: str) -> dict[str, str]:
     """What a program of an attempt may see: a few harmless variables, a HOME of its own, and what was named."""
     kept = {name: environment[name] for name in (*PASSED_ON, *more) if name in environment}
@@ -158,6 +161,8 @@ def verdict(transcript: Transcript, turns: int) -> tuple[EndedBy, str] | None:
         return "provider", transcript.hopeless.message
     if transcript.terminal is not None:
         return None
+    if transcript.repeats >= _REPEATS:
+        return "stall", f"asked for the same thing {transcript.repeats} times in a row"
     if transcript.turns > turns or (transcript.turns == turns and transcript.wants_more):
         return "turns", f"took {transcript.turns} turns"
     return None

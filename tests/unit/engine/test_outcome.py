@@ -172,6 +172,15 @@ class TestWitnesses:
         transcript.hopeless = failed("rate_limit", 429)
         assert classify(Ending(None, 9, "stall"), transcript, UNCHANGED).limited
 
+    def test_asking_for_the_same_thing_over_and_over_is_no_progress(self) -> None:
+        transcript = agent("codex").transcript()
+        item = {"id": "1", "type": "command_execution", "command": "make", "status": "in_progress"}
+        verdicts = [judge(transcript, json.dumps({"type": "item.started", "item": item}), 1000) for _ in range(20)]
+        assert verdicts[:19] == [None] * 19
+        assert verdicts[19] == ("stall", "asked for the same thing 20 times in a row")
+        other = {**item, "command": "make test"}
+        assert judge(transcript, json.dumps({"type": "item.started", "item": other}), 1000) is None
+
     def test_a_command_has_its_exit_code_alone(self) -> None:
         transcript = agent("command").transcript()
         transcript.feed("cannot")

@@ -13,7 +13,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "scan": ("avyay.cli.scan", "Scan code for the faults people and coding agents make."),
     "siddhi": ("avyay.cli.siddhi", "Find what people would sign up for, under a hard budget."),
     "serve": ("avyay.cli.serve", "Run a component as a daemon."),
-    "engine": ("avyay.cli.engine", "The build engine's queue: tasks, dependencies, history."),
+    "engine": ("avyay.cli.engine", "Give tasks to coding agents; verify and merge what they do."),
 }
 HOUSE: dict[str, tuple[str, str]] = {
     "marga": ("avyay.cli.marga", "The router: providers, decisions, prices, statistics."),

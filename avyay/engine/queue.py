@@ -296,6 +296,7 @@ class Queue:
     def expire(self, breath: Breath, reason: str = "no heartbeat") -> State | None:
         """Take the task from an owner that stopped breathing; None when it breathed after all, or was quicker."""
         with self._db.transaction("graph") as db:
+            # avyay: ignore[sql-injection] one of two constants
             row = db.execute(
                 f"SELECT state FROM tasks WHERE id = ? AND fence = ? AND beats = ?{db.for_update}",  # noqa: S608
                 (breath.task, breath.fence, breath.beats),
@@ -444,6 +445,7 @@ class Queue:
 
     def _owned(self, db: QueueDatabase, lease: Lease, after: State) -> State:
         """The state of a task this lease still holds and that may go to `after`."""
+        # avyay: ignore[sql-injection] one of two constants
         row = db.execute(
             f"SELECT state FROM tasks WHERE id = ? AND fence = ? AND owner = ?{db.for_update}",  # noqa: S608
             (lease.task.id, lease.fence, lease.owner),
@@ -538,6 +540,7 @@ class Queue:
         )
 
     def _known(self, db: QueueDatabase, name: str, *, lock: bool = False) -> Task:
+        # avyay: ignore[sql-injection] one of two constants
         if db.execute(f"SELECT 1 FROM tasks WHERE id = ?{db.for_update if lock else ''}", (name,)).fetchone() is None:  # noqa: S608
             close = [str(row[0]) for row in db.execute("SELECT id FROM tasks WHERE id LIKE ? LIMIT 3", (f"{name}%",))]
             hint = f"Did you mean {' or '.join(close)}?" if close else "See: avyay engine list"

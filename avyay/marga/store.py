@@ -386,7 +386,6 @@ class SqliteStore:
         """
         if by not in ("customer", "service", "session", "key"):
             raise UsageError(f"There are no bills by {by!r}.", hint="By customer, service, session or key.")
-        # avyay: ignore[sql-injection] only the four names above come this far
         sql = f"SELECT coalesce(sum(cost), 0), count(*) FROM calls WHERE at >= ? AND {by} = ?"  # noqa: S608
         with self._database.errors():
             cost, calls = self._database.execute(sql, (since, name)).fetchone()

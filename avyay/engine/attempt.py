@@ -9,8 +9,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import structlog
-
 from avyay.engine.agents.base import Access
 from avyay.engine.agents.outcome import Outcome, classify
 from avyay.engine.attempts import Attempts
@@ -24,11 +22,12 @@ from avyay.engine.verify import Verdict, Verifier
 from avyay.engine.worktree import Workshop
 from avyay.errors import AvyayError, UnreachableError
 from avyay.git import GitRepository
+from avyay.log import get_logger
 from avyay.ports import Events, Passage, Retriever
 
 __all__ = ["Attempt", "Limits", "Place", "Surroundings"]
 
-log = structlog.get_logger(__name__)
+log = get_logger("engine")
 
 _AGENT_LEVEL = ("401", "402", "403", "404")  # a refusal of these is about key, account or model, not about the task
 _PARK_LIMITED = 60.0

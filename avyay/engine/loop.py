@@ -15,8 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import structlog
-
 from avyay.clock import SYSTEM_CLOCK, Clock
 from avyay.engine import keeper
 from avyay.engine.attempt import Attempt, Place, Surroundings
@@ -28,12 +26,13 @@ from avyay.engine.overlap import overlapping
 from avyay.engine.queue import LostLeaseError
 from avyay.engine.types import ACTIVE, Lease, Task
 from avyay.errors import AvyayError, UnreachableError
+from avyay.log import get_logger
 from avyay.money import Picodollars, format_usd, parse_usd
 from avyay.ports import BillReader, Event
 
 __all__ = ["Dispatcher", "Pace", "Plan", "Refill", "owner_is_gone", "owner_name"]
 
-log = structlog.get_logger(__name__)
+log = get_logger("engine")
 
 _DAY = 86_400.0
 

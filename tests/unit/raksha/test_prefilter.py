@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from avyay.raksha.engines.prefilter import Words, conditions
+from avyay.raksha.engines.prefilter import Words, can_match, conditions, scopes_of
 from avyay.raksha.engines.semgrep import SemgrepEngine
 from avyay.raksha.registry import PatternRules
 from avyay.raksha.scan import CodeScanner
@@ -73,3 +74,60 @@ def test_a_rule_runs_where_it_can_match(write, tmp_path: Path) -> None:
     report = CodeScanner([SemgrepEngine(PatternRules((tmp_path / "r.yaml",)))]).scan([root])
     assert [finding.path for finding in report.findings] == ["[id]/a.py", "a.py", "sub/*.py"]
     assert report.complete
+
+
+RULE = {
+    "languages": ["python"],
+    "mode": "taint",
+    "pattern-sources": [{"pattern": "input(...)"}],
+    "pattern-sinks": [{"pattern": "sink($X, ...)"}],
+}
+
+
+@pytest.mark.parametrize(
+    ("text", "possible"),
+    [
+        ("def f():\n    sink(input())\n", True),
+        ("def f():\n    sink(1)\ndef g():\n    input()\n", False),
+        ("x = input()\ndef f():\n    sink(x)\n", True),
+        ("def f():\n    input()\nsink(1)\n", True),
+        ("class A:\n    x = input()\n    def f(self):\n        sink(self.x)\n", True),
+        ("def f():\n    x = input()\n    def g():\n        sink(x)\n", True),
+        ("if x:\n    def f():\n        input()\nelse:\n    def f():\n        sink(1)\n", False),
+        ("@sink(\n  1)\ndef f():\n    input()\n", True),
+    ],
+)
+def test_source_and_sink_stand_in_one_function_or_outside_of_all(text: str, possible: bool) -> None:
+    needed = conditions(RULE)
+    scopes = scopes_of(ast.parse(text), text.split("\n"))
+    assert can_match(needed, Words(text), lambda: scopes) is possible
+    assert can_match(needed, Words(text), lambda: ()), "a file that Python cannot read has no scopes"
+
+
+@pytest.mark.parametrize(
+    ("formula", "yes", "no"),
+    [
+        ({"pattern": "app.run(..., debug=True, ...)"}, "app.run(debug=on)", "app.walk(debug=True)"),
+        ({"pattern": "$A.debug = True"}, "x . debug = t", "debug = True"),
+        ({"pattern": '$A.config["DEBUG"] = True'}, "c.config['DEBUG']=1", "c.config['OTHER']"),
+        ({"pattern-either": [{"pattern": "a(...)"}, {"pattern": "b(...)"}]}, "b()", "c()"),
+        ({"patterns": [{"pattern": "a(...)"}, {"pattern-inside": "while f(...): ..."}]}, "f(); a()", "a()"),
+        ({"pattern-regex": r"chmod\s+777"}, "chmod  777", "chmod 755"),
+        (
+            {
+                "patterns": [
+                    {"pattern": "$C.get(...)"},
+                    {"metavariable-regex": {"metavariable": "$C", "regex": "^(a|b)$"}},
+                ]
+            },
+            "a.get(x)",
+            "c.get(x)",
+        ),
+    ],
+)
+def test_search_rules(formula: dict[str, Any], yes: str, no: str) -> None:
+    needed = conditions({"languages": ["python"], **formula})
+    assert needed
+    assert can_match(needed, Words(yes), lambda: ())
+    assert not can_match(needed, Words(no), lambda: ())
+    assert conditions({"languages": ["dockerfile"], **formula}) == (), "its words may be written in small letters"

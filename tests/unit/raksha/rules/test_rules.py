@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import re
+import threading
 from pathlib import Path
 
+from avyay.raksha.engines.bandit_rules import NEEDS, RULES, may_report
 from avyay.raksha.engines.base import Engine
+from avyay.raksha.engines.semgrep import SemgrepEngine
+from avyay.raksha.project import Project
 from avyay.raksha.reference import render_reference
+from avyay.raksha.registry import PatternRules
 from tests.unit.raksha.rules.conftest import FIXTURES, Scanned, fixture_samples
 
 DOCS = Path(__file__).parents[4] / "docs" / "rules.md"
@@ -69,3 +74,28 @@ def test_every_rule_says_what_people_need(engines: list[Engine]) -> None:
             assert rule.bad, rule.id
             assert rule.good, rule.id
             assert rule.fix, rule.id
+
+
+def test_leaving_files_out_leaves_no_finding_out(scanned: Scanned) -> None:
+    """Engines are given only files in which they can find something; given all, they find the same."""
+    everything = SemgrepEngine(PatternRules())
+    everything.__dict__["_conditions"] = dict.fromkeys(everything._rules.raw, ())
+    files = [
+        sample.file
+        for sample in scanned.samples
+        if sample.file.language in ("python", "javascript", "typescript", "go")
+    ]
+    project = Project(Path("/"))
+
+    def found(engine: SemgrepEngine) -> set[tuple[str, str, int]]:
+        outcome = engine.run(files, project, step=lambda _: None, cancel=threading.Event())
+        return {(f.path, f.rule, f.line) for result in outcome.results.values() for f in result.findings}
+
+    assert found(SemgrepEngine(PatternRules())) == found(everything)
+
+
+def test_bandit_is_asked_wherever_it_finds_something(scanned: Scanned) -> None:
+    for sample in scanned.samples:
+        if any(origin.startswith("bandit") for finding in scanned.of(sample) for origin in finding.origins):
+            assert may_report(sample.file.text), sample.title
+    assert set(NEEDS) == set(RULES)

@@ -310,7 +310,6 @@ class SqliteStore:
         """
         if column not in ("provider", "request_class"):
             raise ValueError(f"no series by {column}")
-        # avyay: ignore[sql-injection] one of two constants
         sql = f"""
             WITH c AS (
                 SELECT {column} AS series, CAST(at / ?1 AS INTEGER) AS place, seconds, cost,
@@ -369,7 +368,6 @@ class SqliteStore:
         with self._database.errors():
             rows = self._database.execute(f"{sql} id = ?", (part,)).fetchall()
             if not rows:
-                # avyay: ignore[sql-injection] only constants are joined
                 sql += " substr(id, 1, ?) = ? OR substr(id, -?) = ? LIMIT 2"
                 rows = self._database.execute(sql, (size, part, size, part)).fetchall()
         if len(rows) != 1:

@@ -201,7 +201,7 @@ def test_everything_over_a_daemon(upstream: Upstream, tmp_path: Path) -> None:
         assert (row["name"], row["state"]) == ("far", "closed")
         assert avyay("route", "hi", **there | {"MARGA_API_KEY": "wrong"}).returncode == 4
         same_home = {"AVYAY_HOME": str(daemon.database.parents[2])}
-        config = str(tmp_path / "avyay.yaml")
+        config = str(tmp_path / "marga.yaml")
         (cap,) = json.loads(avyay("marga", "budgets", "--json", "--config", config, **same_home).stdout)["budgets"]
         assert cap["cap_usd"] == "3"
     assert avyay("route", "hi", **there).returncode == 3  # nobody listens there any more

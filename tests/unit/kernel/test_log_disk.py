@@ -5,8 +5,6 @@ from __future__ import annotations
 import errno
 import io
 
-import pytest
-
 from avyay import log
 
 
@@ -15,6 +13,6 @@ class Full(io.StringIO):
         raise OSError(errno.ENOSPC, "No space left on device")
 
 
-def test_a_full_disk_drops_lines(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sys.stderr", Full())
+def test_a_full_disk_drops_lines() -> None:
+    log.configure_logging("info", json=True, stream=Full())
     log.get_logger("marga").error("call_not_recorded", decision="dec_1")

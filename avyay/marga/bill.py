@@ -39,7 +39,7 @@ def bill_of(
 
     Args:
         reported: What the provider said it used, so far.
-        service_tier: As the request asked for it.
+        service_tier: As the request asked for it; what the provider says it served goes before.
         output_chars: Length of the answer, where nothing was reported.
         complete: Whether the answer came to its end: else what was reported is only a floor.
     """
@@ -57,9 +57,11 @@ def bill_of(
                 cache_write=seen.cache_write,
                 cache_write_1h=seen.cache_write_1h,
                 reasoning=seen.reasoning,
+                tier=seen.tier,
             ),
             True,
         )
+    served = usage.tier or service_tier
     cost = cost_of(
         candidate.model,
         input_tokens=usage.input,
@@ -67,6 +69,6 @@ def bill_of(
         cache_read=usage.cache_read,
         cache_write=usage.cache_write,
         cache_write_1h=usage.cache_write_1h,
-        service_tier=_SERVICE_TIERS.get(service_tier) if isinstance(service_tier, str) else None,
+        service_tier=_SERVICE_TIERS.get(served) if isinstance(served, str) else None,
     )
     return Bill(usage, cost, estimated)

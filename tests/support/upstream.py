@@ -43,6 +43,8 @@ class Reply:
     tool: tuple[str, str] | None = None  # name, arguments
     headers: dict[str, str] = field(default_factory=dict)
     message: str = "scripted error"
+    code: str | None = None
+    service_tier: str | None = None  # that OpenAI says it served
 
 
 @dataclass
@@ -255,7 +257,7 @@ def _error(path: str, reply: Reply) -> bytes:
     if "/messages" in path:
         error: dict[str, Any] = {"type": "error", "error": {"type": kind, "message": reply.message}}
         return json.dumps(error).encode()
-    return json.dumps({"error": {"message": reply.message, "type": kind, "param": None, "code": None}}).encode()
+    return json.dumps({"error": {"message": reply.message, "type": kind, "param": None, "code": reply.code}}).encode()
 
 
 def _chat_usage(reply: Reply) -> dict[str, Any]:

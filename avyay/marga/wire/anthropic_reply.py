@@ -71,6 +71,7 @@ def parse_usage(raw: Any) -> Usage | None:
         cache_write=write,
         cache_write_1h=min(hour, write),
         reasoning=_count(details.get("thinking_tokens")) if isinstance(details, dict) else 0,
+        tier=tier if isinstance(tier := raw.get("service_tier"), str) else None,
     )
 
 

@@ -73,7 +73,7 @@ def _count(value: Any) -> int:
     return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
 
 
-def parse_usage(raw: Any) -> Usage | None:
+def parse_usage(raw: Any, tier: Any = None) -> Usage | None:
     if not isinstance(raw, dict):
         return None
     prompt = raw.get("prompt_tokens_details") or {}
@@ -86,6 +86,7 @@ def parse_usage(raw: Any) -> Usage | None:
         cache_read=min(read, total),
         cache_write=min(_count(prompt.get("cache_write_tokens")), max(0, total - read)),
         reasoning=_count(completion.get("reasoning_tokens")),
+        tier=tier if isinstance(tier, str) else None,
     )
 
 
@@ -155,7 +156,7 @@ def parse_reply(body: JsonObject, exchange_id: str) -> Reply:
         model=str(body.get("model") or ""),
         blocks=tuple(blocks),
         stop=parse_stop(choice.get("finish_reason"), bool(calls)),
-        usage=parse_usage(body.get("usage")),
+        usage=parse_usage(body.get("usage"), body.get("service_tier")),
         created=body.get("created"),
     )
 
@@ -214,7 +215,7 @@ class StreamParser:
             self._delta(choice.get("delta") or choice.get("message") or {})
             if choice.get("finish_reason"):
                 self._finish = choice["finish_reason"]
-        usage = parse_usage(body.get("usage"))
+        usage = parse_usage(body.get("usage"), body.get("service_tier"))
         if usage is not None:
             self._out.begin(str(body.get("id") or ""), str(body.get("model") or ""), body.get("created"))
             self._out.report(usage)

@@ -111,6 +111,7 @@ _BY_TYPE: dict[str, FailureKind] = {
 }
 
 _BY_CODE: dict[str, FailureKind] = {
+    "previous_response_not_found": "not_found",  # it may be stored by another provider
     "context_length_exceeded": "context_length",
     "string_above_max_length": "context_length",
     "invalid_api_key": "authentication",

@@ -11,7 +11,7 @@ Conventions:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias, get_args
 
 __all__ = [
@@ -277,6 +277,7 @@ class Usage:
     cache_write: int = 0
     cache_write_1h: int = 0
     reasoning: int = 0
+    tier: str | None = field(default=None, compare=False)  # the service tier that was served, where it is said
 
     @property
     def total(self) -> int:

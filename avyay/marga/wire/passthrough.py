@@ -270,7 +270,7 @@ class _ChatTap(_SseTap):
         if self._finish is not None:
             self.stop = chat_reply.parse_stop(self._finish, self._tools)
             self.finished = True
-        usage = chat_reply.parse_usage(body.get("usage"))
+        usage = chat_reply.parse_usage(body.get("usage"), body.get("service_tier"))
         if usage is not None:
             self.usage = usage
             return bool(choices) or not self._hide
@@ -351,7 +351,9 @@ class _ResponsesTap(_SseTap):
             if kind == "response.created":
                 self._opening = response
             else:
-                self.usage = responses_reply.parse_usage(response.get("usage")) or self.usage
+                self.usage = (
+                    responses_reply.parse_usage(response.get("usage"), response.get("service_tier")) or self.usage
+                )
             if kind == "response.failed":
                 self.failure = parse_error_object(response.get("error"))
             elif kind in ("response.completed", "response.incomplete"):

@@ -45,7 +45,7 @@ def _count(value: Any) -> int:
     return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
 
 
-def parse_usage(raw: Any) -> Usage | None:
+def parse_usage(raw: Any, tier: Any = None) -> Usage | None:
     if not isinstance(raw, dict):
         return None
     given = raw.get("input_tokens_details") or {}
@@ -58,6 +58,7 @@ def parse_usage(raw: Any) -> Usage | None:
         cache_read=read,
         cache_write=min(_count(given.get("cache_write_tokens")), total - read),
         reasoning=_count(written.get("reasoning_tokens")),
+        tier=tier if isinstance(tier, str) else None,
     )
 
 
@@ -102,7 +103,7 @@ def parse_reply(body: JsonObject, exchange_id: str) -> Reply:
         model=str(body.get("model") or ""),
         blocks=tuple(blocks),
         stop=parse_stop(body),
-        usage=parse_usage(body.get("usage")),
+        usage=parse_usage(body.get("usage"), body.get("service_tier")),
         created=int(created) if isinstance(created, int | float) else None,
     )
 
@@ -268,7 +269,7 @@ class StreamParser:
         for number, item in enumerate(response.get("output") or ()):
             if isinstance(item, dict):
                 self._item(number, item)
-        usage = parse_usage(response.get("usage"))
+        usage = parse_usage(response.get("usage"), response.get("service_tier"))
         if usage is not None:
             self._out.report(usage)
         stop = parse_stop(response)

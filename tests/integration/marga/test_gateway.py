@@ -294,6 +294,14 @@ def test_a_stored_response_is_continued_where_it_is(tmp_path: Path) -> None:
             first.default = Reply()
             more = {"model": "m", "input": "and?", "previous_response_id": "resp_1"}
             assert daemon.post("/v1/responses", more).headers["x-avyay-provider"] == "p2"
+        # A router that was restarted knows no homes: whoever has the response answers.
+        missing = "Previous response with id 'resp_1' not found."
+        first.default = Reply(status=400, message=missing, code="previous_response_not_found")
+        with Daemon(tmp_path / "again", {"providers": providers}, K="k") as daemon:
+            assert daemon.post("/v1/responses", more).headers["x-avyay-provider"] == "p2"
+            second.default = first.default
+            got = daemon.post("/v1/responses", more)
+            assert (got.status, got.body["error"]["code"]) == (400, "previous_response_not_found")
             # Where responses are not kept, it is refused, clearly.
     with Upstream() as other:
         config = {"providers": [provider("a", "anthropic", other.url, models=["m"], api_key_env="K")]}

@@ -40,8 +40,8 @@ Value: TypeAlias = str | bytes | int | float | None
 # Rows per INSERT statement; what does not fill one is padded. Every statement makes the thread give up the interpreter
 # lock about four times, and beside a busy event loop each time costs up to a switch interval (5 ms) to get it back: one
 # statement per table and commit keeps the delay of a row within tens of milliseconds there. Steps are small because the
-# padding is bound and scanned like any row.
-_CHUNKS = (8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
+# padding is bound and scanned like any row, and end early because SQLite keeps about 100 bytes a variable of each.
+_CHUNKS = (8, 16, 24, 32, 48, 64, 96, 128)
 _MOST_VARIABLES = 30_000
 _RETRY = Backoff(base=0.1, cap=5.0, attempts=1_000_000)
 # Troubles of the disk or of a neighbour, which may pass; every other error is the fault of a row.

@@ -30,6 +30,7 @@ from avyay.marga.watch import Watch
 from avyay.money import parse_usd
 from avyay.serve.app import Kit, Report, daemon_key
 from avyay.serve.launch import Launch, launch
+from avyay.serve.marga_contract import add_wire_endpoints
 from avyay.serve.marga_report import RouterReport, worker_counters
 from avyay.serve.run import App, Stopping, bind, serve
 from avyay.serve.workers import supervise, worker_command
@@ -184,20 +185,6 @@ def build_app(
     )
 
 
-_EXCHANGES = {
-    "/v1/chat/completions": "A completion, as OpenAI's chat completions.",
-    "/v1/responses": "A completion, as OpenAI's responses.",
-    "/v1/messages": "A completion, as Anthropic's messages.",
-    "/v1/messages/count_tokens": "Tokens of a request, as Anthropic counts them.",
-    "/v1/embeddings": "Vectors, as OpenAI's embeddings.",
-    "/api/chat": "A completion, as Ollama's chat.",
-}
-_LISTS = {
-    "/v1/models": "Models, as OpenAI or (with the header anthropic-version) Anthropic lists them.",
-    "/api/tags": "Models, as Ollama lists them.",
-}
-
-
 def _add_pages(kit: Kit, report: RouterReport) -> None:
     """What the router shows of itself; and into the contract what `MargaApp` answers before anything gets here."""
     app = kit.app
@@ -257,20 +244,7 @@ def _add_pages(kit: Kit, report: RouterReport) -> None:
         return await answer(report.cache, "", {})
 
     made = app.openapi
-
-    def contract() -> dict[str, Any]:
-        document = made()
-        answers = {"200": {"description": "In the dialect of the path."}}
-        for path, summary in _EXCHANGES.items():
-            body = {"required": True, "content": {"application/json": {"schema": {"type": "object"}}}}
-            document["paths"].setdefault(
-                path, {"post": {"summary": summary, "requestBody": body, "responses": answers}}
-            )
-        for path, summary in _LISTS.items():
-            document["paths"].setdefault(path, {"get": {"summary": summary, "responses": answers}})
-        return document
-
-    app.openapi = contract  # type: ignore[method-assign]
+    app.openapi = lambda: add_wire_endpoints(made())  # type: ignore[method-assign]
 
 
 def _shadow(services: Services, gateway: Gateway, store: VerdictStore) -> None:

@@ -27,6 +27,7 @@ from pathlib import Path
 
 sys.path[:] = [place for place in sys.path if Path(place).resolve() != Path(__file__).resolve().parent]
 TICK = os.sysconf("SC_CLK_TCK")
+MOST_GROWTH = 1.05
 PROMPT = "What is the capital of France? Answer in one short sentence."
 ANSWER = json.dumps(
     {
@@ -322,13 +323,13 @@ def targets(folder: Path, upstream: str, litellm: str | None) -> list[Target]:
     return found
 
 
-def soak(target: Target, count: int) -> None:
-    """Requests, a fifth of them streams that are left in the middle, and what they do to the memory."""
-    run_load(target.port, 16, 2.0)
+def soak(target: Target, count: int) -> bool:
+    """Requests, a fifth of them streams that are left in the middle; whether the memory stays where it was."""
+    run_load(target.port, 16, 3.0)
     before, began = target.memory(), time.perf_counter()
     asked = left = 0
     while asked + left < count:
-        asked += len(run_load(target.port, 16, 2.0).latencies)
+        asked += len(run_load(target.port, 16, 4.0).latencies)
         for _ in range(asked // 4 - left):
             with socket.create_connection(("127.0.0.1", target.port), 5) as caller:
                 caller.sendall(request(target.port, stream=True))
@@ -339,6 +340,7 @@ def soak(target: Target, count: int) -> None:
         f"{target.name}: {asked + left} requests, {left} of them left, in {time.perf_counter() - began:.0f} s, "
         f"RSS {before:.1f} -> {after:.1f} MiB ({(after / before - 1) * 100:+.1f} %)"
     )
+    return after < before * MOST_GROWTH
 
 
 def main() -> None:
@@ -362,7 +364,8 @@ def main() -> None:
             if options.soak:
                 ours = next(target for target in found if target.name.startswith("avyay"))
                 ours.start()
-                soak(ours, options.soak)
+                if not soak(ours, options.soak):
+                    raise SystemExit(f"the memory grew by more than {(MOST_GROWTH - 1) * 100:.0f} %")
                 return
             report(found, upstream, options.seconds)
         finally:

@@ -78,11 +78,19 @@ def _show_providers(run: Run, rows: list[dict[str, Any]]) -> None:
     def text() -> None:
         columns = ("Provider", "Kind", "Endpoint", "State", "Models")
         cells = [
-            (row["name"], row["kind"], row["endpoint"], row["state"], ", ".join(_tiered(row["models"]))) for row in rows
+            (row["name"], row["kind"], row["endpoint"], _state(row), ", ".join(_tiered(row["models"]))) for row in rows
         ]
         run.out.table(columns, cells)
 
     run.out.result({"providers": rows}, text)
+
+
+def _state(row: dict[str, Any]) -> str:
+    """A provider's state, and which of its endpoints it holds for when it is not all of them."""
+    endpoints = row.get("endpoints") or ()
+    failing = [each["endpoint"] for each in endpoints if each["state"] != "closed"]
+    partly = failing and len(failing) < len(endpoints)
+    return f"{row['state']} ({', '.join(failing)})" if partly else str(row["state"])
 
 
 def _tiered(models: list[dict[str, str]]) -> list[str]:

@@ -27,7 +27,7 @@ QUESTIONS = ("How do I install and run this?", "How do I run the tests?")
 
 # Three prompts of growing difficulty.
 PROMPTS = (
-    "Is this log line an error or a warning? 'disk usage at 91 %'",
+    "Name the HTTP status code for 'not found'.",
     "Compare SQLite and PostgreSQL as the store of a job queue: list the trade-offs in a table, then recommend one "
     "for a team of two.",
     "Prove that a token bucket of capacity b and rate r admits at most b + r*t requests in any interval of length t, "

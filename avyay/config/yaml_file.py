@@ -15,6 +15,7 @@ __all__ = ["KeyPath", "YamlFile", "read_yaml_file"]
 KeyPath = tuple[str | int, ...]
 MAXIMUM_BYTES = 1_000_000
 MAXIMUM_NODES = 100_000  # after aliases are followed: a small file can name a huge tree
+_NAMES = ("tag:yaml.org,2002:str", "tag:yaml.org,2002:merge")
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,12 @@ def _index(node: yaml.Node, at: KeyPath, lines: dict[KeyPath, int], path: Path) 
         raise ConfigError(f"{path}: too many values.", hint="Do not nest YAML aliases.")
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
+            if not isinstance(key, yaml.ScalarNode) or key.tag not in _NAMES:
+                shown = key.value if isinstance(key, yaml.ScalarNode) else "a list or mapping"
+                raise ConfigError(
+                    f"{path}:{key.start_mark.line + 1}: {shown!r} is no name of a setting.",
+                    hint='Write names as text; one that looks like a number or a yes needs quotes: "1": ...',
+                )
             name = key.value if isinstance(key, yaml.ScalarNode) else str(key.start_mark)
             inner = (*at, name)
             if inner in lines and lines[inner] != key.start_mark.line + 1:

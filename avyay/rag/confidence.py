@@ -26,7 +26,7 @@ __all__ = ["Confidence", "assess"]
 # of 40 about other things do not; left without its document it mostly does, because a neighbouring runbook is about
 # the same trouble. The margin to other documents, shares of rare words found, and agreement of words and vectors tell
 # those apart no better (docs/decisions/0005-runbook-ranking.md). An identifier by itself: a text has to mention it.
-SCORE = 0.45
+SCORE = 0.42
 NAME_SCORE = 0.95
 NAME_COVERAGE = 0.65
 NAME_BONUS = 2.0  # a score above this was given for standing in a title

@@ -244,7 +244,7 @@ def reconcile(
             other = next(right, None)
         else:
             of(one[1])[0] += 1
-            of(one[1])[1] += 1
+            of(other[1])[1] += 1
             one, other = next(left, None), next(right, None)
     return [
         Difference(key, entry[0], entry[1], entry[2], entry[3], (gone or {}).get(key, 0), tuple(entry[4]))

@@ -309,7 +309,8 @@ class TestSleep:
         until(lambda: (machine.attempt() / "output.log").exists() and machine.processes())
         report = node(workshop, "echo new > new.txt").run(replace(order, fence=2), Control())
         assert report.git.files == ("new.txt",)
-        assert old.wait().ending.ended_by == "lease"
+        # Whether its own look at the fence comes first, or the sweep of the newer one.
+        assert old.wait().ending.ended_by in ("lease", "abandoned")
         assert machine.processes() == []
         with pytest.raises(RefusedError, match="stale"):
             node(workshop).run(order, Control())

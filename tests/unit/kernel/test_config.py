@@ -289,3 +289,9 @@ def test_the_schema_describes_every_field() -> None:
         if "description" not in value and "$ref" not in value
     ]
     assert undescribed == []
+
+
+@pytest.mark.parametrize("text", ["?", "1: x", "yes: x", "[a]: x"])
+def test_a_name_that_is_no_text(tmp_path: Path, text: str) -> None:
+    with pytest.raises(ConfigError, match="no name of a setting"):
+        load(tmp_path, text)

@@ -10,7 +10,7 @@ from typing import Any
 
 import orjson
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from avyay.clock import FakeClock
@@ -144,6 +144,7 @@ def test_one_budget_for_all_workers(tmp_path: Path) -> None:
         mine.close()
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 400), st.integers(0, 500)), max_size=30))
 def test_reservations_never_pass_the_cap(
     tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[int, int]]

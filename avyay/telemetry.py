@@ -6,7 +6,16 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Protocol
 
-__all__ = ["Span", "enable_tracing", "flush_tracing", "record_span", "span", "tracing_enabled"]
+__all__ = [
+    "OpenSpan",
+    "Span",
+    "enable_tracing",
+    "flush_tracing",
+    "open_span",
+    "record_span",
+    "span",
+    "tracing_enabled",
+]
 
 Attribute = str | int | float | bool
 
@@ -85,6 +94,43 @@ def record_span(
     if error is not None:
         made.set_status(StatusCode.ERROR, error)
     made.end(end_time=int(ended * 1e9))
+
+
+class OpenSpan:
+    """A span that is not over yet; what it calls joins its trace by `traceparent`."""
+
+    def __init__(self, made: Any, traceparent: str) -> None:
+        self._made = made
+        self.traceparent = traceparent
+
+    def end(self, *, ended: float, attributes: Mapping[str, Attribute], error: str | None = None) -> None:
+        """It is over; `ended` is in seconds since the epoch."""
+        from opentelemetry.trace import StatusCode
+
+        self._made.set_attributes(dict(attributes))
+        if error is not None:
+            self._made.set_status(StatusCode.ERROR, error)
+        self._made.end(end_time=int(ended * 1e9))
+
+
+def open_span(name: str, *, started: float, parent: str | None = None) -> OpenSpan | None:
+    """Begin a span for a request that is passed on; None when tracing is off.
+
+    Args:
+        started: Seconds since the epoch.
+        parent: The caller's `traceparent` header.
+    """
+    if _tracer is None:
+        return None
+    from opentelemetry.trace import SpanKind, set_span_in_context
+    from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+    propagator = TraceContextTextMapPropagator()
+    context = propagator.extract({"traceparent": parent}) if parent else None
+    made = _tracer.start_span(name, context=context, kind=SpanKind.SERVER, start_time=int(started * 1e9))
+    carrier: dict[str, str] = {}
+    propagator.inject(carrier, set_span_in_context(made))
+    return OpenSpan(made, carrier["traceparent"])
 
 
 def flush_tracing(timeout: float = 5.0) -> None:

@@ -5,17 +5,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING
 
 from avyay.log import get_logger
 from avyay.serve.reload import Build, Reloading
 from avyay.serve.run import App, Stopping, bind, serve
+from avyay.telemetry import enable_tracing, flush_tracing
 
 if TYPE_CHECKING:
     from avyay.wiring import Services
 
-__all__ = ["Launch", "launch"]
+__all__ = ["Launch", "launch", "trace"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,14 @@ def launch(
     except BaseException:
         listener.close()
         raise
-    run = partial(serve, app, listener, stopping=stopping, protocol=protocol)
+    trace(services, name)
+
+    def run() -> None:
+        try:
+            serve(app, listener, stopping=stopping, protocol=protocol)
+        finally:
+            flush_tracing()
+
     how.bound(f"http://{f'[{host}]' if ':' in host else host}:{number}")
     if not services.settings.serve.tailscale_serve:
         run()
@@ -85,3 +92,9 @@ def launch(
     finally:
         if not unpublish(number):
             get_logger(name).warning("still_published", address=address, undo=f"tailscale serve --https={number} off")
+
+
+def trace(services: Services, name: str) -> None:
+    """Have this process export its spans, where the configuration says where to."""
+    if (endpoint := services.settings.telemetry.otlp_endpoint) is not None:
+        enable_tracing(endpoint, service="marga-router" if name == "marga" else f"avyay-{name}")

@@ -29,12 +29,12 @@ from avyay.marga.verdicts import VerdictStore
 from avyay.marga.watch import Watch
 from avyay.money import parse_usd
 from avyay.serve.app import Kit, Report, daemon_key
-from avyay.serve.launch import Launch, launch
+from avyay.serve.launch import Launch, launch, trace
 from avyay.serve.marga_contract import add_wire_endpoints
 from avyay.serve.marga_report import RouterReport, worker_counters
 from avyay.serve.run import App, Stopping, bind, serve
 from avyay.serve.workers import supervise, worker_command
-from avyay.telemetry import enable_tracing, flush_tracing
+from avyay.telemetry import flush_tracing
 from avyay.wiring import Services
 
 __all__ = ["DEFAULT_PORT", "build_app", "serve_marga", "serve_worker"]
@@ -64,7 +64,6 @@ def serve_marga(
         return daemon_key(services, "marga", host, variable, risk, knows_users=False)  # the hot path has keys only
 
     if workers == 1:
-        _trace(services)
         launch(
             services,
             "marga",
@@ -78,11 +77,6 @@ def serve_marga(
     listener = bind(host, port, name="marga")
     how.bound(f"http://{host}:{listener.getsockname()[1]}")
     _serve_with(services, listener, workers, arguments)
-
-
-def _trace(services: Services) -> None:
-    if (endpoint := services.settings.telemetry.otlp_endpoint) is not None:
-        enable_tracing(endpoint, service="marga-router")
 
 
 def _serve_with(services: Services, listener: socket.socket, workers: int, arguments: Sequence[str]) -> None:
@@ -115,7 +109,7 @@ def _serve_with(services: Services, listener: socket.socket, workers: int, argum
 
 def serve_worker(services: Services, *, owner: Path, listen_fd: int) -> None:
     """Be one of several workers: serve on an inherited socket, with the breakers of the owner at a Unix socket."""
-    _trace(services)
+    trace(services, "marga")
     stopping = Stopping()
     key = daemon_key(services, "marga", "127.0.0.1", services.settings.marga.api_key_env, "")
     app = build_app(services, key=key, owner=owner, stopping=stopping)

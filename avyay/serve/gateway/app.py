@@ -28,6 +28,7 @@ from avyay.serve.gateway.routes import FORMS, ErrorDialect, PathError, Route, fi
 from avyay.serve.gateway.settle import TokenSettler
 from avyay.serve.gateway.usage import UsageJournal
 from avyay.serve.run import is_loopback
+from avyay.telemetry import open_span, tracing_enabled
 
 __all__ = ["GatewayApp", "Options", "Page", "check_local"]
 
@@ -40,6 +41,7 @@ Page: TypeAlias = Callable[[Scope, Receive, Send, Identity | None, str], Awaitab
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}\Z")
 _TRACE = re.compile(rb"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}\Z")
+_SPAN = "avyay.span"  # its place in the scope
 _LENGTH = re.compile(rb"[0-9]{1,15}\Z")
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"})
 _CORS_METHODS = b"GET, HEAD, POST, PUT, PATCH, DELETE"
@@ -141,6 +143,10 @@ class GatewayApp:
                 status = await _preflight(send, headers, extra)
                 return
             self._check_method(scope, route)
+            if route.component != "gateway" and tracing_enabled():
+                trace = _trace_of(scope)
+                parent = trace.decode() if trace is not None else None
+                scope[_SPAN] = open_span(f"gateway {endpoint}", started=began, parent=parent)
             if not route.public:
                 identity = await self._identify(scope, headers)
                 if not scope_allows(identity.scopes, route):
@@ -338,9 +344,12 @@ class GatewayApp:
         client = scope.get("client")
         if client:
             lines += [b"x-forwarded-for: ", str(client[0]).encode("latin-1", "replace"), b"\r\n"]
-        trace = [value for name, value in scope["headers"] if name == b"traceparent"]
-        if len(trace) == 1 and _TRACE.match(trace[0]):
-            lines += [b"traceparent: ", trace[0], b"\r\n"]
+        trace = _trace_of(scope)
+        if (span := scope.get(_SPAN)) is not None:
+            lines += [b"traceparent: ", span.traceparent.encode(), b"\r\n"]
+        elif trace is not None:
+            lines += [b"traceparent: ", trace, b"\r\n"]
+        if trace is not None:
             state = [value for name, value in scope["headers"] if name == b"tracestate"]
             if state and sum(map(len, state)) <= 512:
                 lines += [b"tracestate: ", b",".join(state), b"\r\n"]
@@ -382,6 +391,18 @@ class GatewayApp:
         name = f"{component} {status}"
         self.counts.finished[name] = self.counts.finished.get(name, 0) + 1
         seconds = self._clock.now() - began
+        if (span := scope.get(_SPAN)) is not None:
+            span.end(
+                ended=began + seconds,
+                attributes={
+                    "http.request.method": scope["method"],
+                    "http.response.status_code": status,
+                    "avyay.component": component,
+                    "avyay.request_id": request_id,
+                    **({"marga.decision_id": decision} if decision else {}),
+                },
+                error=f"HTTP {status}" if status >= 500 else None,
+            )
         key = identity.key if identity is not None else "(nobody)"
         if identity is not None:  # strangers fill no disk: they are counted in the metrics
             self.journal.add(began, key, endpoint, status, decision, seconds)
@@ -506,6 +527,12 @@ def check_local(headers: list[Header]) -> None:
 def _local_host(netloc: str) -> bool:
     host = netloc[1:].partition("]")[0] if netloc.startswith("[") else netloc.rpartition(":")[0] or netloc
     return is_loopback(host)
+
+
+def _trace_of(scope: Scope) -> bytes | None:
+    """The caller's `traceparent`, when it is one."""
+    found = [value for name, value in scope["headers"] if name == b"traceparent"]
+    return found[0] if len(found) == 1 and _TRACE.match(found[0]) else None
 
 
 def _dialect(route: Route, headers: list[Header]) -> ErrorDialect:

@@ -30,7 +30,7 @@ from avyay.serve.gateway.routes import valid_scope
 from avyay.serve.gateway.settle import TokenSettler
 from avyay.serve.gateway.tokens import make_issuers
 from avyay.serve.gateway.usage import UsageJournal, UsageReader
-from avyay.serve.launch import Launch, launch
+from avyay.serve.launch import Launch, launch, trace
 from avyay.serve.run import App, Stopping, bind, is_loopback, serve
 from avyay.serve.workers import supervise, worker_command
 
@@ -75,6 +75,7 @@ def serve_gateway(
 
 def serve_worker(services: Services, *, owner: Path, listen_fd: int) -> None:
     """Be one of several workers: serve on an inherited socket, with the limits of the owner at a Unix socket."""
+    trace(services, "gateway")
     app = build_app(services, owner=owner)
     serve(app, socket.socket(fileno=listen_fd), protocol=door_protocol(door_limits(services.settings.gateway)))
 

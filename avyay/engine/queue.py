@@ -28,6 +28,7 @@ __all__ = ["LostLeaseError", "Queue"]
 
 _ID_BYTES = 5
 _BATCH = 100
+_FEW = 8
 
 
 class LostLeaseError(AvyayError):
@@ -154,17 +155,18 @@ class Queue:
     def _ready(self, db: QueueDatabase, now: float) -> Iterator[tuple[str, str, str]]:
         """(id, files, requires) of what may be claimed, first things first."""
         after: tuple[Any, ...] = (-math.inf, 0)
+        batch = _FEW  # the first one usually fits
         while True:
             rows = db.execute(
                 "SELECT id, files, requires, priority, number FROM tasks WHERE state = 'ready' AND not_before <= ?"
                 " AND (-priority, number) > (?, ?) ORDER BY priority DESC, number LIMIT ?",
-                (now, *after, _BATCH),
+                (now, *after, batch),
             ).fetchall()
             for name, files, requires, _, _ in rows:
                 yield str(name), str(files), str(requires)
-            if len(rows) < _BATCH:
+            if len(rows) < batch:
                 return
-            after = (-rows[-1][3], rows[-1][4])
+            after, batch = (-rows[-1][3], rows[-1][4]), _BATCH
 
     def _busy(self, db: QueueDatabase) -> list[str]:
         """The globs of all tasks at work."""

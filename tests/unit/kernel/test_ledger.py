@@ -258,8 +258,9 @@ def test_200_concurrent_reservations_never_pass_the_cap(tmp_path: Path) -> None:
         admitted = sum(pool.map(one, range(200)))
     balance = ledger.balance("day")
     assert balance.reserved == 0
-    assert 97 < balance.spent <= 100
-    assert 33 <= admitted <= 50
+    # Whoever was refused last saw up to 31 others under way, each of whom may have given back one of three.
+    assert 97 - 31 < balance.spent <= 100
+    assert 23 <= admitted <= 50
     assert ledger.problems() == []
     ledger.close()
 

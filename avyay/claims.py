@@ -1,6 +1,6 @@
 """What a page about a product that does not exist may not say: users, prices, praise and numbers nobody has given it.
 
-SIDDHI checks the words before it writes a page; RAKSA's rule checks the page that is to be published.
+SIDDHI checks the words before it writes a page; RAKSHA's rule checks the page that is to be published.
 """
 
 from __future__ import annotations

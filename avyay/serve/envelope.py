@@ -93,7 +93,7 @@ class Envelope:
             if not began:
                 status = 413
                 await _answer(send, self._too_large(), identity)
-        except Exception:
+        except Exception:  # a bug of ours is told in the log, and answered where nothing was sent yet
             self._log.exception("request_failed", method=scope["method"], path=scope["path"])
             if began:
                 raise

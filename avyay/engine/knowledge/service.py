@@ -176,7 +176,8 @@ class Knowledge:
         if place is None:
             close = [p for p in snapshot.paths if posixpath.basename(p) == posixpath.basename(path)][:3]
             raise UsageError(
-                f"{path} is not in the commit.", hint=f"Did you mean {' or '.join(close)}?" if close else None
+                f"{path} is not in the commit.",
+                hint=f"Did you mean {' or '.join(close)}?" if close else "See what is there: avyay engine map",
             )
         report = _coverage(_repository(repository).root)
         covered = report.files.get(path) if report else None

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,8 +26,10 @@ from upstream import Reply, Upstream
 
 from avyay.clock import SYSTEM_CLOCK, FakeClock
 from avyay.errors import ConfigError, UnreachableError
+from avyay.serve.gateway import limit_stores
 from avyay.serve.gateway.limit_stores import LimitMember, LimitOwner, LocalLimiter, RedisLimiter
-from avyay.serve.gateway.limits import Claim, Counters
+from avyay.serve.gateway.limits import Claim, Counters, Verdict
+from avyay.worker_socket import MemberEnd, OwnerEnd
 
 MESSAGES = {"model": "auto", "max_tokens": 50, "messages": [{"role": "user", "content": "hi"}]}
 
@@ -141,13 +143,17 @@ def test_limits_that_are_none(folder: Path, router: Daemon, rule: dict[str, Any]
 def test_workers_share_their_owners_counters(tmp_path: Path) -> None:
     async def play() -> None:
         counters = Counters()
-        owner = LimitOwner(LocalLimiter(FakeClock(), counters), counters)
+        owner = OwnerEnd()
+        LimitOwner(owner, LocalLimiter(FakeClock(), counters), counters)
         await owner.serve(tmp_path / "s")
         lost: list[str] = []
-        first = LimitMember(lambda: lost.append("first"), lambda: {"finished marga 200": 2.0})
-        second = LimitMember(lambda: lost.append("second"), lambda: {"finished marga 200": 3.0})
-        await first.start(tmp_path / "s")
-        await second.start(tmp_path / "s")
+        ends = [
+            MemberEnd(lambda: lost.append("first"), lambda: {"finished marga 200": 2.0}),
+            MemberEnd(lambda: lost.append("second"), lambda: {"finished marga 200": 3.0}),
+        ]
+        first, second = map(LimitMember, ends)
+        for end in ends:
+            await end.start(tmp_path / "s")
         rule = Claim("r|k", "requests", "requests", 3)
         found = [await one.acquire([rule], "x") for one in (first, second, first, second)]
         assert [verdict.refused is None for verdict in found] == [True, True, True, False]
@@ -158,22 +164,68 @@ def test_workers_share_their_owners_counters(tmp_path: Path) -> None:
         held = Claim("c|k", "concurrent", "concurrent", 1)
         assert (await first.acquire([held], "a")).lease
         assert (await second.acquire([held], "b")).refused is not None
-        await first.stop()  # a worker that dies holds nothing
+        await ends[0].stop()  # a worker that dies holds nothing
         while (await second.acquire([held], "b")).refused is not None:
             await asyncio.sleep(0.01)
-        while second.others.get("finished marga 200") != 2.0:  # what it did is not forgotten
+        while ends[1].others.get("finished marga 200") != 2.0:  # what it did is not forgotten
             await asyncio.sleep(0.05)
         await owner.close()
         while not lost:
             await asyncio.sleep(0.01)
         assert lost == ["second"]
-        await second.stop()
+        with pytest.raises(UnreachableError):  # at once: nobody is left to wait for
+            await second.acquire([rule], "x")
+        await ends[1].stop()
 
     async def bounded() -> None:
         async with asyncio.timeout(20):
             await play()
 
     asyncio.run(bounded())
+
+
+class Withholding(LocalLimiter):
+    """One whose answers are refused, as without Redis where `on_redis_loss` is `refuse`; or come too late."""
+
+    refusing = True
+    gate: asyncio.Event
+
+    async def acquire(self, claims: Sequence[Claim], lease: str) -> Verdict:
+        if self.refusing:
+            raise UnreachableError("Redis does not answer")
+        await self.gate.wait()
+        return await super().acquire(claims, lease)
+
+
+def test_what_a_worker_cannot_get_is_not_kept_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def play() -> None:
+        counters = Counters()
+        limiter = Withholding(FakeClock(), counters)
+        limiter.gate = asyncio.Event()
+        owner = OwnerEnd()
+        LimitOwner(owner, limiter, counters)
+        await owner.serve(tmp_path / "s")
+        end = MemberEnd(lambda: None, dict)
+        worker = LimitMember(end)
+        await end.start(tmp_path / "s")
+        held = Claim("c|k", "concurrent", "concurrent", 1)
+        with pytest.raises(UnreachableError):
+            await worker.acquire([held], "a")
+        assert end.joined  # a refusal of the owner's is no reason to part
+        limiter.refusing = False
+        monkeypatch.setattr(limit_stores, "_PATIENCE", 0.05)
+        with pytest.raises(UnreachableError):
+            await worker.acquire([held], "b")  # the owner is late, and grants it to nobody
+        limiter.gate.set()
+        monkeypatch.undo()
+        assert (await worker.acquire([held], "c")).refused is None
+        await worker.release([held], "c")
+        while counters.held:
+            await asyncio.sleep(0.01)
+        await end.stop()
+        await owner.close()
+
+    asyncio.run(play())
 
 
 def test_two_workers_are_one_gateway(folder: Path, router: Daemon) -> None:

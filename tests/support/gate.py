@@ -31,12 +31,18 @@ class Gate(Served):
     """`with Gate(tmp_path, {"marga": daemon.url}) as gate:` then `gate.chat(authorization=f"Bearer {key}")`."""
 
     def __init__(
-        self, folder: Path, upstreams: dict[str, str], gateway: dict[str, Any] | None = None, **environment: str
+        self,
+        folder: Path,
+        upstreams: dict[str, str],
+        gateway: dict[str, Any] | None = None,
+        *,
+        owner: Path | None = None,
+        **environment: str,
     ) -> None:
         places = {name: {"url": url, "connect": 1} for name, url in upstreams.items()}
         self.folder = folder
         services = services_in(folder, {"gateway": {"upstreams": places, **(gateway or {})}}, **environment)
-        self.gateway = build_app(services)
+        self.gateway = build_app(services, owner=owner)
         super().__init__(services, self.gateway, protocol=door_protocol(door_limits(services.settings.gateway)))
 
     def raw(self, data: bytes, *, finish: bool = False) -> bytes:

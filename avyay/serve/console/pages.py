@@ -15,8 +15,9 @@ from avyay.errors import AuthError, AvyayError
 from avyay.serve.board import board, clock_time
 from avyay.serve.console.panels import DAYS, gather
 from avyay.serve.console.session import COOKIE, LIFETIME, SCOPES, Sessions
-from avyay.serve.gateway.app import GatewayApp, Page, check_local
+from avyay.serve.gateway.app import GatewayApp, Page
 from avyay.serve.gateway.auth import Identity, address_of
+from avyay.serve.gateway.heads import check_local
 from avyay.serve.gateway.keys import parse_key
 from avyay.serve.gateway.replies import Refusal
 

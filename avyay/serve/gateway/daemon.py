@@ -28,11 +28,13 @@ from avyay.serve.gateway.pages import add_pages
 from avyay.serve.gateway.relay import Timeouts, Upstream
 from avyay.serve.gateway.routes import valid_scope
 from avyay.serve.gateway.settle import TokenSettler
+from avyay.serve.gateway.shared_breakers import BreakerMember, BreakerOwner
 from avyay.serve.gateway.tokens import make_issuers
 from avyay.serve.gateway.usage import UsageJournal, UsageReader
 from avyay.serve.launch import Launch, launch, trace
 from avyay.serve.run import App, Stopping, bind, is_loopback, serve
 from avyay.serve.workers import supervise, worker_command
+from avyay.worker_socket import MemberEnd, OwnerEnd
 
 if TYPE_CHECKING:
     from avyay.wiring import Services
@@ -49,7 +51,7 @@ def serve_gateway(
     """Run the gateway until it is told to end.
 
     Args:
-        workers: Processes that serve; with more than one, limits are counted by this one.
+        workers: Processes that serve; with more than one, limits and breakers are kept by this one.
         arguments: Of the command line, for the workers.
 
     Raises:
@@ -74,7 +76,7 @@ def serve_gateway(
 
 
 def serve_worker(services: Services, *, owner: Path, listen_fd: int) -> None:
-    """Be one of several workers: serve on an inherited socket, with the limits of the owner at a Unix socket."""
+    """Be one of several workers: serve on an inherited socket, with what the owner at a Unix socket keeps."""
     trace(services, "gateway")
     app = build_app(services, owner=owner)
     serve(app, socket.socket(fileno=listen_fd), protocol=door_protocol(door_limits(services.settings.gateway)))
@@ -127,7 +129,7 @@ def build_app(services: Services, *, owner: Path | None = None) -> GatewayApp:
     """The ASGI application.
 
     Args:
-        owner: The Unix socket of the process that counts limits, when this is one of several workers.
+        owner: The Unix socket of the process that keeps limits and breakers, when this is one of several workers.
 
     Raises:
         ConfigError: the configuration cannot be used.
@@ -136,11 +138,12 @@ def build_app(services: Services, *, owner: Path | None = None) -> GatewayApp:
     clock = services.clock
     signer = PrincipalSigner(_secret(services), clock)
     upstreams = dict(_upstreams(services, signer))
-    member: LimitMember | None = None
+    member: MemberEnd | None = None
     limiter: Limiter
     if owner is not None:
-        member = LimitMember(_end_worker, lambda: app.counts.flat())
-        limiter = member
+        member = MemberEnd(_end_worker, lambda: app.counts.flat())
+        limiter = LimitMember(member)
+        BreakerMember(member, upstreams)
     else:
         limiter = make_limiter(services)
     keys = open_keys(services)
@@ -182,6 +185,7 @@ def build_app(services: Services, *, owner: Path | None = None) -> GatewayApp:
         settler=TokenSettler(upstreams["marga"], limiter) if any(rule.tokens for rule in settings.limits) else None,
         started=started,
         stopped=stopped,
+        watching=owner is None,
         clock=clock,
     )
     others = (lambda: member.others) if member is not None else dict
@@ -213,14 +217,19 @@ def _serve_with(services: Services, listener: socket.socket, workers: int, argum
     """Be the owner of several workers."""
     limiter = make_limiter(services)
     local = limiter if isinstance(limiter, LocalLimiter) else LocalLimiter(services.clock)
-    owner = LimitOwner(limiter, local.counters)
+    upstreams = dict(_upstreams(services, PrincipalSigner(_secret(services), services.clock)))
+    end = OwnerEnd()
+    LimitOwner(end, limiter, local.counters)
+    breakers = BreakerOwner(end, upstreams, _options(services.settings.gateway).check_interval)
     folder = Path(tempfile.mkdtemp(prefix="avyay-"))  # short: the path of a Unix socket holds about 100 characters
 
     async def started() -> None:
-        await owner.serve(folder / "limits")
+        await end.serve(folder / "state")
+        breakers.start()
 
     async def stopped() -> None:
-        await owner.close()
+        await breakers.stop()
+        await end.close()
         if isinstance(limiter, RedisLimiter):
             await limiter.close()
         services.close()
@@ -228,7 +237,7 @@ def _serve_with(services: Services, listener: socket.socket, workers: int, argum
 
     open_secret_once(services)
     listener.set_inheritable(True)
-    options = ("--worker-of", str(folder / "limits"), "--listen-fd", str(listener.fileno()), "--quiet")
+    options = ("--worker-of", str(folder / "state"), "--listen-fd", str(listener.fileno()), "--quiet")
     supervise(worker_command("gateway", *arguments, *options), workers, listener, started=started, stopped=stopped)
 
 

@@ -3,30 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
-from contextlib import suppress
-from pathlib import Path
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
-
-import orjson
 
 from avyay.clock import Clock
 from avyay.errors import DependencyError, UnreachableError
 from avyay.log import get_logger
 from avyay.serve.gateway.limits import WINDOW, Claim, Counters, Limiter, Standing, Verdict, waiting_time
+from avyay.worker_socket import MemberEnd, OwnerEnd, Peer
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
 
 __all__ = ["LimitMember", "LimitOwner", "LocalLimiter", "RedisLimiter"]
 
-_MOST_LINE = 1 << 20
 _PATIENCE = 2.0  # seconds a worker waits for its parent
 _REDIS_PATIENCE = 0.25  # seconds for one answer of Redis
 _REDIS_REST = 1.0  # seconds Redis is left alone after a failure
 _LEASE = 90.0  # seconds a concurrent claim in Redis outlives its process; renewed meanwhile
 _RENEW = 30.0
-_COUNTS = 0.5
 
 
 class LocalLimiter:
@@ -53,162 +48,63 @@ class LocalLimiter:
 
 
 class LimitOwner:
-    """Counts for all workers; they ask over a Unix socket, in JSON lines.
+    """Counts for all workers of this machine.
 
     worker -> owner   ["a", number, lease, [claim...]]  ["s", claim, difference, taken]  ["r", lease, [claim...]]
-                      ["m", {counter: value}]
-    owner -> worker   ["a", number, verdict]  ["m", {counter: value of all other workers}]
 
     A worker that dies gives back what it held.
     """
 
-    def __init__(self, limiter: Limiter, counters: Counters) -> None:
+    def __init__(self, end: OwnerEnd, limiter: Limiter, counters: Counters) -> None:
         self._limiter = limiter
-        self._counters = counters
-        self._server: asyncio.Server | None = None
-        self._tasks: set[asyncio.Task[Any]] = set()
-        self._totals: dict[asyncio.StreamWriter, dict[str, float]] = {}
-        self._gone: dict[str, float] = {}
-        self._members = 0
+        end.handlers |= {"a": self._acquire, "s": self._settle, "r": self._release}
+        end.left.append(lambda peer: counters.release_all(f"{peer.number}/"))
 
-    async def serve(self, path: Path) -> None:
-        """Listen at `path`, in a folder that nobody else can enter."""
-        self._server = await asyncio.start_unix_server(self._member, str(path), limit=_MOST_LINE)
-
-    async def close(self) -> None:
-        """Hang up on every worker."""
-        if self._server is not None:
-            self._server.close()
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    async def _member(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
-        self._members += 1
-        prefix = f"{self._members}/"
-        self._totals[writer] = {}
+    async def _acquire(self, peer: Peer, message: list[Any]) -> None:
+        lease = f"{peer.number}/{message[2]}"
         try:
-            while line := await reader.readline():
-                await self._take(orjson.loads(line), prefix, writer)
-        except (ConnectionError, ValueError, asyncio.CancelledError):
-            pass
-        finally:
-            self._counters.release_all(prefix)
-            for name, value in self._totals.pop(writer).items():
-                self._gone[name] = self._gone.get(name, 0) + value
-            self._tasks.discard(task)
-            writer.close()
-            with suppress(ConnectionError):
-                await writer.wait_closed()
+            verdict = await self._limiter.acquire([Claim(*claim) for claim in message[3]], lease)
+        except UnreachableError:  # Redis is lost, and without it what is limited is refused
+            peer.answer(message, None)
+        else:
+            peer.answer(message, _pack(verdict))
 
-    async def _take(self, message: list[Any], prefix: str, writer: asyncio.StreamWriter) -> None:
-        kind = message[0]
-        if kind == "a":
-            verdict = await self._limiter.acquire([Claim(*claim) for claim in message[3]], prefix + message[2])
-            writer.write(orjson.dumps(["a", message[1], _pack(verdict)]) + b"\n")
-        elif kind == "s":
-            await self._limiter.settle(Claim(*message[1]), int(message[2]), float(message[3]))
-        elif kind == "r":
-            await self._limiter.release([Claim(*claim) for claim in message[2]], prefix + message[1])
-        elif kind == "m":
-            self._totals[writer] = message[1]
-            others = dict(self._gone)
-            for other, totals in self._totals.items():
-                if other is not writer:
-                    for name, value in totals.items():
-                        others[name] = others.get(name, 0) + value
-            writer.write(orjson.dumps(["m", others]) + b"\n")
+    async def _settle(self, peer: Peer, message: list[Any]) -> None:
+        await self._limiter.settle(Claim(*message[1]), int(message[2]), float(message[3]))
+
+    async def _release(self, peer: Peer, message: list[Any]) -> None:
+        await self._limiter.release([Claim(*claim) for claim in message[2]], f"{peer.number}/{message[1]}")
 
 
 class LimitMember:
-    """A worker's side of `LimitOwner`.
+    """A worker's side of `LimitOwner`."""
 
-    Args:
-        lost: Called when the owner is gone.
-        totals: This worker's counters for /metrics.
-    """
-
-    def __init__(self, lost: Callable[[], None], totals: Callable[[], dict[str, float]]) -> None:
-        self._lost = lost
-        self._totals = totals
-        self._writer: asyncio.StreamWriter | None = None
-        self._waiting: dict[int, asyncio.Future[Verdict]] = {}
-        self._asked = 0
-        self._tasks: list[asyncio.Task[None]] = []
-        self.others: dict[str, float] = {}
-
-    async def start(self, path: Path) -> None:
-        """Join the owner at `path`.
-
-        Raises:
-            OSError: nobody listens there.
-        """
-        reader, self._writer = await asyncio.open_unix_connection(str(path), limit=_MOST_LINE)
-        self._tasks = [asyncio.ensure_future(self._listen(reader)), asyncio.ensure_future(self._report())]
-
-    async def stop(self) -> None:
-        """Report what is left, and leave."""
-        self._lost = _nothing
-        self._send(["m", self._totals()])
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        if self._writer is not None:
-            with suppress(ConnectionError):
-                await self._writer.drain()
-                self._writer.close()
-                await self._writer.wait_closed()
+    def __init__(self, end: MemberEnd) -> None:
+        self._end = end
 
     async def acquire(self, claims: Sequence[Claim], lease: str) -> Verdict:
         """See `Limiter`."""
         if not claims:
             return Verdict()
-        self._asked += 1
-        number = self._asked
-        answer: asyncio.Future[Verdict] = asyncio.get_running_loop().create_future()
-        self._waiting[number] = answer
-        self._send(["a", number, lease, [_claim(claim) for claim in claims]])
+        found = None
         try:
-            async with asyncio.timeout(_PATIENCE):
-                return await answer
-        except TimeoutError:
-            raise UnreachableError("The limits cannot be counted just now.", code="limits_unreachable") from None
-        finally:
-            self._waiting.pop(number, None)
+            found = await self._end.ask("a", lease, [_claim(claim) for claim in claims], patience=_PATIENCE)
+        except OSError:
+            await self.release(claims, lease)  # it may be granted yet, to nobody
+        except asyncio.CancelledError:
+            await self.release(claims, lease)
+            raise
+        if found is None:
+            raise UnreachableError("The limits cannot be counted just now.", code="limits_unreachable")
+        return _unpack(found)
 
     async def settle(self, claim: Claim, difference: int, taken: float) -> None:
         """See `Limiter`."""
-        self._send(["s", _claim(claim), difference, taken])
+        self._end.send(["s", _claim(claim), difference, taken])
 
     async def release(self, claims: Sequence[Claim], lease: str) -> None:
         """See `Limiter`."""
-        self._send(["r", lease, [_claim(claim) for claim in claims]])
-
-    def _send(self, message: list[Any]) -> None:
-        if self._writer is not None and not self._writer.is_closing():
-            self._writer.write(orjson.dumps(message) + b"\n")
-
-    async def _report(self) -> None:
-        while True:
-            await asyncio.sleep(_COUNTS)
-            self._send(["m", self._totals()])
-
-    async def _listen(self, reader: asyncio.StreamReader) -> None:
-        with suppress(ConnectionError, ValueError):
-            while line := await reader.readline():
-                message = orjson.loads(line)
-                if message[0] == "m":
-                    self.others = message[1]
-                elif (answer := self._waiting.get(message[1])) is not None and not answer.done():
-                    answer.set_result(_unpack(message[2]))
-        self._lost()
-
-
-def _nothing() -> None:
-    return None
+        self._end.send(["r", lease, [_claim(claim) for claim in claims]])
 
 
 def _claim(claim: Claim) -> list[Any]:

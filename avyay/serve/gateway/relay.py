@@ -16,7 +16,7 @@ from avyay.clock import SYSTEM_CLOCK, Clock
 from avyay.log import get_logger
 from avyay.marga.transport import Deadline, Endpoint, Transport, TransportError
 from avyay.resilience.backoff import Backoff
-from avyay.resilience.breaker import Breaker, BreakerPolicy, Outcome
+from avyay.resilience.breaker import Breaker, BreakerPolicy, Outcome, Transition
 from avyay.serve.gateway.replies import Refusal
 
 __all__ = ["BodyTooLargeError", "CallerGoneError", "Passage", "Upstream", "request_head", "response_headers"]
@@ -96,6 +96,8 @@ class Upstream:
         self.authorization = b"" if key is None else b"authorization: Bearer " + key.encode() + b"\r\n"
         self._credentials = credentials
         self.breaker = Breaker(BreakerPolicy(recovery_timeout=5.0))
+        self.reporter: Callable[[Outcome], None] | None = None  # who keeps the breaker, when another process does
+        self.news: Callable[[Transition | None], None] | None = None  # told after each look, and of each change
         self.transport = Transport(
             connect_timeout=self.timeouts.connect, idle_timeout=self.timeouts.idle, inflate=False
         )
@@ -123,9 +125,25 @@ class Upstream:
 
     def report(self, outcome: Outcome, generation: int) -> None:
         """How a call ended."""
+        if self.reporter is None:
+            self.count(outcome, generation)
+        elif generation == self.breaker.generation:
+            self.reporter(outcome)
+
+    def count(self, outcome: Outcome, generation: int | None = None) -> None:
+        """Count a call that ended, here or in another process."""
         change = self.breaker.record(outcome, self._clock.monotonic(), generation)
         if change is not None:
             self._log.warning("component_given_up", name=self.name, reason=change.reason)
+            if self.news is not None:
+                self.news(change)
+
+    def mirror(self, *, is_open: bool, reason: str) -> None:
+        """The breaker that another process keeps has changed, or was prolonged."""
+        now = self._clock.monotonic()
+        self.breaker.reset(now, reason)
+        if is_open:
+            self.breaker.trip(now, reason)
 
     async def get(self, target: str, *, patience: float) -> tuple[int, bytes]:
         """Ask the component something on the gateway's own behalf.
@@ -146,18 +164,26 @@ class Upstream:
     async def check(self) -> None:
         """Ask for its health, and close an open breaker when it is there again."""
         ticket = self.breaker.take_probe(self._clock.monotonic())
-        outcome, self.problem = Outcome.SUCCESS, None
+        outcome, problem, change = Outcome.SUCCESS, None, None
         try:
             status, _ = await self.get("/health", patience=2.0)
             if status >= 400:
-                self.problem = f"HTTP {status}"
+                problem = f"HTTP {status}"
         except TransportError as error:
-            outcome, self.problem = Outcome.FAILURE, f"{error.fault}: {error}"
-        self.checked_at = self._clock.now()
+            outcome, problem = Outcome.FAILURE, f"{error.fault}: {error}"
+        self.problem, self.checked_at = problem, self._clock.now()
         if ticket is not None:
             change = self.breaker.record_probe(ticket, outcome, self._clock.monotonic())
             if change is not None and outcome is Outcome.SUCCESS:
                 self._log.warning("component_back", name=self.name)
+        if self.news is not None:
+            self.news(change)
+
+    async def watch(self, interval: float) -> None:
+        """Look at it again and again, every second while its breaker is open."""
+        while True:
+            await self.check()
+            await asyncio.sleep(1.0 if not self.breaker.allow() else interval)
 
     async def close(self) -> None:
         """Close its connections."""

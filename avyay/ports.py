@@ -344,19 +344,30 @@ class Event:
     """Something that happened, named `component.noun.verb_past` (`marga.provider.tripped`).
 
     `once` names the occasion where it may be noticed more than once: a second event of the same name and occasion is
-    dropped.
+    dropped. `everywhere` names it where several homes tell of the same occasion: they give it the same id.
     """
 
     name: str
     data: Mapping[str, Any] = field(default_factory=dict)
     once: str | None = None
+    everywhere: str | None = None
 
 
 @runtime_checkable
 class Events(Protocol):
     """Where components publish what happened."""
 
-    def publish(self, event: Event) -> None: ...
+    def publish(self, event: Event) -> None:
+        """Soon: it never waits and never fails."""
+        ...
+
+    def publish_now(self, *events: Event) -> None:
+        """On disk when it returns.
+
+        Raises:
+            AvyayError: they could not be kept.
+        """
+        ...
 
 
 class Progress(Protocol):

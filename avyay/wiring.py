@@ -202,7 +202,7 @@ class Services:
         """What the router's judgement has learned of request classes."""
         from avyay.marga.verdicts import VerdictStore
 
-        store = VerdictStore(self.paths.component("marga") / "verdicts.db")
+        store = VerdictStore(self.paths.component("marga") / "verdicts.db", clock=self.clock)
         self._open.callback(store.close)
         return store
 
@@ -282,7 +282,6 @@ class Services:
             exclude=settings.exclude,
             ranking=self._ranking(settings.ranking),
             shadow=Shadow(self._ranking(settings.shadow), settings.shadow.share) if settings.shadow.share else None,
-            events=self.events,
             clock=self.clock,
         )
         self._open.callback(service.close)
@@ -300,6 +299,7 @@ class Services:
             embedder=lambda: self.embedder,
             completer=lambda: self.completer if self.completer.available() else None,
             scanner=lambda: self.make_scanner(cache=False),
+            near=self.settings.events.budget_share,
             clock=self.clock,
         )
         self._open.callback(service.close)
@@ -318,6 +318,18 @@ class Services:
 
         place = self.settings.engine.queue_url or self.paths.component("engine") / "engine.db"
         return Queue(place, clock=self.clock)
+
+    def tell_engine_history(self) -> int:
+        """Publish here what others wrote into a queue in PostgreSQL; one in a file publishes by itself.
+
+        Raises:
+            AvyayError: the queue cannot be reached.
+        """
+        if self.settings.engine.queue_url is None:
+            return 0
+        from avyay.engine.forward import forward_history
+
+        return forward_history(self.open_queue, self.paths.component("engine") / "events.db")
 
     @cached_property
     def knowledge(self) -> Knowledge:
@@ -350,7 +362,6 @@ class Services:
             lambda: repositories_of(settings, Path.cwd()),
             self.clock,
             approval=settings.generate.approval,
-            events=lambda: self.events,
         )
 
     def make_dispatcher(self, *, directory: Path | None = None) -> Dispatcher:
@@ -378,6 +389,8 @@ class Services:
                 context=_FreshContext(self),
                 models=models,
                 models_key=self.loaded.environment.value("MARGA_API_KEY"),
+                tell=self.tell_engine_history,
+                near=self.settings.events.budget_share,
             ),
             directory=directory or Path.cwd(),
             clock=self.clock,
@@ -426,7 +439,6 @@ class Services:
             alarms=RouterAlarms if records.is_file() else None,
             queue=lambda: self.engine,
             search_path=self.loaded.environment.get("PATH"),
-            events=self.events,
             clock=self.clock,
         )
 

@@ -41,7 +41,9 @@ def nodes(
             note.touch()
         else:
             note.unlink(missing_ok=True)
-        services.events.publish(Event(f"engine.node.{'drained' if action == 'drain' else 'resumed'}", {"node": name}))
+        services.events.publish_now(
+            Event(f"engine.node.{'drained' if action == 'drain' else 'resumed'}", {"node": name})
+        )
     state = "drained" if action == "drain" else "active"
     run.out.result({"node": name, "state": state}, f"{name} is {state}.")
 

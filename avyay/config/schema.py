@@ -549,6 +549,7 @@ class EventsSettings(Section):
 
     keep: int = Field(10_000, ge=100, description="Events kept of each component.")
     keep_for: Seconds = Field(2_592_000.0, gt=0, description="Time after which events and deliveries may go.")
+    budget_share: Fraction = Field(0.8, description="Share of a cap from which a budget is told to be near it.")
     webhooks: tuple[WebhookSettings, ...] = Field((), description="Receivers of signed messages.")
     redis: RedisStreamSettings | None = Field(None, description="A Redis stream.")
 

@@ -144,7 +144,7 @@ class Attempt:
         if (commit := merged_before(queue, place.workshop, task.id)) is not None:
             queue.advance(self.lease, "running", "an attempt whose dispatcher died has merged it")
             queue.advance(self.lease, "verifying")
-            queue.finish(self.lease, f"was merged as {commit[:7]}", commit=commit)
+            queue.finish(self.lease, f"was merged as {commit[:7]}", commit=commit, merged=True)
             return
         if (verified := self._approved(queue, place)) is not None:
             self._merge_approved(queue, place, verified, folder)

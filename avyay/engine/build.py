@@ -47,6 +47,8 @@ class Offers:
     Args:
         models: Base URL of the router for agents, when it runs as a daemon.
         models_key: The key it asks for.
+        tell: Publishes what was written into a history that does not publish by itself.
+        near: Share of a day's cap from which it is told to be near.
     """
 
     scanner: Callable[[], Scanner] | None = None
@@ -58,6 +60,8 @@ class Offers:
     context: ContextSource | None = None
     models: str | None = None
     models_key: str | None = None
+    tell: Callable[[], object] | None = None
+    near: float = 0.8
 
 
 def repositories_of(settings: EngineSettings, directory: Path) -> dict[str, Path]:
@@ -147,6 +151,8 @@ def build_dispatcher(
         day=parse_usd(caps.day),
         day_wall=caps.day_wall,
         refill=refill,
+        tell=offers.tell,
+        near=offers.near,
         clock=clock,
     )
     return dispatcher

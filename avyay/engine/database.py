@@ -14,6 +14,8 @@ from typing import Any, Literal, Protocol
 
 from avyay.db import open_database
 from avyay.engine.schema import POSTGRES_SCHEMA, SCHEMA
+from avyay.events.outbox import OUTBOX, append_event
+from avyay.ports import Event
 from avyay.postgres import PostgresDatabase, is_postgres_url
 
 __all__ = ["QueueDatabase", "Rows", "open_queue_database"]
@@ -69,6 +71,15 @@ class QueueDatabase(Protocol):
         """A number greater than all before."""
         ...
 
+    @property
+    def tells(self) -> bool:
+        """Whether events are kept beside the rows; where they are not, they are forwarded from the history."""
+        ...
+
+    def tell(self, event: Event, at: float) -> None:
+        """Publish in the open transaction."""
+        ...
+
     def problems(self) -> list[str]:
         """What the database's own check finds wrong."""
         ...
@@ -81,9 +92,10 @@ class SqliteQueue:
 
     for_update = ""
     skip_locked = ""
+    tells = True
 
     def __init__(self, path: Path) -> None:
-        self._db = open_database(path, SCHEMA, synchronous="FULL", busy_timeout=30.0)
+        self._db = open_database(path, SCHEMA, OUTBOX, synchronous="FULL", busy_timeout=30.0)
 
     def execute(self, statement: str, values: Sequence[Any] = ()) -> Rows:
         return self._db.execute(statement, values)
@@ -107,6 +119,9 @@ class SqliteQueue:
         (fence,) = self._db.execute("UPDATE fences SET last = last + 1 RETURNING last").fetchone()
         return int(fence)
 
+    def tell(self, event: Event, at: float) -> None:
+        append_event(self._db, event, at)
+
     def problems(self) -> list[str]:
         from avyay.db import integrity_problems
 
@@ -121,6 +136,7 @@ class PostgresQueue:
 
     for_update = " FOR UPDATE"
     skip_locked = " FOR UPDATE SKIP LOCKED"
+    tells = False
 
     def __init__(self, url: str) -> None:
         self._db = PostgresDatabase(url, POSTGRES_SCHEMA)
@@ -154,6 +170,9 @@ class PostgresQueue:
         row = self._db.execute("SELECT nextval('fences')").fetchone()
         assert row is not None
         return int(row[0])
+
+    def tell(self, event: Event, at: float) -> None:
+        """Nothing to do: the history is read by whoever forwards it."""
 
     def problems(self) -> list[str]:
         return []  # checksums and constraints are the server's own affair

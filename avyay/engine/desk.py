@@ -14,7 +14,6 @@ from avyay.engine.narrate import narrate, why
 from avyay.engine.queue import Queue
 from avyay.engine.types import NewTask, State, Task
 from avyay.errors import UsageError
-from avyay.ports import Event, Events
 
 __all__ = ["Desk"]
 
@@ -25,7 +24,6 @@ class Desk:
     Args:
         repositories: The repositories by name; "" is the default one.
         approval: A person approves every task that is added here.
-        events: Told of tasks that wait for a person.
     """
 
     def __init__(
@@ -36,14 +34,12 @@ class Desk:
         clock: Clock,
         *,
         approval: bool = True,
-        events: Callable[[], Events] | None = None,
     ) -> None:
         self._open_queue = open_queue
         self._open_knowledge = open_knowledge
         self._repositories = repositories
         self._clock = clock
         self._approval = approval
-        self._events = events
 
     def add(self, tasks: Sequence[NewTask]) -> list[Task]:
         """Add tasks, all or none.
@@ -53,12 +49,7 @@ class Desk:
         """
         with closing(self._open_queue()) as queue:
             ids = queue.add([replace(task, approval=task.approval or self._approval) for task in tasks])
-            added = [queue.get(name) for name in ids]
-        for task in added:
-            if self._events is not None and task.state == "blocked" and "approval" in task.reason:
-                asked = {"task": task.id, "title": task.title, "evidence": list(task.evidence[:3])}
-                self._events().publish(Event("engine.approval.requested", asked))
-        return added
+            return [queue.get(name) for name in ids]
 
     def tasks(self, *states: State, limit: int = 50) -> tuple[list[Task], dict[str, int]]:
         """The newest tasks, oldest first, and how many there are in each state."""

@@ -12,6 +12,7 @@ import socket
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,11 @@ from avyay.engine.lease import Breath, LeaseWatch
 from avyay.engine.merge import merged_before
 from avyay.engine.nodes.base import Node
 from avyay.engine.overlap import overlapping
+from avyay.engine.presence import Presence
 from avyay.engine.queue import LostLeaseError
 from avyay.engine.types import ACTIVE, Lease, Task
 from avyay.errors import AvyayError, UnreachableError
+from avyay.ledger import budget_event
 from avyay.log import get_logger
 from avyay.money import Picodollars, format_usd, parse_usd
 from avyay.ports import BillReader, Event
@@ -92,6 +95,8 @@ class Dispatcher:
         bill: Reads what the router charged; None: only the agents' own counts hold.
         day: Cap of all tasks together a day (UTC).
         refill: None never generates.
+        tell: Publishes what was written into the history, where the queue does not do so itself.
+        near: Share of the day's cap, 0..1, from which it is told to be near.
     """
 
     def __init__(
@@ -106,6 +111,8 @@ class Dispatcher:
         day: Picodollars | None = None,
         day_wall: float = 0.0,
         refill: Refill | None = None,
+        tell: Callable[[], object] | None = None,
+        near: float = 0.8,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self.pace = pace or Pace()
@@ -122,6 +129,11 @@ class Dispatcher:
         self._worked: list[tuple[float, float]] = []
         self._refill = refill
         self._refilled = -1e18
+        self._tell_history = tell
+        self._near = near
+        self._told: set[tuple[str, float]] = set()
+        events, folder = around.events, around.attempts.root.parent
+        self._presence = Presence(folder / "away", events, clock) if events is not None else None
         self._clock = clock
         self._watch = LeaseWatch(self.pace.lease_timeout, suspend_gap=2 * self.pace.lease_timeout)
         self._parked: dict[tuple[str, str], tuple[float, str]] = {}
@@ -129,7 +141,6 @@ class Dispatcher:
         self._stop = threading.Event()
         self._lock = threading.Lock()
         self._pulse: threading.Thread | None = None
-        self._announced: int | None = None
         self._swept = -1e18
 
     @property
@@ -144,7 +155,6 @@ class Dispatcher:
 
     def run(self, *, once: bool = False) -> None:
         """Tick until `stop`; with `once`, until nothing is left that can be worked on before another tick."""
-        self._announce()
         for line in self.recover():
             log.warning("recovered", what=line)
         self._pulse = threading.Thread(target=self._beat, name="avyay-engine-pulse", daemon=True)
@@ -180,7 +190,7 @@ class Dispatcher:
         for attempt in under_way:
             attempt.finished.wait(60)
             self._give_back(attempt)
-        self._announce()
+        self._tell()
         if self._pulse is not None:
             self._pulse.join(30)
         for node in self.nodes:
@@ -201,7 +211,7 @@ class Dispatcher:
         self._collect()
         self.reconcile()
         self._generate()
-        self._announce()
+        self._tell()
         started = 0
         if (reason := self._day_is_spent()) is not None:
             log.warning("day_cap_reached", reason=reason)
@@ -210,6 +220,8 @@ class Dispatcher:
             while self._idle(node) > 0 and (attempt := self._claim(node)) is not None:
                 self._start(attempt)
                 started += 1
+        if self._presence is not None:
+            self._presence.look(self.nodes)
         return started
 
     def plan(self) -> list[Plan]:
@@ -311,7 +323,21 @@ class Dispatcher:
             spent = self._bill.service("engine", self._midnight()).cost
         except AvyayError as error:
             return f"the bill cannot be read: {error.message}"
+        self._tell_budget(spent, self._day)
         return f"{format_usd(spent)} are spent today" if spent >= self._day else None
+
+    def _tell_budget(self, spent: Picodollars, cap: Picodollars) -> None:
+        """Once a day that its cap is near, and once that it is reached; the bill is read again after a restart."""
+        day = self._midnight()
+        for verb, share in (("neared", self._near), ("exhausted", 1.0)):
+            if self._around.events is None or not cap or spent < cap * share or (verb, day) in self._told:
+                continue
+            key = f"engine/day:{datetime.fromtimestamp(day, UTC).date()}"
+            try:
+                self._around.events.publish_now(budget_event("engine", verb, key, spent, cap, day + _DAY))
+                self._told.add((verb, day))
+            except AvyayError as error:
+                log.warning("budget_not_told", reason=error.message)
 
     def _look_at_bill(self, attempt: Attempt) -> None:
         cap = parse_usd(attempt.limits.dollars)
@@ -416,7 +442,8 @@ class Dispatcher:
         """End a lease; a task that was merged before its owner died is done."""
         if task.state == "merging" and (commit := self._merged(task)) is not None:
             try:
-                self._queue.finish(Lease(task, task.owner or "", task.fence), f"merged as {commit[:7]}", commit=commit)
+                lease = Lease(task, task.owner or "", task.fence)
+                self._queue.finish(lease, f"merged as {commit[:7]}", commit=commit, merged=True)
             except LostLeaseError:
                 return f"{task.id}: settled by another dispatcher"
             return f"{task.id}: was merged as {commit[:7]} before its dispatcher died"
@@ -447,22 +474,12 @@ class Dispatcher:
             log.info("generated", repository=str(repository), tasks=len(added))
             self._publish("engine.tasks.generated", repository=str(repository), tasks=added)
 
-    def _announce(self) -> None:
-        """Publish what was written into the history since the last look, whoever wrote it; once, whoever looks."""
-        if self._around.events is None:
-            return
-        if self._announced is None:
-            self._announced = self._queue.last_entry()
-        for entry in self._queue.history(after=self._announced):
-            self._announced = entry.number
-            data = {key: value for key, value in entry.data.items() if key != "log"}
-            own = {"task": entry.task, "state": entry.after, "owner": entry.owner, "fence": entry.fence}
-            once = f"history-{entry.number}"
-            self._around.events.publish(
-                Event(f"engine.task.{entry.kind}", {**data, **own, "detail": entry.detail}, once)
-            )
-            if entry.after == "blocked" and entry.detail == "waits for approval":
-                self._around.events.publish(Event("engine.approval.wanted", {**own, "detail": entry.detail}, once))
+    def _tell(self) -> None:
+        if self._tell_history is not None:
+            try:
+                self._tell_history()
+            except AvyayError as error:  # nothing is lost: the next look begins where this one stopped
+                log.warning("history_not_told", reason=error.message)
 
     def _publish(self, name: str, **data: Any) -> None:
         if self._around.events is not None:

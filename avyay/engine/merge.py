@@ -126,7 +126,7 @@ class MergeQueue:
 
     def _was_merged(self, queue: TaskQueue, lease: Lease, commit: str) -> Merged:
         queue.advance(lease, "merging", "it was merged by an attempt whose dispatcher died", commit=commit)
-        queue.finish(lease, f"was merged as {commit[:7]}", commit=commit)
+        queue.finish(lease, f"was merged as {commit[:7]}", commit=commit, merged=True)
         return Merged("merged", commit)
 
     def _again(self, lease: Lease, result: Result, folder: Path, control: Control) -> Result | Merged:
@@ -157,7 +157,7 @@ class MergeQueue:
 
         for number in range(_PATIENCE):
             try:
-                queue.finish(lease, f"merged as {result.commit[:7]}", act=move, commit=result.commit)
+                queue.finish(lease, f"merged as {result.commit[:7]}", act=move, commit=result.commit, merged=True)
                 return
             except DependencyError as error:
                 if error.code != "work_tree_in_the_way" or number == _PATIENCE - 1:

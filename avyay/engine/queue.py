@@ -16,11 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from avyay.clock import SYSTEM_CLOCK, Clock
+from avyay.engine.announce import WAITS_FOR_APPROVAL, events_of
 from avyay.engine.database import QueueDatabase, open_queue_database
 from avyay.engine.graph import find_cycle
 from avyay.engine.lease import Breath
 from avyay.engine.overlap import overlapping
-from avyay.engine.types import ACTIVE, FINAL, Entry, Lease, NewTask, State, Task, allowed, pack_extra, unpack_extra
+from avyay.engine.rows import read_entry, read_task
+from avyay.engine.types import ACTIVE, FINAL, Entry, Lease, NewTask, State, Task, allowed, pack_extra
 from avyay.errors import AvyayError, UsageError
 from avyay.resilience.backoff import Backoff
 
@@ -279,7 +281,7 @@ class Queue:
             )
             self._record(db, lease.task.id, "parked", before, "ready", lease.owner, lease.fence, reason)
 
-    def hold(self, lease: Lease, reason: str = "waits for approval", **data: Any) -> None:
+    def hold(self, lease: Lease, reason: str = WAITS_FOR_APPROVAL, **data: Any) -> None:
         """Wait for a person's approval; it is no attempt. Whoever claims it next finds `data` in the history.
 
         Raises:
@@ -408,11 +410,15 @@ class Queue:
         where = f"WHERE state IN ({marks})" if states else ""
         needs = self._all_needs()
         for row in self._db.execute(f"SELECT * FROM tasks {where} ORDER BY number", states):  # noqa: S608 - marks only
-            yield _task(row, needs.get(str(row[1]), ()))
+            yield read_task(row, needs.get(str(row[1]), ()))
 
     def counts(self) -> dict[str, int]:
         """How many tasks are in each state that has any."""
         return {str(s): int(n) for s, n in self._db.execute("SELECT state, count(*) FROM tasks GROUP BY state")}
+
+    def identity(self) -> str:
+        """What names this queue where several homes tell of it; empty when it publishes by itself."""
+        return "" if self._db.tells else str(self._db.execute("SELECT id FROM identity").fetchone()[0])
 
     def last_entry(self) -> int:
         """The number of the newest line of history; 0 when there is none."""
@@ -426,7 +432,7 @@ class Queue:
         else:
             with self._db.whole_history() as db:
                 rows = db.execute(f"{query}number > ? ORDER BY number LIMIT ?", (after, limit))
-        return [_entry(row) for row in rows]
+        return [read_entry(row) for row in rows]
 
     def newest(self, limit: int = 30) -> list[Entry]:
         """What happened last, newest first."""
@@ -435,7 +441,7 @@ class Queue:
             " ORDER BY number DESC LIMIT ?",
             (limit,),
         )
-        return [_entry(row) for row in rows]
+        return [read_entry(row) for row in rows]
 
     def _all_needs(self) -> dict[str, tuple[str, ...]]:
         needs: dict[str, list[str]] = {}
@@ -491,7 +497,7 @@ class Queue:
                 ", …" if len(open_needs) > 5 else ""
             )
         else:
-            reason = "waits for approval" if waiting_approval else ""
+            reason = WAITS_FOR_APPROVAL if waiting_approval else ""
         after: State = "blocked" if reason else "ready"
         db.execute(
             "UPDATE tasks SET state = ?, reason = ?, waits = ?, owner = NULL, updated = ? WHERE id = ?",
@@ -535,11 +541,17 @@ class Queue:
         detail: str = "",
         data: Mapping[str, Any] | None = None,
     ) -> None:
-        db.execute(
+        now = self._clock.now()
+        (number,) = db.execute(
             "INSERT INTO history (task, at, kind, before, after, owner, fence, detail, data)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (name, self._clock.now(), kind, before, after, owner, fence, detail, json.dumps(data or {})),
-        )
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING number",
+            (name, now, kind, before, after, owner, fence, detail, json.dumps(data or {})),
+        ).fetchone()
+        if db.tells:
+            entry = Entry(number, name, now, kind, before, after, owner, fence, detail, data or {})
+            title, evidence = db.execute("SELECT title, evidence FROM tasks WHERE id = ?", (name,)).fetchone()
+            for event in events_of(entry, title, json.loads(evidence)):
+                db.tell(event, now)
 
     def _known(self, db: QueueDatabase, name: str, *, lock: bool = False) -> Task:
         # avyay: ignore[sql-injection] one of two constants
@@ -551,25 +563,8 @@ class Queue:
 
     def _read(self, db: QueueDatabase, name: str) -> Task:
         needs = tuple(str(row[0]) for row in db.execute("SELECT need FROM needs WHERE task = ? ORDER BY need", (name,)))
-        return _task(db.execute("SELECT * FROM tasks WHERE id = ?", (name,)).fetchone(), needs)
+        return read_task(db.execute("SELECT * FROM tasks WHERE id = ?", (name,)).fetchone(), needs)
 
 
 def _exists(db: QueueDatabase, name: str) -> bool:
     return db.execute("SELECT 1 FROM tasks WHERE id = ?", (name,)).fetchone() is not None
-
-
-def _entry(row: tuple[Any, ...]) -> Entry:
-    number, task, at, kind, before, after, owner, fence, detail, data = row
-    return Entry(number, task, at, kind, before, after, owner, fence, detail, json.loads(data))
-
-
-def _task(row: tuple[Any, ...], needs: tuple[str, ...]) -> Task:
-    (_, name, title, description, accept, files, requires, evidence, fingerprint, priority, state, reason, _, _,
-     attempt, attempts, fence, owner, beats, not_before, created, updated, extra) = row  # fmt: skip
-    return Task(
-        id=name, title=title, description=description, accept=accept, needs=needs, files=tuple(json.loads(files)),
-        requires=frozenset(json.loads(requires)), priority=priority, evidence=tuple(json.loads(evidence)),
-        fingerprint=fingerprint, state=state, reason=reason, attempt=attempt, attempts=attempts, fence=fence,
-        owner=owner, beats=beats, not_before=not_before, created=created, updated=updated,
-        **unpack_extra(json.loads(extra)),
-    )  # fmt: skip

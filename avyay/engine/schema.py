@@ -121,5 +121,13 @@ POSTGRES_SCHEMA = PostgresSchema(
             CREATE SEQUENCE fences;
             """,
         ),
+        (
+            "0002_identity",
+            # Names the queue in the ids of events that several homes tell of.
+            """
+            CREATE TABLE identity (id TEXT NOT NULL);
+            INSERT INTO identity VALUES (md5(random()::text || clock_timestamp()::text));
+            """,
+        ),
     ),
 )

@@ -1,8 +1,9 @@
 """The writing side: each component keeps what it published in a table of its own data, bounded, numbered in order.
 
-Two ways in. `Outboxes.publish` takes an event from anywhere and never waits: a thread writes it within tens of
-milliseconds to `<component>/events.db`. `append_event` writes inside a transaction of the component's own file, so that
-the event exists exactly when the change does.
+Three ways in. `append_event` writes inside a transaction of the component's own file, so that the event exists exactly
+when the change does. `Outboxes.publish_now` returns when the event is on disk, for what is done elsewhere and not yet
+acknowledged. `Outboxes.publish` never waits: a thread writes the event within tens of milliseconds, which is what a
+`kill -9` may cost; it is for what was in memory only, and for what is found again after a restart.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import secrets
 import sqlite3
 import threading
 from collections.abc import Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from avyay.errors import AvyayError
 from avyay.log import get_logger, redact
 from avyay.ports import Event
 
-__all__ = ["LARGEST", "OUTBOX", "Outboxes", "append_event", "event_row", "keep_events"]
+__all__ = ["LARGEST", "OUTBOX", "Outboxes", "append_event", "event_row", "keep_events", "outbox_files"]
 
 OUTBOX = Schema(
     "outbox",
@@ -52,8 +53,22 @@ OUTBOX = Schema(
             END;
             """,
         ),
+        Migration(
+            "0002_salt",
+            # What happens once here may happen once elsewhere too (the budget of a day): ids must differ between them.
+            """
+            ALTER TABLE outbox_bounds ADD COLUMN salt TEXT NOT NULL DEFAULT '';
+            UPDATE outbox_bounds SET salt = lower(hex(randomblob(8)));
+            """,
+        ),
     ),
 )
+_INSIDE = {  # files of components that hold an outbox beside their own tables
+    "engine": ("engine.db",),
+    "marga": ("verdicts.db", "budgets.db"),
+    "rag": ("rag.db",),
+    "siddhi": ("siddhi.db", "budget.db"),
+}
 LARGEST = 64_000
 """Bytes of an event's data as JSON."""
 _NAME = re.compile(r"[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*){1,4}")
@@ -61,25 +76,42 @@ _INSERT = Insert("outbox", ("id", "at", "name", "data"), "IGNORE")
 _MOST_WAITING = 10_000
 
 
-def event_row(event: Event, at: float) -> tuple[str, float, str, str]:
+def outbox_files(data: Path, component: str) -> dict[str, Path]:
+    """Where a component may have outboxes, by the outbox's name: a file of events, its jobs, files of its own."""
+    folder = data / component
+    inside = {f"{component}_{Path(name).stem}": folder / name for name in _INSIDE.get(component, ())}
+    inside = {name.replace(f"{component}_{component}", f"{component}_main"): path for name, path in inside.items()}
+    return {component: folder / "events.db", f"{component}_jobs": folder / "jobs.db", **inside}
+
+
+def event_row(event: Event, at: float, salt: str = "") -> tuple[str, float, str, str]:
     """An event as its row. Whatever has the shape of a credential is taken out of its data.
+
+    Args:
+        salt: The outbox's own: with it the same occasion has the same id in one outbox only.
 
     Raises:
         ValueError: its name is not `component.noun.verb_past`, or its data is no JSON or too large.
     """
-    if _NAME.fullmatch(event.name) is None:
-        raise ValueError(f"no name of an event: {event.name!r}")
+    _check_name(event.name)
     try:
         data = orjson.dumps(_clean(event.data), default=str)
     except TypeError as error:
         raise ValueError(f"the data of {event.name} is no JSON: {error}") from error
     if len(data) > LARGEST:
         raise ValueError(f"the data of {event.name} is {len(data)} bytes, more than {LARGEST}")
-    if event.once is None:
-        identity = secrets.token_hex(12)
+    if event.everywhere is not None:
+        identity = hashlib.sha256(event.everywhere.encode()).hexdigest()[:24]
+    elif event.once is not None:
+        identity = hashlib.sha256(f"{salt}\0{event.name}\0{event.once}".encode()).hexdigest()[:24]
     else:
-        identity = hashlib.sha256(f"{event.name}\0{event.once}".encode()).hexdigest()[:24]
+        identity = secrets.token_hex(12)
     return f"evt_{identity}", at, event.name, data.decode()
+
+
+def _check_name(name: str) -> None:
+    if _NAME.fullmatch(name) is None:
+        raise ValueError(f"no name of an event: {name!r}")
 
 
 def append_event(database: sqlite3.Connection, event: Event, at: float) -> None:
@@ -88,7 +120,8 @@ def append_event(database: sqlite3.Connection, event: Event, at: float) -> None:
     Raises:
         ValueError: as `event_row`.
     """
-    database.execute(_INSERT.sql(), event_row(event, at))
+    (salt,) = database.execute("SELECT salt FROM outbox_bounds").fetchone()
+    database.execute(_INSERT.sql(), event_row(event, at, salt))
 
 
 def keep_events(database: sqlite3.Connection, keep: int, keep_for: float) -> None:
@@ -112,26 +145,48 @@ class Outboxes:
         self._clock = clock
         self._keep, self._keep_for = keep, keep_for
         self._lock = threading.Lock()
-        self._writers: dict[str, GroupCommitWriter] = {}
+        self._writers: dict[str, tuple[GroupCommitWriter, str]] = {}  # with the salt
         self._closed = False
         self.dropped = 0
 
     def prepare(self, *components: str) -> None:
-        """Open the outboxes of components now, so that their first event costs what every later one costs."""
+        """Open the outboxes of components now, so that their first event costs what every later one costs; those
+        inside files of their own get the configured bounds.
+        """
         for component in components:
             try:
                 self._writer(component)
+                for path in outbox_files(self.data, component).values():
+                    if path.is_file():
+                        with closing(open_database(path)) as database, database.errors(), suppress(sqlite3.Error):
+                            keep_events(database, self._keep, self._keep_for)
             except AvyayError as error:
                 get_logger("events").error("outbox_not_opened", outbox=component, error=error.message)
 
     def publish(self, event: Event) -> None:
         """Keep an event in the outbox of the component that its name begins with. Any thread."""
         try:
-            row: Sequence[Value] = event_row(event, self._clock.now())
-            self._writer(event.name.split(".")[0]).append(_INSERT, row)
+            self._append(event)
         except (AvyayError, ValueError) as error:
             self.dropped += 1
             get_logger("events").error("event_dropped", name=event.name[:100], error=str(error)[:300])
+
+    def publish_now(self, *events: Event) -> None:
+        """Keep events, and return when they are on disk. Blocks for a commit; not for an event loop.
+
+        Raises:
+            AvyayError: they could not be kept.
+            ValueError: as `event_row`.
+        """
+        for writer in {id(writer): writer for writer in [self._append(event) for event in events]}.values():
+            writer.flush()
+
+    def _append(self, event: Event) -> GroupCommitWriter:
+        _check_name(event.name)  # before a folder is made of it
+        writer, salt = self._writer(event.name.split(".")[0])
+        row: Sequence[Value] = event_row(event, self._clock.now(), salt)
+        writer.append(_INSERT, row)
+        return writer
 
     def flush(self) -> None:
         """Block until all that was published so far is on disk.
@@ -139,7 +194,7 @@ class Outboxes:
         Raises:
             UnreachableError: it could not be.
         """
-        for writer in list(self._writers.values()):
+        for writer, _ in list(self._writers.values()):
             writer.flush()
 
     def close(self) -> None:
@@ -147,13 +202,13 @@ class Outboxes:
         with self._lock:
             self._closed = True
             writers, self._writers = list(self._writers.values()), {}
-        for writer in writers:
+        for writer, _ in writers:
             try:
                 writer.close()
             except AvyayError as error:
                 get_logger("events").error("events_lost", error=error.message)
 
-    def _writer(self, component: str) -> GroupCommitWriter:
+    def _writer(self, component: str) -> tuple[GroupCommitWriter, str]:
         with self._lock:
             if self._closed:
                 raise AvyayError("the outboxes are closed", code="closed")
@@ -162,7 +217,9 @@ class Outboxes:
                 path = self.data / component / "events.db"
                 with closing(open_database(path, OUTBOX)) as database, database.errors():
                     keep_events(database, self._keep, self._keep_for)
-                found = GroupCommitWriter(path, OUTBOX, capacity=_MOST_WAITING, tolerant=True, clock=self._clock)
+                    (salt,) = database.execute("SELECT salt FROM outbox_bounds").fetchone()
+                writer = GroupCommitWriter(path, OUTBOX, capacity=_MOST_WAITING, tolerant=True, clock=self._clock)
+                found = writer, str(salt)
                 self._writers[component] = found
             return found
 

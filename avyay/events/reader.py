@@ -16,11 +16,10 @@ import orjson
 
 from avyay.db import Database, open_database
 from avyay.errors import AvyayError, UsageError
+from avyay.events.outbox import outbox_files
 
 __all__ = ["Batch", "Cursor", "EventReader", "Recorded", "matches"]
 
-_FILE = "events.db"
-_MAIN = ("engine", "siddhi")  # these publish within transactions of `<component>/<component>.db`
 _Row: TypeAlias = tuple[float, str, tuple[Any, ...]]  # time, outbox, columns
 _T = TypeVar("_T")
 _CURSOR = re.compile(r"(?:[a-z0-9_]{1,40}-\d{1,18}(?:\.[a-z0-9_]{1,40}-\d{1,18}){0,63})?")
@@ -186,9 +185,7 @@ def _places(data: Path) -> Iterator[tuple[str, Path]]:
         return
     for folder in folders:
         if re.fullmatch(r"[a-z0-9_]{1,30}", folder):
-            yield folder, data / folder / _FILE
-            if folder in _MAIN:
-                yield f"{folder}_main", data / folder / f"{folder}.db"
+            yield from outbox_files(data, folder).items()
 
 
 def _in_order(rows: list[_Row]) -> Iterator[_Row]:

@@ -9,6 +9,7 @@ and a `kill -9` loses nothing that was returned. `BlockLedger` draws from reserv
 per call is too slow.
 """
 
+from avyay.ledger.alerts import BudgetAlerts, budget_event
 from avyay.ledger.blocks import BlockLedger, Draw
 from avyay.ledger.durable import Ledger
 from avyay.ledger.schema import LEDGER_SCHEMA
@@ -27,6 +28,7 @@ __all__ = [
     "LEDGER_SCHEMA",
     "Balance",
     "BlockLedger",
+    "BudgetAlerts",
     "BudgetExceededError",
     "Draw",
     "Entry",
@@ -34,6 +36,7 @@ __all__ = [
     "Reservation",
     "ReservationState",
     "Scope",
+    "budget_event",
     "daily",
     "monthly",
 ]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import asdict
 
 from avyay.clock import Clock
 from avyay.config.schema import AnomalySettings
@@ -14,7 +13,6 @@ from avyay.marga.anomalies import Anomaly, Bucket, Sensitivity, filled, find_ano
 from avyay.marga.records import series_between
 from avyay.marga.store import SqliteStore
 from avyay.marga.verdicts import VerdictStore
-from avyay.ports import Event, Events
 
 __all__ = ["AlarmWatch"]
 
@@ -36,8 +34,6 @@ class AlarmWatch:
         calls: Callable[[], SqliteStore],
         store: VerdictStore,
         clock: Clock,
-        *,
-        events: Events | None = None,
     ) -> None:
         self._width = settings.bucket
         self._kept = max(2, int(settings.history // settings.bucket))
@@ -46,7 +42,6 @@ class AlarmWatch:
         self._calls: SqliteStore | None = None
         self._store = store
         self._clock = clock
-        self._events = events
         self._log = get_logger("marga")
         self._series: dict[str, dict[int, Bucket]] = {}
         self._read_until: int | None = None
@@ -80,17 +75,7 @@ class AlarmWatch:
         return new
 
     def _tell(self, anomaly: Anomaly) -> None:
-        kind, _, name = anomaly.series.partition(" ")
-        data = {
-            kind: name,
-            **{key: value for key, value in asdict(anomaly).items() if key != "series"},
-            "deviations": min(anomaly.deviations, 1e9),
-            "sentence": anomaly.sentence(),
-        }
         self._log.warning("anomaly_found", series=anomaly.series, signal=anomaly.signal, sentence=anomaly.sentence())
-        if self._events is not None:
-            once = f"{anomaly.series}/{anomaly.signal}/{anomaly.at:.0f}"
-            self._events.publish(Event("marga.anomaly.found", data, once=once))
 
     async def run(self) -> None:
         """Look after the end of every stretch, until cancelled."""

@@ -21,7 +21,7 @@ from avyay.marga.knowledge import ClassKnowledge
 from avyay.marga.shadow import UNCLASSED, ClassChange, ShadowPlan, sampled, tiers_to_ask
 from avyay.marga.types import Decision, Dialect
 from avyay.marga.verdicts import VerdictStore
-from avyay.ports import Embedder, Event, Events, Tier
+from avyay.ports import Embedder, Tier
 
 if TYPE_CHECKING:
     from avyay.marga.envelope import Inbound
@@ -49,14 +49,12 @@ class Shadowing:
         store: VerdictStore,
         plan: ShadowPlan,
         *,
-        events: Events | None = None,
         embedder: Callable[[], Embedder] | None = None,
         judge: bool = False,
     ) -> None:
         self._gateway = gateway
         self._store = store
         self._plan = plan
-        self._events = events
         self._embedder = embedder
         self._judge = judge
         self._log = get_logger("marga")
@@ -152,17 +150,6 @@ class Shadowing:
         if change is not None:
             verb = "promoted" if change.promoted else "demoted"
             self._log.warning(f"class_{verb}", request_class=name, evidence=change.sentence())
-            if self._events is not None:
-                data = {
-                    "class": name,
-                    "before": change.before,
-                    "after": change.after,
-                    "comparisons": change.comparisons,
-                    "degraded": change.degraded,
-                    "evidence": change.evidence,
-                    "bound": change.bound,
-                }
-                self._events.publish(Event(f"marga.class.{verb}", data))
 
     async def _ask(self, inbound: Inbound, body: dict[str, Any], tier: Tier, bill: _Bill) -> tuple[str | None, str]:
         """(answer, model) of a tier; no answer when another tier would have given it."""

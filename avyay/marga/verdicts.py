@@ -10,11 +10,13 @@ from typing import Any
 
 import orjson
 
+from avyay.clock import SYSTEM_CLOCK, Clock
 from avyay.db import Database, Migration, Schema, open_database
+from avyay.events.outbox import OUTBOX, append_event
 from avyay.marga.anomalies import Anomaly
 from avyay.marga.compare import Comparison
 from avyay.marga.shadow import ClassChange, ClassState, ShadowPlan, observe
-from avyay.ports import Tier
+from avyay.ports import Event, Tier
 
 __all__ = ["VerdictStore"]
 
@@ -74,8 +76,9 @@ class VerdictStore:
     another.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._database: Database = open_database(path, _SCHEMA, check_same_thread=False)
+    def __init__(self, path: Path, *, clock: Clock = SYSTEM_CLOCK) -> None:
+        self._clock = clock
+        self._database: Database = open_database(path, _SCHEMA, OUTBOX, check_same_thread=False)
         self._lock = threading.Lock()
 
     def close(self) -> None:
@@ -177,9 +180,9 @@ class VerdictStore:
     # ------------------------------------------------------------ alarms
 
     def alarm(self, anomaly: Anomaly) -> bool:
-        """Keep an alarm; whether it is a new one."""
-        with self._lock, self._database.errors():
-            return bool(
+        """Keep an alarm, and tell of a new one in the same transaction; whether it is a new one."""
+        with self._lock, self._database.transaction():
+            new = bool(
                 self._database.execute(
                     "INSERT OR IGNORE INTO alarms (at, series, signal, value, expected, deviations)"
                     " VALUES (?, ?, ?, ?, ?, ?)",
@@ -193,6 +196,9 @@ class VerdictStore:
                     ),
                 ).rowcount
             )
+            if new:
+                append_event(self._database, _alarm_event(anomaly), self._clock.now())
+        return new
 
     def alarms(self, *, since: float = 0.0, limit: int = 100) -> list[Anomaly]:
         """The newest alarms first."""
@@ -232,6 +238,7 @@ class VerdictStore:
             self._database.execute(
                 "INSERT INTO changes (at, change) VALUES (?, ?)", (change.at, orjson.dumps(asdict(change)).decode())
             )
+            append_event(self._database, _change_event(change), change.at)
 
     def changes(self, *, limit: int = 50) -> list[ClassChange]:
         """The newest changes first."""
@@ -254,3 +261,27 @@ class VerdictStore:
         for row in rows:
             found = dict(zip(columns, row, strict=True))
             yield {**found, "features": orjson.loads(found["features"])}
+
+
+def _change_event(change: ClassChange) -> Event:
+    data = {
+        "class": change.request_class,
+        "before": change.before,
+        "after": change.after,
+        "comparisons": change.comparisons,
+        "degraded": change.degraded,
+        "evidence": change.evidence,
+        "bound": change.bound,
+    }
+    return Event(f"marga.class.{'promoted' if change.promoted else 'demoted'}", data)
+
+
+def _alarm_event(anomaly: Anomaly) -> Event:
+    kind, _, name = anomaly.series.partition(" ")
+    data = {
+        kind: name,
+        **{key: value for key, value in asdict(anomaly).items() if key != "series"},
+        "deviations": min(anomaly.deviations, 1e9),
+        "sentence": anomaly.sentence(),
+    }
+    return Event("marga.anomaly.found", data, once=f"{anomaly.series}/{anomaly.signal}/{anomaly.at:.0f}")

@@ -8,12 +8,12 @@ from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 
 from avyay.errors import AuthError, AvyayError
+from avyay.ledger import BudgetAlerts
 from avyay.log import get_logger
 from avyay.marga.budgets import Budgets
 from avyay.marga.health import EndpointHealth, Place
 from avyay.marga.probe import say_hi
 from avyay.marga.router import Router
-from avyay.money import ZERO, usd_string
 from avyay.ports import Event, Events
 from avyay.resilience.breaker import BreakerState, Outcome, Transition
 
@@ -27,27 +27,32 @@ _TOLD = {
     (BreakerState.OPEN, BreakerState.CLOSED): "marga.provider.recovered",
     (BreakerState.HALF_OPEN, BreakerState.CLOSED): "marga.provider.recovered",
 }
-_NEAR = ((0.8, "marga.budget.neared"), (1.0, "marga.budget.exhausted"))
 
 
 class Watch:
     """Runs beside a gateway until it is stopped.
 
     Args:
-        events: Told when a provider is given up or taken back, and when a budget nears its cap.
+        events: Told when a provider is given up or taken back.
+        near: Share of a budget, 0..1, from which it is told to be near its cap.
         jitter: Random numbers in [0, 1): checks of many routers shall not meet.
     """
 
     def __init__(
-        self, router: Router, *, events: Events | None = None, jitter: Callable[[], float] = random.random
+        self,
+        router: Router,
+        *,
+        events: Events | None = None,
+        near: float = 0.8,
+        jitter: Callable[[], float] = random.random,
     ) -> None:
         self._router = router
         self._events = events
+        self._near = near
         self._jitter = jitter
         self._log = get_logger("marga")
         self._tasks: set[asyncio.Task[Any]] = set()
         self._revivals: dict[Place, tuple[float, asyncio.Task[bool]]] = {}  # the newest, and when it is sent
-        self._told: set[tuple[str, str]] = set()
         router.health.on_transition = self._changed
         router.health.on_revive = self.revive
 
@@ -110,32 +115,22 @@ class Watch:
             self._events.publish(Event(name_, data))
 
     async def _sync_loop(self, budgets: Budgets) -> None:
-        """Writes down what was spent, so that a crash leaves little to reconcile."""
+        """Writes down what was spent, so that a crash leaves little to reconcile, and tells of what nears its cap."""
+        ledger = budgets.ledger
+        alerts = await asyncio.to_thread(BudgetAlerts, ledger.path, "marga", near=self._near, clock=ledger.clock)
+        try:
+            await self._keep_synced(budgets, alerts)
+        finally:
+            alerts.close()
+
+    async def _keep_synced(self, budgets: Budgets, alerts: BudgetAlerts) -> None:
         while True:
             await self._router.clock.sleep(_SYNC)
             try:
                 await asyncio.to_thread(budgets.sync)
-                if self._events is not None:
-                    await asyncio.to_thread(self._tell_budgets, budgets, self._events)
+                await asyncio.to_thread(alerts.look)
             except AvyayError as error:
                 self._log.error("budgets_not_written", error=error.message)
-
-    def _tell_budgets(self, budgets: Budgets, events: Events) -> None:
-        """One event for each cap and period when it is nearly used up, and one when it is."""
-        for balance in budgets.ledger.balances():
-            used = balance.spent / balance.cap if balance.cap else 0.0
-            for share, name in _NEAR:
-                if used >= share:
-                    data = {
-                        "budget": balance.key,
-                        "spent_usd": usd_string(balance.spent),
-                        "cap_usd": usd_string(balance.cap or ZERO),
-                        "used": round(used, 4),
-                        "resets_at": balance.resets_at,
-                    }
-                    if (balance.key, name) not in self._told:
-                        self._told.add((balance.key, name))
-                        events.publish(Event(name, data, once=balance.key))
 
     # ------------------------------------------------------------ checks
 

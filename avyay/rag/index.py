@@ -16,7 +16,9 @@ import numpy as np
 from avyay.clock import SYSTEM_CLOCK, Clock
 from avyay.db import Database, open_database
 from avyay.errors import CorruptError, UsageError
+from avyay.events.outbox import OUTBOX, append_event
 from avyay.paths import ensure_directory
+from avyay.ports import Event
 from avyay.rag.catalog import SCHEMA, SourceRow, State, read_chunks, read_sources, read_state, visible_chunks
 from avyay.rag.generation import Generation, empty_generation, load_generation, remove_generations
 from avyay.rag.lock import exclusive
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
 __all__ = ["Indexer", "SyncReport"]
 
 LOCK_WAIT = 900.0
+_TOLD_PATHS = 50  # named in one event
 
 
 class Indexer:
@@ -127,6 +130,8 @@ class Indexer:
                 database.execute("DELETE FROM sources WHERE id = ?", (rows[name].id,))
                 nothing = np.empty((0, state.dimensions), np.float32)
                 publisher.publish(nothing, embedder=state.embedder, now=self.clock.now())
+                removed = Event("rag.source.removed", {"source": name, "documents": len(retired)})
+                append_event(database, removed, self.clock.now())
             self.sweep(read_state(database), state)
             return len(retired)
 
@@ -137,7 +142,7 @@ class Indexer:
         """The catalog, with the promise that nobody else writes it meanwhile."""
         ensure_directory(self.places.root)
         with exclusive(self.places.lock, wait=self._lock_wait, waiting=self._waiting):
-            database = open_database(self.places.database, SCHEMA)
+            database = open_database(self.places.database, SCHEMA, OUTBOX)
             try:
                 with database.errors():
                     yield database
@@ -216,6 +221,9 @@ class Indexer:
                 for entry, document in plan.documents:
                     publisher.add(source, entry, document, plan.history.get(entry.path, Change("", None)))
             publisher.publish(vectors, embedder=self.embedder.name, now=now)
+            for plan in plans:
+                if not (report := plan.report(publisher.number, 0.0)).up_to_date:
+                    append_event(database, _indexed(report), now)
         self.sweep(read_state(database), state)
         return publisher.number
 
@@ -233,6 +241,21 @@ class Indexer:
                 hint="Make it again with: avyay rag index --rebuild (or set rag.embedder back)",
                 code="embedder_changed",
             )
+
+
+def _indexed(report: SyncReport) -> Event:
+    paths = [*report.added, *report.changed, *report.removed]
+    data = {
+        "source": report.source,
+        "commit": report.head,
+        "generation": report.generation,
+        "chunks": report.chunks,
+        "added": len(report.added),
+        "changed": len(report.changed),
+        "removed": len(report.removed),
+        "paths": paths[:_TOLD_PATHS],
+    }
+    return Event("rag.documents.indexed", data)
 
 
 def _check_same_place(row: SourceRow | None, spec: SourceSpec) -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from avyay.clock import SYSTEM_CLOCK, Clock
 from avyay.errors import AuthError, PolicyError, UnreachableError, UsageError
-from avyay.ports import Completer, Completion, CompletionReply, Embedder, Event, Events, Passage, Tier
+from avyay.ports import Completer, Completion, CompletionReply, Embedder, Passage, Tier
 from avyay.rag.answer import (
     Answer,
     Turn,
@@ -45,7 +45,6 @@ __all__ = ["AskOptions", "Prepared", "RagService", "Retrieved"]
 
 OVERSEARCH = 10  # chunks ranked for each passage wanted: neighbours are joined
 MOST_RANKED = 2_000
-_TOLD_PATHS = 50  # named in one event
 NO_MODEL = "No model is configured: these are the best passages, not an answer."
 
 
@@ -91,7 +90,6 @@ class RagService:
         completer: What answers in words, or None; asked for when a question is answered.
         ranking: How results are ranked.
         shadow: Another configuration to try on some questions, out of sight.
-        events: Told what was indexed.
     """
 
     def __init__(
@@ -106,11 +104,9 @@ class RagService:
         exclude: tuple[str, ...] = (),
         ranking: Ranking | None = None,
         shadow: Shadow | None = None,
-        events: Events | None = None,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self.places = places
-        self._events = events
         self.embedder = embedder
         self.clock = clock
         self._open_store = open_store
@@ -400,7 +396,7 @@ class RagService:
             exclude=exclude or self._exclude,
             worktree=worktree,
         )
-        reports = self._told(self.indexer(waiting).sync([spec], rebuild=rebuild, progress=progress))
+        reports = self.indexer(waiting).sync([spec], rebuild=rebuild, progress=progress)
         return next(report for report in reports if report.source == spec.name)
 
     def sync(
@@ -419,22 +415,7 @@ class RagService:
             if name not in known:
                 raise no_source(name, sorted(known))
         specs = [spec for name, spec in known.items() if not names or name in names]
-        return self._told(self.indexer(waiting).sync(specs, rebuild=rebuild, progress=progress))
-
-    def _told(self, reports: list[SyncReport]) -> list[SyncReport]:
-        for report in reports:
-            if self._events is not None and not report.up_to_date:
-                data = {
-                    "source": report.source,
-                    "commit": report.head,
-                    "chunks": report.chunks,
-                    "added": len(report.added),
-                    "changed": len(report.changed),
-                    "removed": len(report.removed),
-                    "paths": [*report.added, *report.changed, *report.removed][:_TOLD_PATHS],
-                }
-                self._events.publish(Event("rag.documents.indexed", data))
-        return reports
+        return self.indexer(waiting).sync(specs, rebuild=rebuild, progress=progress)
 
     def remove(self, name: str) -> int:
         """Forget a source; says how many documents it had."""

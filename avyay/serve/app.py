@@ -143,7 +143,7 @@ class Kit:
         self.jobs: JobBoard | None = None
         if jobs:
             path = services.paths.component(name) / "jobs.db"
-            self.jobs = JobBoard(path, *jobs, clock=services.clock, events=services.events, at_once=at_once)
+            self.jobs = JobBoard(path, *jobs, clock=services.clock, at_once=at_once)
         self.authorised = Depends(self.authorise)
         self.reader = Depends(self.authorise_page)
         self.app = FastAPI(

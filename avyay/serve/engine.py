@@ -20,7 +20,7 @@ from avyay.engine.graph import mermaid, tree_lines
 from avyay.engine.narrate import narrate
 from avyay.engine.narrate import why as explain
 from avyay.engine.types import ACTIVE, NewTask, State, Task
-from avyay.errors import UsageError
+from avyay.errors import AvyayError, UsageError
 from avyay.log import get_logger
 from avyay.serve.app import Kit, Report, daemon_key
 from avyay.serve.board import board, clock_time, stages
@@ -36,6 +36,7 @@ __all__ = ["DEFAULT_PORT", "build_app", "serve_engine"]
 
 DEFAULT_PORT = 8086
 _SHOWN = 100
+_TELL = 1.0  # seconds between two looks at a shared history
 _T = TypeVar("_T")
 _Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 _Text = Annotated[str, Field(max_length=500)]
@@ -161,6 +162,27 @@ async def dispatching(services: Services, *, directory: Path | None = None) -> A
         await loop
 
 
+@asynccontextmanager
+async def _telling(services: Services) -> AsyncIterator[None]:
+    """Publishes what others write into a queue that this home shares with them."""
+
+    async def tell() -> None:
+        while True:
+            try:
+                await asyncio.to_thread(services.tell_engine_history)
+            except AvyayError as error:
+                get_logger("engine").warning("history_not_told", reason=error.message)
+            await asyncio.sleep(_TELL)
+
+    task = asyncio.create_task(tell()) if services.settings.engine.queue_url is not None else None
+    try:
+        yield
+    finally:
+        if task is not None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+
 def build_app(
     services: Services,
     *,
@@ -182,7 +204,7 @@ def build_app(
         Report(partial(desk.wait, _health), metrics=lambda: desk.wait(lambda queue: list(_metrics(queue)))),
         key=key,
         stopping=stopping,
-        beside=(desk.open, *beside),
+        beside=(desk.open, partial(_telling, services), *beside),
     )
     _add_reading(kit, desk, services.clock.now)
     _add_writing(kit, desk)

@@ -23,8 +23,9 @@ from avyay.clock import SYSTEM_CLOCK, Clock
 from avyay.db import Migration, Schema, open_database
 from avyay.db_gaps import hold_liveness, is_held
 from avyay.errors import AvyayError, InternalError, PolicyError, UsageError
+from avyay.events.outbox import OUTBOX, append_event
 from avyay.log import get_logger
-from avyay.ports import Event, Events, Progress
+from avyay.ports import Event, Progress
 
 __all__ = ["ENDED", "Job", "JobBoard", "JobKind", "State"]
 
@@ -119,7 +120,6 @@ class JobBoard:
     Args:
         path: The file.
         kinds: What jobs there are.
-        events: Told when a job ends.
         at_once: Jobs that run side by side; the others wait.
     """
 
@@ -128,13 +128,12 @@ class JobBoard:
         path: Path,
         *kinds: JobKind,
         clock: Clock = SYSTEM_CLOCK,
-        events: Events | None = None,
         at_once: int = AT_ONCE,
     ) -> None:
-        self._path, self._clock, self._events = path, clock, events
+        self._path, self._clock = path, clock
         self._kinds = {kind.name: kind for kind in kinds}
         self._lock = threading.Lock()
-        self._database = open_database(path, _SCHEMA, check_same_thread=False)
+        self._database = open_database(path, _SCHEMA, OUTBOX, check_same_thread=False)
         self._token = secrets.token_hex(8)
         self._liveness = hold_liveness(self._lock_file(self._token))
         self._free = asyncio.Semaphore(at_once)
@@ -379,9 +378,8 @@ class JobBoard:
                 " total = ?, what = ? WHERE id = ?",
                 (state, result, error, code, self._clock.now(), done, total, what[:200], identity),
             )
-        if self._events is not None:
             data = {"job": identity, "kind": kind.name, "state": state, "error": error}
-            self._events.publish(Event(f"{self._path.parent.name}.job.ended", data))
+            append_event(database, Event(f"{self._path.parent.name}.job.ended", data), self._clock.now())
 
     # ------------------------------------------------------------ after a restart
 

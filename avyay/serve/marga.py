@@ -83,7 +83,7 @@ def _serve_with(services: Services, listener: socket.socket, workers: int, argum
     """Be the owner of several workers."""
     store = WriterStore(services.paths.component("marga") / "marga.db")  # for its probes
     router = services.router_with(lambda: store)
-    watch = Watch(router, events=services.events)
+    watch = Watch(router, events=services.events, near=services.settings.events.budget_share)
     verdicts = services.verdicts
     owner = StateOwner(router)
     folder = Path(tempfile.mkdtemp(prefix="avyay-"))  # short: the path of a Unix socket holds about 100 characters
@@ -130,11 +130,11 @@ def build_app(
     router = services.router_with(lambda: store)
     cache = services.answer_cache()
     gateway = Gateway(router, cache=cache)
-    verdicts = VerdictStore(services.paths.component("marga") / "verdicts.db")
+    verdicts = VerdictStore(services.paths.component("marga") / "verdicts.db", clock=services.clock)
     _shadow(services, gateway, verdicts)
     knowledge = ClassKnowledge(verdicts, router)
     knowledge.refresh()
-    watch = Watch(router, events=services.events)
+    watch = Watch(router, events=services.events, near=services.settings.events.budget_share)
     member = StateMember(router, counters=lambda: worker_counters(gateway), lost=_end_worker)
     report = RouterReport(services, gateway, store, member, knowledge)
 
@@ -247,9 +247,7 @@ def _shadow(services: Services, gateway: Gateway, store: VerdictStore) -> None:
     if settings.enabled:
         plan = ShadowPlan(share=settings.share, daily_budget=int(parse_usd(settings.daily_budget)))
         embedder = (lambda: services.embedder) if settings.embedding else None
-        gateway.shadowing = Shadowing(
-            gateway, store, plan, events=services.events, embedder=embedder, judge=settings.judge
-        )
+        gateway.shadowing = Shadowing(gateway, store, plan, embedder=embedder, judge=settings.judge)
 
 
 async def _alarms(services: Services, store: VerdictStore) -> None:
@@ -257,7 +255,7 @@ async def _alarms(services: Services, store: VerdictStore) -> None:
     settings = services.settings.marga.anomalies
     if settings.enabled:
         path = services.paths.component("marga") / "marga.db"
-        await AlarmWatch(settings, lambda: SqliteStore(path), store, services.clock, events=services.events).run()
+        await AlarmWatch(settings, lambda: SqliteStore(path), store, services.clock).run()
 
 
 def _end_worker() -> None:

@@ -14,8 +14,9 @@ import orjson
 from fastapi import FastAPI, Query, Request, Response
 from pydantic import BaseModel, Field, ValidationError
 
-from avyay.errors import UsageError
+from avyay.errors import AvyayError, UsageError
 from avyay.events.reader import EventReader
+from avyay.log import get_logger
 from avyay.ports import Event, Events, Progress, Severity
 from avyay.raksha.baseline import Baseline, read_baseline
 from avyay.raksha.report.json import report_data
@@ -102,6 +103,7 @@ class News:
         if self._baseline is None and not subject:
             return
         known = self._baseline.fingerprints if self._baseline is not None else frozenset()
+        events = []
         for finding in [one for one in report.findings if one.fingerprint not in known][:MOST_NEWS]:
             data = {
                 "repository": subject or None,
@@ -112,8 +114,12 @@ class News:
                 "message": finding.message,
                 "fingerprint": finding.fingerprint,
             }
-            event = Event("raksha.finding.found", data, once=f"{subject}\0{finding.fingerprint}")
-            self._events.publish(event)
+            events.append(Event("raksha.finding.found", data, once=f"{subject}\0{finding.fingerprint}"))
+        try:
+            # Before anybody learns that the scan has ended: one that is cut off here is made again, and tells the same.
+            self._events.publish_now(*events)
+        except AvyayError as error:  # a full disk: the findings themselves are the answer
+            get_logger("raksha").error("findings_not_told", count=len(events), error=error.message)
 
 
 def _baseline(services: Services) -> Baseline | None:

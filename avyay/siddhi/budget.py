@@ -20,7 +20,8 @@ from pathlib import Path
 from avyay.clock import SYSTEM_CLOCK, Clock
 from avyay.db import Synchronous
 from avyay.errors import AvyayError, PolicyError, UsageError
-from avyay.ledger import Ledger, Reservation, ReservationState, Scope, daily, monthly
+from avyay.ledger import BudgetAlerts, Ledger, Reservation, ReservationState, Scope, daily, monthly
+from avyay.log import get_logger
 from avyay.money import ROUND_CEILING, ROUND_FLOOR, ZERO, Picodollars, format_usd, scale
 from avyay.siddhi.ads.base import AdPlatform, Campaign, Order, UnknownOutcomeError
 from avyay.siddhi.campaigns import CampaignRow, Campaigns, Phase
@@ -86,6 +87,7 @@ class Governor:
         path: Ledger and campaigns, in one SQLite file.
         platforms: By name.
         lifetime: Seconds a step may take before others think its process dead.
+        near: Share of a cap, 0..1, from which it is told to be near; what is held counts.
     """
 
     def __init__(
@@ -96,6 +98,7 @@ class Governor:
         *,
         clock: Clock = SYSTEM_CLOCK,
         lifetime: float = 120.0,
+        near: float = 0.8,
         synchronous: Synchronous = "FULL",
         busy_timeout: float = 10.0,
     ) -> None:
@@ -105,11 +108,13 @@ class Governor:
         self.lifetime = lifetime
         self.ledger = Ledger(path, clock=clock, synchronous=synchronous, busy_timeout=busy_timeout)
         self.campaigns = Campaigns(path, clock, synchronous=synchronous, busy_timeout=busy_timeout)
+        self._alerts = BudgetAlerts(path, "siddhi", near=near, reserved=True, clock=clock)
 
     def close(self) -> None:
         """Close the files and the platforms' connections; whatever runs goes on."""
         for platform in self.platforms.values():
             platform.close()
+        self._alerts.close()
         self.campaigns.close()
         self.ledger.close()
 
@@ -160,6 +165,7 @@ class Governor:
             raise
         if not self.campaigns.move(name, Phase.RESERVED, Phase.PLANNED):
             raise _overtaken(name)
+        self._tell()
         wanted = make(name)
         if (wanted.name, wanted.amount, wanted.ends_at) != (name, amount, ends_at):
             self._give_up(name)
@@ -278,6 +284,7 @@ class Governor:
         finally:
             if not bill.done:
                 self.ledger.reconcile(reservation, worst, note="outcome unknown: counted in full")
+            self._tell()
 
     # ------------------------------------------------------------ putting right
 
@@ -308,6 +315,7 @@ class Governor:
                 self.ledger.reconcile(reservation, reservation.held, note="its process died: counted in full")
                 swept.done.append(f"{reservation.key}: counted in full, its process died")
         swept.held = len(self.ledger.pending())
+        self._tell()  # also what a process that died did not come to tell
         return swept
 
     def _guard(self, there: AdPlatform, one: Campaign, row: CampaignRow | None, swept: Swept) -> None:
@@ -376,6 +384,13 @@ class Governor:
             swept.done.append(f"{row.name}: settled at {format_usd(billed)}")
 
     # ------------------------------------------------------------ inside
+
+    def _tell(self) -> None:
+        """Tell of budgets near their caps; what cannot be told now is told by the next look."""
+        try:
+            self._alerts.look()
+        except AvyayError as error:
+            get_logger("siddhi").warning("budgets_not_told", reason=error.message)
 
     def _give_up(self, name: str) -> None:
         self.campaigns.move(name, Phase.CLOSING, Phase.RESERVED)

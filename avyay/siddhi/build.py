@@ -34,9 +34,13 @@ def build_siddhi(
     embedder: Callable[[], Embedder],
     completer: Callable[[], Completer | None],
     scanner: Callable[[], Scanner] | None = None,
+    near: float = 0.8,
     clock: Clock = SYSTEM_CLOCK,
 ) -> Siddhi:
     """The service that the settings describe. Opens files; calls nobody.
+
+    Args:
+        near: Share of a budget, 0..1, from which it is told to be near its cap.
 
     Raises:
         AuthError: A platform is named and its keys are not in the environment.
@@ -72,7 +76,7 @@ def build_siddhi(
         home=home,
         terms=terms,
         store=Store(home / "siddhi.db", clock=clock),
-        governor=Governor(home / "budget.db", caps, platforms, clock=clock),
+        governor=Governor(home / "budget.db", caps, platforms, near=near, clock=clock),
         visitors=Visitors(home / "visitors.db", load_key(home / "key", environment.value("SIDDHI_KEY")), clock=clock),
         embedder=embedder,
         completer=completer,

@@ -119,7 +119,7 @@ def test_with_its_loop_tasks_are_done_and_told(home: Path, tmp_path: Path) -> No
         wait_for(lambda: client.get(f"/v1/engine/tasks/{task}").json()["state"] in ("done", "failed", "dead"), 60)
         found = client.get(f"/v1/engine/tasks/{task}").json()
         assert found["state"] == "done", found["story"]
-        names = "/v1/events?name=engine.task.done&limit=5&after=start"
+        names = "/v1/events?name=engine.task.merged&limit=5&after=start"
         wait_for(lambda: len(client.get(names).json()["events"]) == 1)
 
 

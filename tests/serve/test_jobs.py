@@ -18,7 +18,6 @@ from daemon import wait_for
 
 from avyay.clock import SystemClock
 from avyay.errors import PolicyError, UnreachableError, UsageError
-from avyay.events.outbox import Outboxes
 from avyay.events.reader import Cursor, EventReader
 from avyay.ports import Progress
 from avyay.serve import jobs as module
@@ -74,8 +73,6 @@ def with_board(folder: Path, body: Callable[[JobBoard, Work], Awaitable[None]], 
 
 
 def test_a_job_runs_and_is_kept(tmp_path: Path) -> None:
-    outboxes = Outboxes(tmp_path)
-
     async def body(board: JobBoard, work: Work) -> None:
         accepted = await board.start("count", {"steps": 3}, payload=b"input")
         assert accepted.state in ("queued", "running")
@@ -86,13 +83,12 @@ def test_a_job_runs_and_is_kept(tmp_path: Path) -> None:
         with pytest.raises(UsageError):
             board.get("nope")
 
-    with_board(tmp_path, body, events=outboxes)
+    with_board(tmp_path, body)
 
     async def again(board: JobBoard, work: Work) -> None:
         assert board.jobs()[0].state == "done"  # a restart later
 
     with_board(tmp_path, again)
-    outboxes.close()
     reader = EventReader(tmp_path)
     (event,) = reader.read(Cursor()).events
     reader.close()

@@ -15,7 +15,7 @@ from avyay.engine.queue import Queue
 from avyay.engine.types import NewTask
 from avyay.errors import AvyayError, UsageError
 from avyay.git import find_repository
-from avyay.ports import Alarms, Event, Events, Progress, Scanner
+from avyay.ports import Alarms, Progress, Scanner
 from avyay.process import run as run_program
 
 __all__ = ["TaskGenerator"]
@@ -45,7 +45,6 @@ class TaskGenerator:
         sources: Names of sources; empty means all.
         approval: A person approves every generated task.
         tests: The command that runs the tests; None leaves failing tests alone.
-        events: Told of tasks that wait for a person, and of those that are closed.
         verify: The acceptance command of needs that bring none.
     """
 
@@ -64,7 +63,6 @@ class TaskGenerator:
         queue: Callable[[], Queue] | None = None,
         run: Run = run_program,
         search_path: str | None = None,
-        events: Events | None = None,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._path = path
@@ -79,7 +77,6 @@ class TaskGenerator:
         self._queue = queue
         self._run = run
         self._search_path = search_path
-        self._events = events
         self._clock = clock
 
     def generate(self, repository: Path, *, limit: int) -> Sequence[NewTask]:
@@ -168,15 +165,6 @@ class TaskGenerator:
                         queue.resolve(task.id, "the evidence is gone")
         chosen = [task for _, task in fresh[:limit]]
         added = tuple(queue.add(chosen)) if add and queue is not None else ()
-        if write and self._events is not None:
-            for identifier, new in zip(added, chosen, strict=False):
-                if new.approval:
-                    asked = {"task": identifier, "title": new.title, "evidence": list(new.evidence[:3])}
-                    self._events.publish(Event("engine.approval.requested", asked))
-            for identifier in closed:
-                self._events.publish(
-                    Event("engine.task.resolved", {"task": identifier, "reason": "the evidence is gone"})
-                )
         return Generated(
             tasks=tuple(chosen),
             added=added,

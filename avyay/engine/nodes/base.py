@@ -126,6 +126,8 @@ class Node(ABC):
     slots: int
     drain_note: Path | None = None
     """A file that says, while it is there, that the node shall get no new tasks."""
+    away: str = ""
+    """Why it did not answer when last asked; empty when it did, or was not asked."""
 
     def drained(self) -> bool:
         """Whether a person asked to let it run empty."""

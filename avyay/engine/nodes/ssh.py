@@ -89,7 +89,12 @@ class RemoteNode(Node):
         now = self._clock.monotonic()
         if self._probed is None or now - self._probed[0] > _PROBE_AGE:
             programs = [self._program(item) for item in self._configured]
-            self._probed = (now, call_json(self._transport, "probe", *programs))
+            try:
+                self._probed = (now, call_json(self._transport, "probe", *programs))
+            except AvyayError as error:
+                self.away = error.message[:300]
+                raise
+            self.away = ""
         return self._probed[1]
 
     @staticmethod

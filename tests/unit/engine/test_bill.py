@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 from daemon import Daemon
 from engine_site import Site
+from outbox import told
 from scripted_provider import ScriptedProvider
 from upstream import Reply, Upstream
 
 from avyay.engine.types import NewTask
 from avyay.errors import UnreachableError
+from avyay.events.outbox import Outboxes
 from avyay.marga.charges import RemoteBill
 from avyay.money import DOLLAR, Picodollars
 from avyay.ports import Bill
@@ -86,6 +88,23 @@ class TestDollars:
         site.run(**offers(router))
         assert site.task("one").state == "done"
         assert (site.task("two").state, site.task("two").attempt) == ("ready", 0)
+
+    def test_a_day_near_its_cap_is_told_once_and_spent_once(self, tmp_path: Path, router: Daemon) -> None:
+        site = spender(tmp_path, caps={"day": 4})
+        outboxes = Outboxes(site.paths.data)
+        site.add("one", agent="frugal", accept="test -f out.txt")
+        for share, events in ((0.6, []), (0.5, ["neared"]), (0.5, ["neared"])):
+            site.run(**offers(router), events=outboxes, near=share)
+            found = told(site.paths.data / "engine" / "events.db")
+            assert [name.removeprefix("engine.budget.") for name, _ in found] == events
+        assert (found[0][1]["spent_usd"], found[0][1]["cap_usd"], found[0][1]["used"]) == ("2", "4", 0.5)
+        site.commit({"out.txt": ""})
+        site.add("two", agent="frugal", accept="test -f out.txt && test -f out.txt")
+        for _ in range(2):
+            site.run(**offers(router), events=outboxes)
+        outboxes.close()
+        found = told(site.paths.data / "engine" / "events.db")
+        assert [name.removeprefix("engine.budget.") for name, _ in found] == ["neared", "exhausted"]
 
     def test_a_bill_that_cannot_be_read_starts_nothing(self, tmp_path: Path, router: Daemon) -> None:
         site = spender(tmp_path)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
+from outbox import told
 
 from avyay.engine.generate.registry import RANK, SOURCES, load_source
 from avyay.engine.generate.service import TaskGenerator
@@ -20,7 +21,7 @@ from avyay.engine.knowledge.service import Knowledge
 from avyay.engine.queue import Queue
 from avyay.engine.types import NewTask
 from avyay.errors import UsageError
-from avyay.ports import Alarm, Event, Finding, Progress, ScanReport, Skipped
+from avyay.ports import Alarm, Finding, Progress, ScanReport, Skipped
 
 pytestmark = pytest.mark.needs("git")
 
@@ -416,31 +417,24 @@ class TestAnomalies:
         assert look("anomalies", alarms=Telemetry).added == ()
 
 
-class Told:
-    """Remembers what was published."""
-
-    def __init__(self) -> None:
-        self.events: list[Event] = []
-
-    def publish(self, event: Event) -> None:
-        self.events.append(event)
-
-
 def test_a_person_is_told_what_waits_for_approval_and_what_was_closed(
     repo: Repo, queue: Queue, look: Look, tmp_path: Path
 ) -> None:
     repo.commit({"a.py": "# TODO x\n"})
-    told = Told()
     knowledge = Knowledge(tmp_path / "own.db", len)
-    generator = TaskGenerator(tmp_path / "g.db", knowledge, sources=["todo"], approval=True, events=told)
+    generator = TaskGenerator(tmp_path / "g.db", knowledge, sources=["todo"], approval=True)
     assert generator.round(repo.root, queue, dry_run=True).tasks
-    assert told.events == []
+    assert told(tmp_path / "engine.db") == []
     (name,) = generator.round(repo.root, queue).added
     repo.commit({"a.py": "\n"})
     generator.round(repo.root, queue)
     knowledge.close()
-    assert [event.name for event in told.events] == ["engine.approval.requested", "engine.task.resolved"]
-    assert told.events[0].data == {"task": name, "title": "TODO in a.py: x", "evidence": ["a.py:1"]}
+    (added, asked, resolved) = told(tmp_path / "engine.db")
+    assert (added[0], asked[0], resolved[0]) == (
+        *("engine.task.added", "engine.approval.requested", "engine.task.resolved"),
+    )
+    assert (asked[1]["task"], asked[1]["title"]) == (name, "TODO in a.py: x")
+    assert asked[1]["evidence"] == ["a.py:1"]
 
 
 class TestRegistry:

@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import os
 import signal
-import sqlite3
 import subprocess
 import threading
 import time
-from contextlib import closing
 from pathlib import Path
 
 import pytest
 from engine_site import Site, git, start, until
+from outbox import told
 
 from avyay.engine import keeper
 from avyay.engine.checkup import inspect
 from avyay.engine.loop import owner_name
 from avyay.engine.narrate import narrate
 from avyay.engine.types import Lease
-from avyay.events.outbox import Outboxes
 
 WRITE = "echo done > out.txt"
 
@@ -330,20 +328,20 @@ class TestDispatchersThatDie:
 
 class TestWhatIsTold:
     def test_everything_that_happens_is_an_event_once(self, site: Site) -> None:
-        with closing(Outboxes(site.folder / "outbox")) as events:
-            site.add("early", WRITE)  # before any dispatcher looked: only what happens from then on is told
-            site.add("wants", WRITE, approval=True, needs=("early",))
-            first, second = site.dispatcher(events=events), site.dispatcher(events=events)
-            first._announce()
-            second._announce()
-            second.run(once=True)
-            first._announce()
-            first.close()
-            events.flush()
-        names = [name for (name,) in sqlite3.connect(site.folder / "outbox/engine/events.db").execute(
-            "SELECT name FROM outbox ORDER BY number")]  # fmt: skip
-        own = ["claimed", "running", "verifying", "merging", "done", "freed"]
-        assert names == [*(f"engine.task.{kind}" for kind in own), "engine.approval.wanted"]
+        site.add("early", WRITE)
+        site.add("wants", WRITE, approval=True, needs=("early",))
+        first, second = site.dispatcher(), site.dispatcher()
+        second.run(once=True)
+        first.close()
+        events = told(site.paths.data / "engine" / "engine.db")
+        assert [name.removeprefix("engine.") for name, data in events if data["task"] == "early"] == [
+            *("task.added", "task.claimed", "task.started", "task.verifying", "task.merging", "task.merged")
+        ]
+        assert [name.removeprefix("engine.") for name, data in events if data["task"] == "wants"] == [
+            *("task.added", "task.freed", "approval.requested")
+        ]
+        (merged,) = (data for name, data in events if name == "engine.task.merged")
+        assert merged["commit"]
 
     def test_the_story_says_what_it_took(self, site: Site) -> None:
         site.add("one", WRITE, "sleep 600 &")

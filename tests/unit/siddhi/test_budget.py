@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from ad_platforms import GooglePlatform, Market, MetaPlatform, Platform
+from outbox import told
 
 from avyay.clock import FakeClock
 from avyay.errors import PolicyError, UsageError
@@ -322,3 +323,29 @@ def test_a_platform_that_is_down_stops_nothing_else(tmp_path: Path, clock: FakeC
         governor.close()
         for platform in platforms.values():
             platform.close()
+
+
+def test_budgets_near_their_caps_are_told_once(tmp_path: Path, clock: FakeClock) -> None:
+    caps = Caps(
+        hypothesis=parse_usd("30"), day=parse_usd("10"), month=parse_usd("300"), total=parse_usd("300"), sources={}
+    )
+
+    def governor() -> Governor:
+        return Governor(tmp_path / "b.db", caps, {}, clock=clock, synchronous="NORMAL", near=0.5)
+
+    made = governor()
+    for cost in ("2", "2.9", "0.1", "1"):
+        with made.paid("model", parse_usd(cost)) as bill:
+            bill.cost(parse_usd(cost))
+    assert [(name, data["budget"], data["used"]) for name, data in told(tmp_path / "b.db")] == [
+        ("siddhi.budget.neared", "siddhi/day:2027-01-15", 0.5)
+    ]
+    scopes = made._scopes("model", None, clock.now(), clock.now())
+    made.ledger.reserve(scopes, parse_usd("4"), "paid:model:x", lifetime=1.0)  # its process dies before it can tell
+    made.close()
+    made = governor()
+    clock.advance(10)
+    for _ in range(2):
+        made.sweep()
+    made.close()
+    assert [name for name, _ in told(tmp_path / "b.db")] == ["siddhi.budget.neared", "siddhi.budget.exhausted"]

@@ -10,6 +10,7 @@ from typing import Any
 
 import orjson
 import pytest
+from outbox import told
 
 from avyay.clock import FakeClock
 from avyay.config.schema import ArmSettings, ExperimentSettings, MargaSettings, PiiRuleSettings, PiiSettings
@@ -29,7 +30,6 @@ from avyay.marga.store import _COLUMNS, MemoryStore, call_row
 from avyay.marga.types import Model, Prices, Provider
 from avyay.marga.verdicts import VerdictStore
 from avyay.money import Picodollars
-from avyay.ports import Event
 
 EMAIL = "ada@example.com"
 
@@ -64,16 +64,6 @@ def gateway(settings: MargaSettings | None = None, **answers: Callable[[dict[str
         if provider.name in answers:
             router.backends[provider.name] = Scripted(provider, answers[provider.name])
     return Gateway(router)
-
-
-class Told:
-    """Events in memory."""
-
-    def __init__(self) -> None:
-        self.events: list[Event] = []
-
-    def publish(self, event: Event) -> None:
-        self.events.append(event)
 
 
 def chat(text: str, **more: Any) -> Inbound:
@@ -210,12 +200,10 @@ def test_the_degraded_class_is_promoted_through_the_gateway(tmp_path: Path) -> N
         text = body["messages"][-1]["content"]
         return "answer wrong" if "sum" in text else right(body)
 
-    told = Told()
-
     async def run() -> tuple[Gateway, VerdictStore]:
         served = gateway(home=local, middle=right, best=right)
         store = VerdictStore(tmp_path / "verdicts.db")
-        served.shadowing = Shadowing(served, store, ShadowPlan(share=1.0), events=told)
+        served.shadowing = Shadowing(served, store, ShadowPlan(share=1.0))
         for count in range(30):
             for kind in ("sum", "lookup"):
                 outbound, _ = await whole(served, chat(f"{kind} {count}", request_class=kind, stream=count % 2 == 0))
@@ -226,8 +214,9 @@ def test_the_degraded_class_is_promoted_through_the_gateway(tmp_path: Path) -> N
     served, store = asyncio.run(run())
     assert served.router.floors["sum"] == "medium"
     assert served.router.floors["lookup"] == "local"
-    assert [(event.name, event.data["class"]) for event in told.events] == [("marga.class.promoted", "sum")]
-    assert told.events[0].data["evidence"] >= told.events[0].data["bound"]
+    ((name, data),) = told(tmp_path / "verdicts.db")
+    assert (name, data["class"]) == ("marga.class.promoted", "sum")
+    assert data["evidence"] >= data["bound"]
     changes = store.changes()
     assert [c.request_class for c in changes] == ["sum"]
     assert changes[0].promoted

@@ -12,6 +12,7 @@ import orjson
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from outbox import told
 
 from avyay.clock import FakeClock
 from avyay.config.schema import AnomalySettings, MargaSettings
@@ -31,7 +32,6 @@ from avyay.marga.store import _COLUMNS, MemoryStore, SqliteStore, call_row
 from avyay.marga.types import CallRecord, Decision, Hints, Model, Prices, Provider
 from avyay.marga.verdicts import VerdictStore
 from avyay.money import Picodollars
-from avyay.ports import Event
 
 DOLLAR = 1_000_000_000_000
 
@@ -234,14 +234,6 @@ def test_quality_asked_for_is_met_by_what_was_measured_of_the_class(tmp_path: Pa
 # ---------------------------------------------------------------- alarms
 
 
-class Told:
-    def __init__(self) -> None:
-        self.events: list[Event] = []
-
-    def publish(self, event: Event) -> None:
-        self.events.append(event)
-
-
 def fill(store: SqliteStore, begin: float, seconds: float, *, fails: bool = False, slow: bool = False) -> None:
     """A call every ten seconds."""
     for count in range(int(seconds // 10)):
@@ -264,10 +256,8 @@ def fill(store: SqliteStore, begin: float, seconds: float, *, fails: bool = Fals
 def test_alarms_are_told_once_by_whoever_looks(tmp_path: Path) -> None:
     clock = FakeClock(1_700_000_400.0 // 600 * 600)
     settings = AnomalySettings()
-    ledger, store, told = SqliteStore(tmp_path / "marga.db"), VerdictStore(tmp_path / "v.db"), Told()
-    watches = [
-        AlarmWatch(settings, lambda: SqliteStore(tmp_path / "marga.db"), store, clock, events=told) for _ in range(2)
-    ]
+    ledger, store = SqliteStore(tmp_path / "marga.db"), VerdictStore(tmp_path / "v.db", clock=clock)
+    watches = [AlarmWatch(settings, lambda: SqliteStore(tmp_path / "marga.db"), store, clock) for _ in range(2)]
     start = clock.now()
     fill(ledger, start - 30 * 600, 30 * 600)
     assert [watch.look() for watch in watches] == [[], []]
@@ -278,9 +268,9 @@ def test_alarms_are_told_once_by_whoever_looks(tmp_path: Path) -> None:
     assert {(a.series, a.signal) for a in found} == {("provider openai", "error_rate"), ("class sums", "error_rate")}
     assert watches[1].look() == []  # told already
     assert watches[0].look() == []
-    assert {event.name for event in told.events} == {"marga.anomaly.found"}
-    assert {event.data.get("provider") for event in told.events} == {"openai", None}
-    orjson.dumps([dict(event.data) for event in told.events])
+    events = told(tmp_path / "v.db")
+    assert [name for name, _ in events] == ["marga.anomaly.found"] * 2
+    assert {data.get("provider") for _, data in events} == {"openai", None}
     assert store.alarm_counts() == {("provider openai", "error_rate"): 1, ("class sums", "error_rate"): 1}
     fill(ledger, clock.now(), 600, slow=True)
     clock.advance(600)

@@ -1,0 +1,166 @@
+"""What others learn of the queue: of every kind of line, of a history that several homes share, of nodes that go."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from outbox import told
+from postgres_server import PostgresServer
+
+from avyay.clock import FakeClock
+from avyay.engine.announce import events_of
+from avyay.engine.forward import forward_history
+from avyay.engine.nodes.base import Control, Node, Order, Report
+from avyay.engine.presence import Presence
+from avyay.engine.queue import Queue
+from avyay.engine.types import Entry, NewTask, State
+from avyay.events.outbox import Outboxes
+from avyay.events.reader import Cursor, EventReader
+
+
+@pytest.mark.parametrize(
+    "kind, before, after, detail, names",
+    [
+        ("added", None, "ready", "", ["task.added"]),
+        ("added", None, "blocked", "waits for approval", ["task.added", "approval.requested"]),
+        ("claimed", "ready", "leased", "attempt 1 of 3", ["task.claimed"]),
+        ("running", "leased", "running", "", ["task.started"]),
+        ("failed", "running", "ready", "crashed; again in 3 s", ["attempt.failed"]),
+        ("failed", "running", "failed", "refused", ["task.failed"]),
+        ("failed", "running", "dead", "crashed", ["task.dead"]),
+        ("lease_lost", "running", "ready", "no heartbeat", ["task.lost"]),
+        ("lease_lost", "running", "dead", "no heartbeat", ["task.lost", "task.dead"]),
+        ("waiting", "verifying", "blocked", "waits for approval", ["task.waiting", "approval.requested"]),
+        ("held", "blocked", "blocked", "needs a, which is dead", ["task.held"]),
+        ("done", "merging", "done", "left as branch x", ["task.done"]),
+        ("cancelled", "ready", "cancelled", "by hand", ["task.cancelled"]),
+    ],
+)
+def test_every_line_is_told_by_its_name(
+    kind: str, before: State | None, after: State, detail: str, names: list[str]
+) -> None:
+    entry = Entry(7, "t-1", 1.0, kind, before, after, None, None, detail, {"log": "x" * 9_000, "turns": 3})
+    events = list(events_of(entry, "A title", ["a.py:1"]))
+    assert [event.name for event in events] == [f"engine.{name}" for name in names]
+    assert all(event.data["title"] == "A title" and event.data["turns"] == 3 for event in events)
+    assert not any("log" in event.data for event in events)
+    assert {event.once for event in events} == {"history-7"}
+
+
+def test_merged_is_what_reached_the_branch(tmp_path: Path) -> None:
+    queue = Queue(tmp_path / "engine.db")
+    for merged in ({"merged": True}, {}):
+        queue.add([NewTask("one")])
+        lease = queue.claim("me")
+        assert lease is not None
+        for state in ("running", "verifying", "merging"):
+            queue.advance(lease, state)  # type: ignore[arg-type]
+        queue.finish(lease, "merged as abc", commit="abc", **merged)
+    queue.close()
+    names = [name for name, _ in told(tmp_path / "engine.db")]
+    assert [name for name in names if name in ("engine.task.merged", "engine.task.done")] == [
+        *("engine.task.merged", "engine.task.done")
+    ]
+
+
+@pytest.mark.needs("postgres", "initdb")
+class TestASharedHistory:
+    def test_every_home_tells_all_of_it_with_the_same_ids(self, postgres: PostgresServer, tmp_path: Path) -> None:
+        url = postgres.new_url()
+        queue = Queue(url)
+        queue.add([NewTask("early")])
+        homes = [tmp_path / "a" / "engine" / "events.db", tmp_path / "b" / "engine" / "events.db"]
+        assert forward_history(lambda: Queue(url), homes[0]) == 1
+        assert forward_history(lambda: Queue(url), homes[0]) == 0
+        names = queue.add([NewTask(f"task {n}") for n in range(1_100)])
+        assert forward_history(lambda: Queue(url), homes[0]) == 1_100
+        queue.cancel(names[0])
+        for home in homes:
+            forward_history(lambda: Queue(url), home)
+        queue.close()
+        readers = [EventReader(home.parent.parent) for home in homes]
+        first, second = ([event.id for event in reader.read(Cursor(), 5_000).events] for reader in readers)
+        for reader in readers:
+            reader.close()
+        assert first == second
+        assert len(set(first)) == 1_102
+        assert told(homes[0])[-1][0] == "engine.task.cancelled"
+
+    def test_what_was_told_before_a_crash_is_not_told_again(self, postgres: PostgresServer, tmp_path: Path) -> None:
+        """The place reached is kept in the transaction of the events; without it the ids would still be the same."""
+        url, home = postgres.new_url(), tmp_path / "engine" / "events.db"
+        queue = Queue(url)
+        queue.add([NewTask("one"), NewTask("two")])
+        forward_history(lambda: Queue(url), home)
+        import sqlite3
+
+        with sqlite3.connect(home) as database:
+            database.execute("DELETE FROM forwarded")
+        database.close()
+        forward_history(lambda: Queue(url), home)
+        queue.close()
+        assert len(told(home)) == 2
+
+
+def test_a_queue_in_a_file_is_not_forwarded(tmp_path: Path) -> None:
+    queue = Queue(tmp_path / "engine.db")
+    queue.add([NewTask("one")])
+    assert forward_history(lambda: Queue(tmp_path / "engine.db"), tmp_path / "events.db") == 0
+    queue.close()
+    assert told(tmp_path / "events.db") == []
+
+
+class Machine(Node):
+    """A node that answers or does not."""
+
+    def __init__(self, name: str) -> None:
+        self.name, self.slots = name, 1
+
+    def capabilities(self) -> frozenset[str]:
+        return frozenset()
+
+    def agents(self) -> tuple[str, ...]:
+        return ()
+
+    def run(self, order: Order, control: Control) -> Report:
+        raise NotImplementedError
+
+
+def test_a_node_that_goes_and_returns_is_told_once_each(tmp_path: Path) -> None:
+    clock, nodes = FakeClock(), [Machine("laptop"), Machine("desk")]
+    outboxes = Outboxes(tmp_path, clock=clock)
+
+    def look() -> list[tuple[str, str]]:
+        presence = Presence(tmp_path / "engine" / "away", outboxes, clock)  # as after a restart
+        presence.look(nodes)
+        presence.look(nodes)
+        found = told(tmp_path / "engine" / "events.db")
+        return [(name.removeprefix("engine.node."), data["node"]) for name, data in found]
+
+    assert look() == []
+    nodes[0].away = "laptop went away"
+    assert look() == [("lost", "laptop")]
+    clock.advance(90)
+    nodes[0].away = ""
+    nodes[1].away = "no route"
+    assert look() == [("lost", "laptop"), ("back", "laptop"), ("lost", "desk")]
+    nodes[0].away = "again"
+    assert look()[3:] == [("lost", "laptop")]
+    seconds = [data["seconds"] for name, data in told(tmp_path / "engine" / "events.db") if name.endswith("back")]
+    assert seconds == [90.0]
+    outboxes.close()
+
+
+def test_a_crash_between_telling_and_remembering_tells_the_same(tmp_path: Path) -> None:
+    clock, node = FakeClock(), Machine("laptop")
+    outboxes = Outboxes(tmp_path, clock=clock)
+    presence = Presence(tmp_path / "engine" / "away", outboxes, clock)
+    node.away = "gone"
+    presence.look([node])
+    note = tmp_path / "engine" / "away" / "laptop"
+    note.write_text(note.read_text().removesuffix(" told"))
+    clock.advance(5)
+    presence.look([node])
+    assert len(told(tmp_path / "engine" / "events.db")) == 1
+    outboxes.close()

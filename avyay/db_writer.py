@@ -115,7 +115,7 @@ class GroupCommitWriter:
     """The writer thread of one database file. Several processes may each have one on the same file.
 
     Args:
-        path: The database.
+        path: The database; `token` names this writer's session in it.
         schemas: The tables written to; `WRITER_SCHEMA` is added.
         max_delay: Seconds a row waits for company before its commit begins.
         max_batch: Rows that make a commit begin at once, and the most one commit holds.
@@ -162,7 +162,7 @@ class GroupCommitWriter:
 
         self._wake, self._hurry = threading.Event(), threading.Event()
         self._gaps_recorded = (0, 0)
-        self._token = secrets.token_hex(8)
+        self.token = secrets.token_hex(8)
         self._session: int | None = None
         self._database: Database | None = None
         self._inode: tuple[int, int] | None = None
@@ -415,16 +415,16 @@ class GroupCommitWriter:
         )
         try:
             if self._liveness is None:
-                self._liveness = hold_liveness(liveness_file(self.path, self._token))
+                self._liveness = hold_liveness(liveness_file(self.path, self.token))
             now = self._clock.now()
             with database.transaction():
                 for session, sequence in record_crashes(database, self.path, now):
                     self._log.warning("gap_found", session=session, after_sequence=sequence)
                 database.execute(
                     "INSERT INTO writer_sessions (token, opened_at) VALUES (?, ?) ON CONFLICT (token) DO NOTHING",
-                    (self._token, now),
+                    (self.token, now),
                 )
-                row = database.execute("SELECT id FROM writer_sessions WHERE token = ?", (self._token,)).fetchone()
+                row = database.execute("SELECT id FROM writer_sessions WHERE token = ?", (self.token,)).fetchone()
                 self._session = int(row[0])
             stat = self.path.stat()
             self._inode = (stat.st_dev, stat.st_ino)
@@ -439,7 +439,7 @@ class GroupCommitWriter:
         if self._liveness is not None:
             # Left behind, and unlocked, it tells the next open that this writer did not finish.
             if clean:
-                liveness_file(self.path, self._token).unlink(missing_ok=True)
+                liveness_file(self.path, self.token).unlink(missing_ok=True)
             os.close(self._liveness)
             self._liveness = None
 

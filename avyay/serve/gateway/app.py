@@ -24,6 +24,7 @@ from avyay.serve.gateway.heads import (
     trace_of,
 )
 from avyay.serve.gateway.limits import Limiter, Rule
+from avyay.serve.gateway.record import Record
 from avyay.serve.gateway.relay import CallerGoneError, Upstream
 from avyay.serve.gateway.replies import Refusal, refusal_of, send_refusal
 from avyay.serve.gateway.routes import FORMS, ErrorDialect, PathError, Route, find_route, scope_allows
@@ -137,15 +138,17 @@ class GatewayApp:
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         began = self._clock.now()
         headers: list[Header] = scope["headers"]
-        request = Request(scope, receive, send, _UNKNOWN, None, request_id_of(headers))
+        record = Record(self.journal, self._clock, began, send)
+        request = Request(scope, receive, record, _UNKNOWN, None, request_id_of(headers))
         dialect: ErrorDialect = "problem"
         status = 499
         try:
             request.route = route = self._route(scope)
+            record.endpoint = route.scope
             dialect = dialect_of(route, headers)
             request.extra = cors_headers(headers, self.options.origins)
             if scope["method"] == "OPTIONS" and allows(request.extra):
-                status = await answer_preflight(send, headers, request.extra)
+                status = await answer_preflight(record.send, headers, request.extra)
                 return
             self._check_method(scope, route)
             if route.component != "gateway" and tracing_enabled():
@@ -154,6 +157,7 @@ class GatewayApp:
                 request.span = open_span(f"gateway {route.scope}", started=began, parent=parent)
             if not route.public:
                 request.identity = await self._identify(scope, headers)
+                record.key = request.identity.key
                 if not scope_allows(request.identity.scopes, route):
                     raise _forbidden(route)
             if route.component == "gateway":
@@ -162,7 +166,7 @@ class GatewayApp:
                 status = await self._forwarder.forward(request)
         except Refusal as refusal:
             status = refusal.status
-            await send_refusal(send, refusal, dialect, request.id, request.extra)
+            await send_refusal(record.send, refusal, dialect, request.id, request.extra)
         except CallerGoneError:
             status = 499
         except CutError as cut:
@@ -171,9 +175,11 @@ class GatewayApp:
             self._log.exception("request_failed", request_id=request.id, endpoint=request.route.scope)
             status = 500
             bug = Refusal(500, "The gateway failed on this request; its log says why.", code="internal")
-            await send_refusal(send, bug, dialect, request.id, request.extra)
+            if not record.started:
+                await send_refusal(record.send, bug, dialect, request.id, request.extra)
         finally:
-            self._finish(request, began, status)
+            record.end(status)
+            self._finish(request, began)
 
     def _limited(self, unit: str) -> None:
         self.counts.limited[unit] = self.counts.limited.get(unit, 0) + 1
@@ -224,18 +230,19 @@ class GatewayApp:
         if page is None:
             raise Refusal(404, "There is nothing at this path.", code="no_route", hint="See /openapi.json.")
         try:
-            return await page(request.scope, request.receive, request.send, request.identity, request.id)
+            return await page(request.scope, request.receive, request.record.send, request.identity, request.id)
         except AvyayError as error:
             from avyay.serve.errors import status_of
 
             raise refusal_of(error, status_of(error)) from None
 
-    def _finish(self, request: Request, began: float, status: int) -> None:
-        scope, identity = request.scope, request.identity
-        component, endpoint = request.route.component, request.route.scope
+    def _finish(self, request: Request, began: float) -> None:
+        """Say what became of it, where nobody waits for that."""
+        scope, record = request.scope, request.record
+        status, seconds = record.ended or 0, record.seconds
+        component = request.route.component
         name = f"{component} {status}"
         self.counts.finished[name] = self.counts.finished.get(name, 0) + 1
-        seconds = self._clock.now() - began
         if request.span is not None:
             request.span.end(
                 ended=began + seconds,
@@ -244,21 +251,18 @@ class GatewayApp:
                     "http.response.status_code": status,
                     "avyay.component": component,
                     "avyay.request_id": request.id,
-                    **({"marga.decision_id": request.decision} if request.decision else {}),
+                    **({"marga.decision_id": record.decision} if record.decision else {}),
                 },
                 error=f"HTTP {status}" if status >= 500 else None,
             )
-        key = identity.key if identity is not None else "(nobody)"
-        if identity is not None:  # strangers fill no disk: they are counted in the metrics
-            self.journal.add(began, key, endpoint, status, request.decision, seconds)
         self._log.info(
             "request",
             request_id=request.id,
-            caller=key,
+            caller=record.key or "(nobody)",
             method=scope["method"],
             path=path_for_log(scope.get("raw_path") or b""),
             status=status,
-            decision=request.decision,
+            decision=record.decision,
             seconds=round(seconds, 4),
         )
 

@@ -122,7 +122,7 @@ def open_keys(services: Services) -> KeyBook:
 
 def open_usage(services: Services) -> UsageReader:
     """What was counted in this home."""
-    return UsageReader(services.paths.component("gateway") / "usage.db")
+    return UsageReader(services.paths.component("gateway") / "usage.db", services.clock)
 
 
 def build_app(services: Services, *, owner: Path | None = None) -> GatewayApp:
@@ -148,7 +148,7 @@ def build_app(services: Services, *, owner: Path | None = None) -> GatewayApp:
         limiter = make_limiter(services)
     keys = open_keys(services)
     issuers = make_issuers(settings.jwt, services.loaded.environment, clock)
-    journal = UsageJournal(services.paths.component("gateway") / "usage.db")
+    journal = UsageJournal(services.paths.component("gateway") / "usage.db", clock)
     usage = open_usage(services)
     pruning: list[asyncio.Task[None]] = []
 

@@ -14,6 +14,7 @@ from avyay.principal import PRINCIPAL_HEADER, PrincipalSigner
 from avyay.serve.gateway.auth import Identity
 from avyay.serve.gateway.heads import header_text, length_of, trace_of
 from avyay.serve.gateway.limits import Claim, Limiter, Rule, Verdict, claims_for, estimated, limit_headers
+from avyay.serve.gateway.record import Record
 from avyay.serve.gateway.relay import (
     BodyTooLargeError,
     CallerGoneError,
@@ -43,20 +44,19 @@ class Request:
     """A request whose caller is known.
 
     Attributes:
+        record: Its row, which the answer passes.
         extra: Headers of every answer to it.
         span: Of the trace, where traces are wanted.
-        decision: The router's id for it, once its answer has begun.
     """
 
     scope: Scope
     receive: Receive
-    send: Send
+    record: Record
     route: Route
     identity: Identity | None
     id: str
     extra: tuple[Header, ...] = ()
     span: Any = None
-    decision: str | None = None
 
 
 class CutError(Exception):
@@ -114,12 +114,13 @@ class Forwarder:
             raise self._too_large()
         claims, verdict, lease, taken = await self._acquire(request, length)
         try:
+            request.record.passes()
             return await self._pass(request, length, verdict, taken)
         finally:
             if lease:
                 await self._limiter.release(claims, lease)
             if claims and self._settler is not None:
-                self._settler.settle(claims, taken, request.decision)
+                self._settler.settle(claims, taken, request.record.decision)
 
     async def sweep(self) -> None:
         """End what has not moved for too long: a body that does not come, a caller that does not read."""
@@ -142,7 +143,7 @@ class Forwarder:
             own += limit_headers(verdict, anthropic=route.dialect == "anthropic", now=taken)
 
         def decorate(status: int, raw: list[Header]) -> list[Header]:
-            request.decision = passage.decision
+            request.record.decision = passage.decision
             return response_headers(raw, own, limits=bool(verdict.standings))
 
         headers: list[Header] = request.scope["headers"]
@@ -151,7 +152,7 @@ class Forwarder:
         method, query = request.scope["method"], request.scope["query_string"]
         head = request_head(method, route.target, query, headers, self._added(request, upstream))
         now = asyncio.get_running_loop().time()
-        passage = Passage(request.receive, request.send, body_limit=self._max_body, now=now)
+        passage = Passage(request.receive, request.record.send, body_limit=self._max_body, now=now)
         self.passages.add(passage)
         try:
             await passage.run(upstream, head, length, decorate)
@@ -166,7 +167,7 @@ class Forwarder:
         except Refusal as refusal:
             if not passage.started:
                 raise
-            await _say_cut(request.send, refusal, route)
+            await _say_cut(request.record.send, refusal, route)
             raise CutError(502) from None
         finally:
             self.passages.discard(passage)

@@ -59,7 +59,12 @@ class _Pages:
         return {
             "status": "ok" if fine else "degraded",
             "components": components,
-            "usage": {"healthy": journal.healthy, "backlog": journal.backlog, "refused": app.journal.refused},
+            "usage": {
+                "healthy": journal.healthy,
+                "backlog": journal.backlog,
+                "refused": app.journal.refused,
+                "unspooled": app.journal.unspooled,
+            },
             "limits": limits,
             "authentication": "none" if app.authenticator.open else "required",
             "active": len(app.passages),

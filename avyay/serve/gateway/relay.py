@@ -360,9 +360,12 @@ class Passage:
         clock = asyncio.get_running_loop().time
         while piece:
             self.sending = True
-            await send({"type": "http.response.body", "body": piece, "more_body": True})
+            last = reply.ended  # then it is said with the piece: an announced length ends with its last byte
+            await send({"type": "http.response.body", "body": piece, "more_body": not last})
             self.sending = False
             self.pieces += 1
+            if last:
+                return
             piece = await reply.piece()
             self.progress = clock()
         await send({"type": "http.response.body", "body": b""})

@@ -2,6 +2,10 @@
 
 Every request is a row, written in groups off the hot path; a trigger adds it to its day's totals, so the two cannot
 disagree. Rows are kept for some weeks, to be compared with the router's ledger by decision id; totals stay.
+
+A row is *acknowledged* with the last byte of its answer: before that byte leaves, a line stands in a spool that
+survives the process (`usage_spool`). What a killed process left there is taken over, once, by whoever opens the
+database next; a request that was under way becomes a row with status 500.
 """
 
 from __future__ import annotations
@@ -13,10 +17,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from avyay.clock import SYSTEM_CLOCK, Clock
 from avyay.db import Database, Migration, Schema, open_database
+from avyay.db_gaps import WRITER_SCHEMA, record_crashes
 from avyay.db_writer import GroupCommitWriter, Insert, WriterState
 from avyay.errors import AvyayError
 from avyay.log import get_logger
+from avyay.serve.gateway.usage_spool import Left, Spool, left_behind
 
 __all__ = ["Difference", "UsageJournal", "UsageReader", "UsageRow", "day_of", "reconcile", "reconcile_counts"]
 
@@ -58,6 +65,7 @@ USAGE_SCHEMA = Schema(
 _COLUMNS = ("at", "day", "key", "endpoint", "status", "error", "decision", "seconds")
 _INSERT = Insert("requests", _COLUMNS)
 _PRUNED_AT_ONCE = 5_000
+_ALL = 1 << 62  # as a sequence: everything of this writer was taken over
 
 
 def _add_trigger(database: Any) -> None:
@@ -125,19 +133,39 @@ def day_of(at: float) -> str:
 class UsageJournal:
     """Writes what happened, without ever keeping a request waiting."""
 
-    def __init__(self, path: Path) -> None:
-        self._writer = GroupCommitWriter(path, USAGE_SCHEMA, tolerant=True)
+    def __init__(self, path: Path, clock: Clock = SYSTEM_CLOCK) -> None:
+        recover(path, clock.now())
+        self._writer = GroupCommitWriter(path, USAGE_SCHEMA, tolerant=True, clock=clock)
+        self._spool = Spool(path, self._writer.token, self._committed)
         self._log = get_logger("gateway")
         self.refused = 0
 
-    def add(self, at: float, key: str, endpoint: str, status: int, decision: str | None, seconds: float) -> None:
+    @property
+    def unspooled(self) -> int:
+        """Lines that did not get into the spool: a `kill -9` could have lost them."""
+        return self._spool.failed
+
+    def begin(self, at: float, key: str, endpoint: str) -> int:
+        """A request goes to a component; a number for `answered` and `add`."""
+        return self._spool.begin(at, key, endpoint)
+
+    def answered(self, number: int, decision: str | None) -> None:
+        """The answer to it has begun, and is not over."""
+        self._spool.answered(number, decision)
+
+    def add(
+        self, at: float, key: str, endpoint: str, status: int, decision: str | None, seconds: float, number: int = 0
+    ) -> None:
         """A request is over. A disk that fails does not fail the request: what did not fit is counted."""
         row = (at, day_of(at), key, endpoint, status, int(status >= 400), decision, seconds)
         try:
-            self._writer.append(_INSERT, row)
+            sequence = self._writer.append(_INSERT, row)
         except AvyayError as error:
             self.refused += 1
             self._log.error("usage_not_recorded", error=error.message)
+            self._spool.forget(number)
+        else:
+            self._spool.end(number, sequence, row)
 
     def state(self) -> WriterState:
         """How its disk does."""
@@ -151,15 +179,70 @@ class UsageJournal:
         """Commit what is in memory.
 
         Raises:
-            UnreachableError: it could not be.
+            UnreachableError: it could not be; the next start finds it in the spool.
         """
-        self._writer.close()
+        try:
+            self._writer.close()
+        finally:
+            self._spool.close()
+
+    def _committed(self) -> int:
+        state = self._writer.state()
+        return state.committed + state.rejected
+
+
+def recover(path: Path, now: float) -> int:
+    """Take over what killed processes left in their spools; how many rows that were. What fails is tried next time."""
+    found = left_behind(path)
+    if not found:
+        return 0
+    log = get_logger("gateway")
+    try:
+        database = open_database(path, USAGE_SCHEMA, WRITER_SCHEMA)
+        try:
+            with database.transaction():
+                record_crashes(database, path, now)
+                rows = sum(_take_over(database, left, now) for left in found)
+        finally:
+            database.close()
+    except AvyayError as error:
+        log.error("usage_not_recovered", error=error.message)
+        return 0
+    for left in found:
+        for file in left.files:
+            file.unlink(missing_ok=True)
+    log.warning("usage_recovered", rows=rows)
+    return rows
+
+
+def _take_over(database: Database, left: Left, now: float) -> int:
+    """Insert what a writer had not committed, and mark that nothing is left of it; inside the caller's transaction."""
+    database.execute(
+        "INSERT INTO writer_sessions (token, opened_at, closed_at) VALUES (?, ?, ?) ON CONFLICT (token) DO NOTHING",
+        (left.token, now, now),
+    )
+    session, done = database.execute(
+        "SELECT id, sequence FROM writer_sessions WHERE token = ?", (left.token,)
+    ).fetchone()
+    if done == _ALL:
+        return 0  # somebody else was faster
+    rows = [row for sequence, row in sorted(left.rows.items()) if sequence > done]
+    for at, key, endpoint, decision in left.under_way:
+        rows.append([at, day_of(at), key, endpoint, 500, 1, decision, max(0.0, now - at)])
+    for row in rows:
+        database.execute(_INSERT.sql(), row)
+    database.execute("UPDATE writer_sessions SET sequence = ? WHERE id = ?", (_ALL, session))
+    database.execute(
+        "UPDATE writer_gaps SET missing = 0 WHERE session_id = ? AND kind = 'crash' AND missing IS NULL", (session,)
+    )
+    return len(rows)
 
 
 class UsageReader:
     """Reads what was counted."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, clock: Clock = SYSTEM_CLOCK) -> None:
+        recover(path, clock.now())
         self._database: Database = open_database(path, USAGE_SCHEMA, check_same_thread=False)
 
     def close(self) -> None:
@@ -189,7 +272,7 @@ class UsageReader:
         with self._database.errors():
             rows = self._database.execute(
                 "SELECT key, count(*) FROM requests WHERE at >= ? AND at < ? AND decision IS NULL"
-                " AND status IN (499, 502, 504) AND endpoint LIKE 'marga:%' GROUP BY key",
+                " AND status IN (499, 500, 502, 504) AND endpoint LIKE 'marga:%' GROUP BY key",
                 (since, until),
             )
             return dict(rows.fetchall())

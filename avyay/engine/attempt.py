@@ -13,6 +13,7 @@ from avyay.engine.agents.base import Access
 from avyay.engine.agents.outcome import Outcome, classify
 from avyay.engine.attempts import Attempts
 from avyay.engine.contracts import ContextSource, TaskQueue
+from avyay.engine.day import DayCaps
 from avyay.engine.merge import Merged, MergeQueue, Result, merged_before
 from avyay.engine.nodes.base import Caps, Control, Node, Order, Report
 from avyay.engine.prompt import HOUSE_RULES, build_prompt, last_failure
@@ -23,6 +24,7 @@ from avyay.engine.worktree import Workshop
 from avyay.errors import AvyayError, UnreachableError
 from avyay.git import GitRepository
 from avyay.log import get_logger
+from avyay.money import Picodollars, parse_usd, usd_string
 from avyay.ports import Events, Passage, Retriever
 
 __all__ = ["Attempt", "Limits", "Place", "Surroundings"]
@@ -73,6 +75,8 @@ class Surroundings:
         runbooks: Finds passages for a prompt; None without an index.
         approval: A person approves every merge.
         park: Gives a node's agent no tasks for so many seconds.
+        bill: What the router has charged for a task; None when it cannot be told.
+        day: Told what agents spend that no router bills.
     """
 
     attempts: Attempts
@@ -87,6 +91,8 @@ class Surroundings:
     events: Events | None = None
     approval: bool = False
     park: Callable[[Node, str, float, str], None] = field(default=lambda _node, _agent, _seconds, _reason: None)
+    bill: Callable[[Task], Picodollars | None] = field(default=lambda _task: None)
+    day: DayCaps | None = None
 
 
 class Attempt:
@@ -106,7 +112,12 @@ class Attempt:
         self.limits = Limits.of(lease.task, around.limits)
         self.finished = threading.Event()
         self._around = around
-        self._started = time.monotonic()
+        self._counted = time.monotonic()
+
+    def worked(self) -> float:
+        """Seconds since this was last asked, or since the beginning."""
+        before, self._counted = self._counted, time.monotonic()
+        return self._counted - before
 
     def run(self, queue: TaskQueue) -> None:
         """Work until the attempt is over; never raises. The queue is this thread's own."""
@@ -149,6 +160,14 @@ class Attempt:
         if (verified := self._approved(queue, place)) is not None:
             self._merge_approved(queue, place, verified, folder)
             return
+        access = self._around.access(task, fence, self.agent, self.node)
+        if access.budget is not None:
+            left = parse_usd(self.limits.dollars) - _own_count(queue, task)
+            if left <= 0:
+                reason = f"its attempts spent ${self.limits.dollars} by their own count"
+                self._end(queue, Outcome("capped", reason), final=True)
+                return
+            access = replace(access, budget=usd_string(Picodollars(left)))
         base = place.workshop.fetch()
         queue.advance(self.lease, "running", f"{self.agent} on {self.node.name}", agent=self.agent, base=base)
         order = Order(
@@ -160,12 +179,13 @@ class Attempt:
             repository=place.workshop.repository.root,
             base=base,
             prompt=self._prompt(queue, place, base, accept),
-            access=self._around.access(task, fence, self.agent, self.node),
+            access=access,
             caps=self.limits.caps,
             folder=folder,
         )
         try:
             report = self.node.run(order, self.control)
+            self._charge(access, report)
             outcome = classify(report.ending, report.transcript, report.git)
             if outcome.kind == "done":
                 outcome = self._judge(queue, place, order, report)
@@ -174,6 +194,13 @@ class Attempt:
         finally:
             place.workshop.remove(folder / "tree")
             place.workshop.drop(order.branch)
+
+    def _charge(self, access: Access, report: Report) -> None:
+        """Write down what the agent spent: the router's bill where it went through it, else its own count."""
+        if access.routed:
+            self.spent = self._around.bill(self.lease.task) or self.spent
+        elif self._around.day is not None and report.transcript.cost:
+            self._around.day.charged(parse_usd(report.transcript.cost, rounding="ROUND_CEILING"))
 
     def _prompt(self, queue: TaskQueue, place: Place, base: str, accept: str) -> str:
         task = self.lease.task
@@ -326,6 +353,17 @@ def _facts(attempt: Attempt, report: Report) -> dict[str, Any]:
         "own_dollars": transcript.cost,
         "transcript": str(report.log),
     }
+
+
+def _own_count(queue: TaskQueue, task: Task) -> int:
+    """Picodollars that the attempts of a task have spent by their own count, since it was last retried by hand."""
+    spent: dict[int, float] = {}
+    for entry in queue.history(task.id):
+        if entry.kind == "retried":
+            spent.clear()
+        elif entry.fence is not None and entry.data.get("own_dollars"):
+            spent[entry.fence] = float(entry.data["own_dollars"])
+    return sum(parse_usd(dollars, rounding="ROUND_CEILING") for dollars in spent.values())
 
 
 def _verified_ref(task: Task) -> str:

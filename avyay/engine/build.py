@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from avyay.engine.agents.registry import make_agent
 from avyay.engine.attempt import Limits, Place, Surroundings
 from avyay.engine.attempts import Attempts
 from avyay.engine.contracts import ContextSource, Generator, TaskQueue
+from avyay.engine.day import DayCaps
 from avyay.engine.loop import Dispatcher, Pace, Refill
 from avyay.engine.merge import MergeQueue
 from avyay.engine.nodes.base import Caps, Node, NodeParts
@@ -22,9 +24,10 @@ from avyay.engine.review import Reviewer
 from avyay.engine.types import Task
 from avyay.engine.verify import Verifier
 from avyay.engine.worktree import Workshop
-from avyay.errors import ConfigError, UsageError
+from avyay.errors import AvyayError, ConfigError, UsageError
 from avyay.git import find_repository
-from avyay.money import parse_usd
+from avyay.log import get_logger
+from avyay.money import Picodollars, parse_usd
 from avyay.paths import Paths, ensure_directory
 from avyay.ports import BillReader, Completer, Events, Retriever, Scanner
 
@@ -36,6 +39,8 @@ NODE_KINDS: Mapping[str, str] = {
     "tailnet": "avyay.engine.nodes.tailnet",
 }
 """The module of each kind of node; its `make_node(settings, parts)` makes one."""
+
+log = get_logger("engine")
 
 _OWN_KEYS = {"claude": "ANTHROPIC_API_KEY", "codex": "OPENAI_API_KEY", "gemini": "GEMINI_API_KEY"}
 
@@ -122,6 +127,14 @@ def build_dispatcher(
     def park(node: Node, agent: str, seconds: float, reason: str) -> None:
         dispatcher.park(node, agent, seconds, reason)
 
+    day = DayCaps(
+        clock,
+        seconds=caps.day_wall,
+        dollars=parse_usd(caps.day),
+        bill=offers.bill,
+        events=offers.events,
+        near=offers.near,
+    )
     around = Surroundings(
         attempts=attempts,
         verifier=verifier,
@@ -135,6 +148,8 @@ def build_dispatcher(
         events=offers.events,
         approval=settings.merge.approval,
         park=park,
+        bill=partial(_charged, offers.bill),
+        day=day,
     )
     refill = None
     if offers.generator is not None and settings.generate.low_water > 0:
@@ -148,14 +163,21 @@ def build_dispatcher(
         places,
         pace=Pace(settings.tick, settings.heartbeat, settings.lease_timeout, min(1.0, settings.heartbeat / 4)),
         bill=offers.bill,
-        day=parse_usd(caps.day),
-        day_wall=caps.day_wall,
+        day=day,
         refill=refill,
         tell=offers.tell,
-        near=offers.near,
         clock=clock,
     )
     return dispatcher
+
+
+def _charged(bill: BillReader | None, task: Task) -> Picodollars | None:
+    """What the router has charged for a task; None when it cannot be told."""
+    try:
+        return bill.customer(task.id, task.created).cost if bill is not None else None
+    except AvyayError as error:
+        log.warning("bill_unreadable", reason=error.message)
+        return None
 
 
 def build_nodes(settings: EngineSettings, paths: Paths, environment: Environment) -> list[Node]:

@@ -6,8 +6,10 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from avyay.engine.bookkeeping import DayUse
 from avyay.engine.lease import Breath
 from avyay.engine.types import Entry, Lease, NewTask, State, Task
+from avyay.money import Picodollars
 
 __all__ = ["ContextSource", "Generator", "TaskQueue"]
 
@@ -46,6 +48,12 @@ class TaskQueue(Protocol):
     def counts(self) -> dict[str, int]: ...
 
     def history(self, name: str | None = None, *, after: int = 0, limit: int = 1000) -> list[Entry]: ...
+
+    def book(self, day: str, seconds: float, spent: Picodollars = ...) -> None: ...
+
+    def used(self, day: str) -> DayUse: ...
+
+    def probe(self) -> None: ...
 
     def close(self) -> None: ...
 

@@ -43,13 +43,17 @@ class LeaseWatch:
         self._seen: dict[tuple[str, int], tuple[int, float]] = {}
         self._looked: float | None = None
 
+    def forgive(self) -> None:
+        """The queue could not be written: nobody's heartbeat could, so every lease gets a fresh timeout."""
+        self._looked = None
+
     def look(self, breaths: Iterable[Breath], now: float) -> list[Breath]:
         """Take in the present heartbeats; returns the leases that are lost.
 
         Args:
             now: The monotonic clock, seconds.
         """
-        slept = self._looked is not None and now - self._looked > self.suspend_gap
+        slept = self._looked is None or now - self._looked > self.suspend_gap
         self._looked = now
         lost: list[Breath] = []
         current: dict[tuple[str, int], tuple[int, float]] = {}

@@ -12,7 +12,6 @@ import socket
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from avyay.clock import SYSTEM_CLOCK, Clock
 from avyay.engine import keeper
 from avyay.engine.attempt import Attempt, Place, Surroundings
 from avyay.engine.contracts import Generator, TaskQueue
+from avyay.engine.day import DayCaps
 from avyay.engine.lease import Breath, LeaseWatch
 from avyay.engine.merge import merged_before
 from avyay.engine.nodes.base import Node
@@ -28,16 +28,16 @@ from avyay.engine.presence import Presence
 from avyay.engine.queue import LostLeaseError
 from avyay.engine.types import ACTIVE, Lease, Task
 from avyay.errors import AvyayError, UnreachableError
-from avyay.ledger import budget_event
 from avyay.log import get_logger
-from avyay.money import Picodollars, format_usd, parse_usd
+from avyay.money import format_usd, parse_usd
 from avyay.ports import BillReader, Event
 
 __all__ = ["Dispatcher", "Pace", "Plan", "Refill", "owner_is_gone", "owner_name"]
 
 log = get_logger("engine")
 
-_DAY = 86_400.0
+_QUICK = 2.0  # seconds: a write that takes longer had to wait for somebody
+_BREATH = 0.02  # seconds: no more looks at the bill than one in so long
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,10 +93,9 @@ class Dispatcher:
         around: What attempts share.
         places: All repositories.
         bill: Reads what the router charged; None: only the agents' own counts hold.
-        day: Cap of all tasks together a day (UTC).
+        day: What all tasks together may use up in a day; None: whatever they like.
         refill: None never generates.
         tell: Publishes what was written into the history, where the queue does not do so itself.
-        near: Share of the day's cap, 0..1, from which it is told to be near.
     """
 
     def __init__(
@@ -108,11 +107,9 @@ class Dispatcher:
         *,
         pace: Pace | None = None,
         bill: BillReader | None = None,
-        day: Picodollars | None = None,
-        day_wall: float = 0.0,
+        day: DayCaps | None = None,
         refill: Refill | None = None,
         tell: Callable[[], object] | None = None,
-        near: float = 0.8,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self.pace = pace or Pace()
@@ -124,14 +121,10 @@ class Dispatcher:
         self.places = dict(places)
         self.folders = around.attempts
         self._bill = bill
-        self._day = day
-        self._day_wall = day_wall
-        self._worked: list[tuple[float, float]] = []
+        self._day = day or DayCaps(clock)
         self._refill = refill
         self._refilled = -1e18
         self._tell_history = tell
-        self._near = near
-        self._told: set[tuple[str, float]] = set()
         events, folder = around.events, around.attempts.root.parent
         self._presence = Presence(folder / "away", events, clock) if events is not None else None
         self._clock = clock
@@ -139,6 +132,7 @@ class Dispatcher:
         self._parked: dict[tuple[str, str], tuple[float, str]] = {}
         self._wake = threading.Event()
         self._stop = threading.Event()
+        self._turned = threading.Event()
         self._lock = threading.Lock()
         self._pulse: threading.Thread | None = None
         self._swept = -1e18
@@ -162,14 +156,16 @@ class Dispatcher:
         try:
             while not self._stop.is_set():
                 self._wake.clear()
+                looked = self._clock.now()
                 try:
                     started = self.tick()
                 except UnreachableError as error:  # the queue or a lock is held: what is under way goes on
-                    log.warning("tick_failed", reason=error.message)
+                    log.warning("tick_failed", reason=error.message, hint=error.hint)
+                    self._watch.forgive()
                     started = 0
                     if once:
                         raise
-                if once and not started and not self.attempts and not self._due_soon():
+                if once and not started and not self.attempts and not self._due_soon(looked):
                     return
                 self._wake.wait(self.pace.tick)
         finally:
@@ -179,10 +175,11 @@ class Dispatcher:
         """Ask the loop to end; attempts under way are ended and their tasks given back."""
         self._stop.set()
         self._wake.set()
+        self._turned.set()
 
     def close(self) -> None:
         """End what is under way and let go of everything."""
-        self._stop.set()
+        self.stop()
         with self._lock:
             under_way = list(self.attempts.values())
         for attempt in under_way:
@@ -195,6 +192,7 @@ class Dispatcher:
             self._pulse.join(30)
         for node in self.nodes:
             node.close()
+        self._book(self._queue)
         self._queue.close()
         del self._own.queue
 
@@ -213,7 +211,7 @@ class Dispatcher:
         self._generate()
         self._tell()
         started = 0
-        if (reason := self._day_is_spent()) is not None:
+        if (reason := self._day.spent(self._queue)) is not None:
             log.warning("day_cap_reached", reason=reason)
             return 0
         for node in self.nodes:
@@ -242,10 +240,10 @@ class Dispatcher:
                     break
         return plans
 
-    def _due_soon(self) -> bool:
-        """Whether a task waits for a moment before the next tick."""
-        now = self._clock.now()
-        return any(now < task.not_before <= now + self.pace.tick for task in self._queue.tasks("ready"))
+    def _due_soon(self, looked: float) -> bool:
+        """Whether a task waits for a moment between the last tick and the next."""
+        until = self._clock.now() + self.pace.tick
+        return any(looked < task.not_before <= until for task in self._queue.tasks("ready"))
 
     def _collect(self) -> None:
         with self._lock:
@@ -286,16 +284,16 @@ class Dispatcher:
         lease = attempt.lease
         with self._lock:
             self.attempts[lease.task.id, lease.fence] = attempt
+        if self._bill is not None:
+            attempt.control.on_turn(self._turned.set)
         threading.Thread(target=self._work, args=(attempt,), name=f"avyay-{lease.task.id}-{lease.fence}").start()
 
     def _work(self, attempt: Attempt) -> None:
-        started = self._clock.monotonic()
         try:
             attempt.run(self._open_queue())
         finally:
+            self._day.worked(attempt.worked())
             attempt.finished.set()
-            with self._lock:
-                self._worked.append((self._clock.now(), self._clock.monotonic() - started))
             self._wake.set()
 
     def park(self, node: Node, agent: str, seconds: float, reason: str) -> None:
@@ -307,68 +305,45 @@ class Dispatcher:
 
     # ---------------------------------------------------------------- caps
 
-    def _midnight(self) -> float:
-        now = self._clock.now()
-        return now - now % _DAY
-
-    def _day_is_spent(self) -> str | None:
-        if self._day_wall > 0:
-            with self._lock:
-                worked = sum(seconds for at, seconds in self._worked if at >= self._midnight())
-            if worked >= self._day_wall:
-                return f"agents have worked {worked:.0f} s today"
-        if self._bill is None or self._day is None:
-            return None
-        try:
-            spent = self._bill.service("engine", self._midnight()).cost
-        except AvyayError as error:
-            return f"the bill cannot be read: {error.message}"
-        self._tell_budget(spent, self._day)
-        return f"{format_usd(spent)} are spent today" if spent >= self._day else None
-
-    def _tell_budget(self, spent: Picodollars, cap: Picodollars) -> None:
-        """Once a day that its cap is near, and once that it is reached; the bill is read again after a restart."""
-        day = self._midnight()
-        for verb, share in (("neared", self._near), ("exhausted", 1.0)):
-            if self._around.events is None or not cap or spent < cap * share or (verb, day) in self._told:
-                continue
-            key = f"engine/day:{datetime.fromtimestamp(day, UTC).date()}"
-            try:
-                self._around.events.publish_now(budget_event("engine", verb, key, spent, cap, day + _DAY))
-                self._told.add((verb, day))
-            except AvyayError as error:
-                log.warning("budget_not_told", reason=error.message)
-
     def _look_at_bill(self, attempt: Attempt) -> None:
         cap = parse_usd(attempt.limits.dollars)
         if self._bill is None:
             return
-        try:
-            bill = self._bill.customer(attempt.lease.task.id, attempt.lease.task.created)
-        except AvyayError as error:
-            log.warning("bill_unreadable", reason=error.message)
+        if (cost := self._around.bill(attempt.lease.task)) is None:
             return
-        attempt.spent = bill.cost
-        if bill.cost >= cap:
-            attempt.control.stop("dollars", f"spent {format_usd(bill.cost)} of {format_usd(cap)}")
+        attempt.spent = cost
+        if cost >= cap:
+            attempt.control.stop("dollars", f"spent {format_usd(cost)} of {format_usd(cap)}")
 
     # ---------------------------------------------------------------- leases
 
     def _beat(self) -> None:
-        """Keep our leases alive, notice those we lost, and watch the bill; runs in a thread of its own."""
+        """Keep our leases alive, notice those we lost, and watch the caps; runs in a thread of its own."""
         queue = self._open_queue()
         beaten = self._clock.monotonic()
         try:
-            while not self._stop.wait(self.pace.pulse):
+            while not self._stop.wait(_BREATH):
+                self._turned.wait(self.pace.pulse)  # a model that has answered has charged: look before its next answer
+                self._turned.clear()
                 try:
                     due = self._clock.monotonic() - beaten >= self.pace.heartbeat
+                    self._keep_alive(queue, due=due)
                     if due:
                         beaten = self._clock.monotonic()
-                    self._keep_alive(queue, due=due)
-                except AvyayError as error:
+                        self._book(queue)
+                except AvyayError as error:  # tried again at the next pulse
                     log.warning("heartbeat_failed", reason=error.message)
+                    self._watch.forgive()
         finally:
             queue.close()
+
+    def _book(self, queue: TaskQueue) -> None:
+        """Write down how long agents have worked."""
+        with self._lock:
+            under_way = [attempt for attempt in self.attempts.values() if not attempt.finished.is_set()]
+        for attempt in under_way:
+            self._day.worked(attempt.worked())
+        self._day.flush(queue)
 
     def _keep_alive(self, queue: TaskQueue, *, due: bool) -> None:
         with self._lock:
@@ -407,7 +382,8 @@ class Dispatcher:
             ours = set(self.attempts)
         breaths = {breath.task: breath for breath in self._queue.breaths()}
         mine = {owner_name(node.name) for node in self.nodes}
-        lost = {breath.task: "no heartbeat" for breath in self._watch.look(breaths.values(), self._clock.monotonic())}
+        silent = self._watch.look(breaths.values(), self._clock.monotonic())
+        lost = {breath.task: "no heartbeat" for breath in silent if self._writable()}
         for task in active:
             if task.owner in mine and (task.id, task.fence) not in ours:
                 lost[task.id] = "its dispatcher knows nothing of it"
@@ -430,6 +406,15 @@ class Dispatcher:
         for line in said:
             log.warning("reconciled", what=line)
         return said
+
+    def _writable(self) -> bool:
+        """Whether heartbeats could be written just now: who waits for a lock that somebody holds is not dead."""
+        began = self._clock.monotonic()
+        self._queue.probe()
+        if self._clock.monotonic() - began < _QUICK:
+            return True
+        self._watch.forgive()
+        return False
 
     def _drop(self, place: Place, branch: str) -> str:
         try:

@@ -17,6 +17,7 @@ from typing import Any
 
 from avyay.clock import SYSTEM_CLOCK, Clock
 from avyay.engine.announce import WAITS_FOR_APPROVAL, events_of
+from avyay.engine.bookkeeping import Bookkeeping
 from avyay.engine.database import QueueDatabase, open_queue_database
 from avyay.engine.graph import find_cycle
 from avyay.engine.lease import Breath
@@ -39,7 +40,7 @@ class LostLeaseError(AvyayError):
     default_code = "lease_lost"
 
 
-class Queue:
+class Queue(Bookkeeping):
     """The tasks of one home.
 
     Args:

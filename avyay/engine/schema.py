@@ -63,6 +63,11 @@ SCHEMA = Schema(
             """,
         ),
         Migration("0002_extra", "ALTER TABLE tasks ADD COLUMN extra TEXT NOT NULL DEFAULT '{}'"),
+        Migration(
+            "0003_days",
+            "CREATE TABLE days (day TEXT PRIMARY KEY, seconds REAL NOT NULL, picodollars INTEGER NOT NULL)"
+            " STRICT, WITHOUT ROWID",
+        ),
     ),
 )
 
@@ -128,6 +133,10 @@ POSTGRES_SCHEMA = PostgresSchema(
             CREATE TABLE identity (id TEXT NOT NULL);
             INSERT INTO identity VALUES (md5(random()::text || clock_timestamp()::text));
             """,
+        ),
+        (
+            "0003_days",
+            "CREATE TABLE days (day TEXT PRIMARY KEY, seconds DOUBLE PRECISION NOT NULL, picodollars BIGINT NOT NULL)",
         ),
     ),
 )

@@ -77,4 +77,6 @@ def error_reply(dialect: Dialect, failure: Failure, headers: list[tuple[str, str
     found = [("content-type", "application/json"), *(headers or ())]
     if failure.retry_after is not None and not any(name == "retry-after" for name, _ in found):
         found.append(("retry-after", str(max(1, round(failure.retry_after)))))
+    if failure.code == "provider_key_refused":
+        found.append(("x-should-retry", "false"))  # a 502 that clients would else try again for minutes
     return Outbound(failure.status, found, render_error(dialect, failure))

@@ -11,6 +11,7 @@ __all__ = ["Aider"]
 
 _FAILURE = re.compile(r"^litellm\.(\w*(?:Error|Exception))|^The API provider|^Retrying in", re.IGNORECASE)
 _TOKENS = re.compile(r"^Tokens: ([\d.,]+)(k?) sent,.*?([\d.,]+)(k?) received")
+_COST = re.compile(r"\$([\d.]+) session")
 _KINDS = {
     "authenticationerror": 401,
     "permissiondeniederror": 403,
@@ -67,6 +68,8 @@ class _Words(Transcript):
             self.terminal = Terminal("success", self.said)
             sent, received = (_count(match[number], match[number + 1]) for number in (1, 3))
             self.tokens = {"input": self.tokens["input"] + sent, "output": self.tokens["output"] + received}
+            if cost := _COST.search(line):
+                self.cost = float(cost[1].rstrip("."))
         elif match := _FAILURE.match(line):
             kind = (match[1] or "").lower()
             if kind:

@@ -189,6 +189,8 @@ class Agent(ABC):
         """A fresh reader of its output."""
 
 
+# The router answers 502 when a provider refuses the router's own key: clients shall not think that it was theirs.
+_KEY_REFUSED = re.compile(r"provider_key_refused|refused the router's key", re.IGNORECASE)
 _STATUS = re.compile(r"(?:status|error|code|http)\W{0,3}(?:code\W{0,2})?([45]\d\d)\b", re.IGNORECASE)
 _WORDS = (
     (re.compile(r"rate.?limit|too many requests|resource.?exhausted|quota", re.IGNORECASE), 429),
@@ -209,6 +211,8 @@ _CONNECTION = re.compile(
 
 def status_of(message: str) -> int | None:
     """The HTTP status that an error message speaks of, or the one its words stand for; None when it names none."""
+    if _KEY_REFUSED.search(message):
+        return 401
     if match := _STATUS.search(message):
         return int(match[1])
     return next((status for words, status in _WORDS if words.search(message)), None)
@@ -216,7 +220,7 @@ def status_of(message: str) -> int | None:
 
 def failed(message: str, status: int | None = None) -> Terminal:
     """A `Terminal` for an agent that ended with an error of its provider."""
-    status = status or status_of(message)
+    status = 401 if _KEY_REFUSED.search(message) else status or status_of(message)
     if status is None and _CONNECTION.search(message):
         return Terminal("unreachable", message)
     return Terminal("error", message, status)

@@ -79,7 +79,8 @@ class _Events(Transcript):
                 self.said = str(block["text"])
 
     def _result(self, event: Mapping[str, Any]) -> None:
-        self.cost = event.get("total_cost_usd")
+        cost = event.get("total_cost_usd")
+        self.cost = float(cost) if isinstance(cost, int | float) else None
         usage = event.get("usage") or {}
         self.tokens = {"input": int(usage.get("input_tokens", 0)), "output": int(usage.get("output_tokens", 0))}
         self.denied = [str(denial.get("tool_name", "?")) for denial in event.get("permission_denials") or ()]

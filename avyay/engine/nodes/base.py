@@ -66,6 +66,7 @@ class Control:
         self._stop = threading.Event()
         self._reason: tuple[str, str] = ("", "")
         self._watcher: Callable[[], None] | None = None
+        self._counter: Callable[[], None] | None = None
 
     def stop(self, by: str, detail: str = "") -> None:
         """Ask for its end; the first reason given is the one that counts."""
@@ -80,6 +81,15 @@ class Control:
         self._watcher = watcher
         if self._stop.is_set():
             watcher()
+
+    def on_turn(self, counter: Callable[[], None]) -> None:
+        """Call `counter` at every answer of the model, so that the bill is looked at before the next."""
+        self._counter = counter
+
+    def turned(self) -> None:
+        """The model has answered once more."""
+        if self._counter is not None:
+            self._counter()
 
     @property
     def stopped(self) -> bool:

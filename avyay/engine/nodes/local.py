@@ -9,20 +9,18 @@ from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
 
 from avyay.config.engine import EngineNodeSettings
-from avyay.engine.agents.base import PASSED_ON, Transcript, WorkPlace
-from avyay.engine.agents.outcome import EndedBy, Ending, GitEvidence
+from avyay.engine.agents.base import PASSED_ON, WorkPlace
+from avyay.engine.agents.outcome import Ending, GitEvidence
 from avyay.engine.agents.registry import Installed, installed_agents
 from avyay.engine.attempts import Attempts
 from avyay.engine.nodes.base import Control, Node, NodeParts, Order, Report
+from avyay.engine.nodes.listen import Listener
 from avyay.engine.supervise import supervise
 from avyay.engine.worktree import IDENTITY, Workshop
 from avyay.errors import AvyayError, UsageError
 from avyay.paths import ensure_directory
 
-__all__ = ["LocalNode", "clean_environment", "complain", "judge", "make_node", "verdict"]
-
-
-_REPEATS = 20  # a poll that waits for something is legitimate for a while; a loop is not
+__all__ = ["LocalNode", "clean_environment", "make_node"]
 
 
 def clean_environment(environment: Mapping[str, str], home: Path, *more: str) -> dict[str, str]:
@@ -98,6 +96,7 @@ class LocalNode(Node):
             **invocation.environment,
         }
         transcript = found.agent.transcript()
+        listener = Listener.of(order, transcript, control)
         run = supervise(
             invocation.argv,
             cwd=tree,
@@ -108,8 +107,8 @@ class LocalNode(Node):
             wall=order.caps.wall,
             stall=order.caps.stall,
             stdin=prompt if invocation.prompt_on_stdin else None,
-            line=lambda text: judge(transcript, text, order.caps.turns),
-            error_line=lambda text: complain(transcript, text, order.caps.turns),
+            line=listener.line,
+            error_line=listener.error_line,
         )
         ending, git = run.ending, GitEvidence()
         try:
@@ -139,30 +138,3 @@ def make_node(settings: EngineNodeSettings, parts: NodeParts) -> Node:
         slots=0 if settings.drain else settings.slots,
         offers=settings.offers,
     )
-
-
-def judge(transcript: Transcript, line: str, turns: int) -> tuple[EndedBy, str] | None:
-    """Take in a line of an agent's output; returns why it must end now, or None."""
-    transcript.feed(line)
-    return verdict(transcript, turns)
-
-
-def complain(transcript: Transcript, line: str, turns: int) -> tuple[EndedBy, str] | None:
-    """Take in a line of an agent's standard error; returns why it must end now, or None."""
-    transcript.complaint(line)
-    return verdict(transcript, turns)
-
-
-def verdict(transcript: Transcript, turns: int) -> tuple[EndedBy, str] | None:
-    """Why an agent must end now, by what it has said so far; None lets it go on."""
-    if transcript.terminal is not None and transcript.terminal.kind in ("success", "capped"):
-        return None
-    if transcript.hopeless is not None:
-        return "provider", transcript.hopeless.message
-    if transcript.terminal is not None:
-        return None
-    if transcript.repeats >= _REPEATS:
-        return "stall", f"asked for the same thing {transcript.repeats} times in a row"
-    if transcript.turns > turns or (transcript.turns == turns and transcript.wants_more):
-        return "turns", f"took {transcript.turns} turns"
-    return None

@@ -21,7 +21,7 @@ from avyay.engine.agents.outcome import EndedBy, Ending, GitEvidence
 from avyay.engine.agents.registry import KINDS, Installed, make_agent
 from avyay.engine.lease import HEARTBEAT, TIMEOUT
 from avyay.engine.nodes.base import Control, Node, NodeParts, Order, Report
-from avyay.engine.nodes.local import judge
+from avyay.engine.nodes.listen import Listener
 from avyay.engine.nodes.transport import RefusedError, SshTransport, Transport, Tunnel, call_json
 from avyay.engine.worktree import IDENTITY, Workshop
 from avyay.errors import AvyayError, ConfigError, UnreachableError
@@ -212,6 +212,7 @@ class RemoteNode(Node):
             UnreachableError: silence for the lease's timeout.
         """
         offset, rest, told = 0, b"", False
+        listener = Listener.of(order, transcript, control)
         heard = self._clock.monotonic()
         with (order.folder / "output.log").open("ab") as log:
             while True:
@@ -238,11 +239,11 @@ class RemoteNode(Node):
                 *lines, rest = (rest + fresh).split(b"\n")
                 rest = rest if len(rest) <= _LONGEST_LINE else b""
                 for line in lines:
-                    if (verdict := judge(transcript, line.decode("utf-8", "replace"), order.caps.turns)) is not None:
+                    if (verdict := listener.line(line.decode("utf-8", "replace"))) is not None:
                         control.stop(*verdict)
                 if status["state"] != "running" and offset >= status["size"]:
                     if rest:
-                        judge(transcript, rest.decode("utf-8", "replace"), order.caps.turns)
+                        listener.line(rest.decode("utf-8", "replace"))
                     return status["outcome"] or {
                         "code": None,
                         "ended_by": "abandoned",

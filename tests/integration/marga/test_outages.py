@@ -107,6 +107,7 @@ def test_an_expired_key_of_ours_is_not_the_callers_fault(tmp_path: Path, pair: t
             assert got.status == 502
             assert b"canary" not in got.raw
             assert b"provider_key_refused" in got.raw
+            assert got.headers["x-should-retry"] == "false"  # clients would else try for minutes
         assert daemon.get("/health").body["providers"]["p1"] == "closed"
 
 

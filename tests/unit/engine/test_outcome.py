@@ -17,7 +17,7 @@ from avyay.config.engine import EngineAgentSettings
 from avyay.engine.agents.base import Terminal, Transcript, failed, status_of
 from avyay.engine.agents.outcome import EndedBy, Ending, GitEvidence, Kind, Outcome, classify
 from avyay.engine.agents.registry import KINDS, make_agent
-from avyay.engine.nodes.local import complain, judge
+from avyay.engine.nodes.listen import Listener
 
 FIXTURES = Path(__file__).parents[2] / "fixtures" / "agents"
 CHANGED = GitEvidence(("hello.txt",), 1)
@@ -27,6 +27,10 @@ UNCHANGED = GitEvidence()
 def agent(kind: str):
     command = ("true",) if kind == "command" else ()
     return make_agent(EngineAgentSettings(name=kind, command=command))
+
+
+def judge(transcript: Transcript, line: str, turns: int) -> tuple[EndedBy, str] | None:
+    return Listener(transcript, turns).line(line)
 
 
 @dataclass(frozen=True)
@@ -125,7 +129,7 @@ def test_gemini_says_only_on_standard_error_that_it_is_turned_away() -> None:
     for line in (FIXTURES / "gemini" / "f429_ever.jsonl").read_text().splitlines():
         assert judge(transcript, line, 100) is None
     complaints = (FIXTURES / "gemini" / "f429_ever.stderr.txt").read_text().splitlines()
-    verdicts = [complain(transcript, line, 100) for line in complaints]
+    verdicts = [Listener(transcript, 100).error_line(line) for line in complaints]
     assert verdicts[:2] == [None] * 2
     assert verdicts[2] is not None
     outcome = classify(Ending(None, 9, *verdicts[2]), transcript, UNCHANGED)
@@ -238,6 +242,8 @@ class TestReaders:
             ('{"error": {"message": "x", "type": "invalid_request_error", "code": null}}', 400),
             ('[API Error: {"error":{"code":503,"message":"x"}}]', 503),
             ("API Error: 529 overloaded", 529),
+            ("API Error: 502 one refused the router's key (HTTP 401): set a valid one and restart the router.", 401),
+            ('{"error": {"type": "server_error", "code": "provider_key_refused"}}', 401),
             ("I changed 404 lines", None),
         ],
     )

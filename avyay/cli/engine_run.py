@@ -12,6 +12,7 @@ from avyay.cli.engine_app import app
 from avyay.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
+    from avyay.engine.checkup import Check
     from avyay.engine.loop import Dispatcher
 
 
@@ -34,6 +35,8 @@ def run_(
             rows = [{"task": p.task.id, "title": p.task.title, "node": p.node, "agent": p.agent} for p in plans]
             text = "\n".join(f"{row['task']}  {row['title']}  -> {row['agent']} on {row['node']}" for row in rows)
             run.out.result({"would_start": rows}, text or "Nothing can be started now.")
+            for line in dispatcher.spending():
+                run.out.note(line)
             dispatcher.close()
             return None
         if not any(node.agents() for node in dispatcher.nodes):
@@ -69,6 +72,10 @@ def _until_signal(dispatcher: Dispatcher, *, once: bool) -> None:
             signal.signal(number, handler)
 
 
+def _mark(row: Check) -> str:
+    return "!!" if not row.ok else "--" if row.note else "ok"
+
+
 @command(app, results=True)
 def doctor(
     run: Run,
@@ -84,10 +91,13 @@ def doctor(
             rows = inspect(dispatcher, services.engine)
         finally:
             dispatcher.close()
-    data = {"checks": [{"what": row.what, "ok": row.ok, "detail": row.detail} for row in rows], "fixed": done}
+    data = {
+        "checks": [{"what": row.what, "ok": row.ok, "detail": row.detail, "note": row.note} for row in rows],
+        "fixed": done,
+    }
 
     def text() -> None:
-        run.out.table(("", "What", "Detail"), [("ok" if row.ok else "!!", row.what, row.detail) for row in rows])
+        run.out.table(("", "What", "Detail"), [(_mark(row), row.what, row.detail) for row in rows])
         for line in done:
             run.out.line(f"fixed: {line}")
 

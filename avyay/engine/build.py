@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
@@ -31,7 +31,7 @@ from avyay.money import Picodollars, parse_usd
 from avyay.paths import Paths, ensure_directory
 from avyay.ports import BillReader, Completer, Events, Retriever, Scanner
 
-__all__ = ["NODE_KINDS", "Offers", "build_dispatcher", "build_nodes", "repositories_of"]
+__all__ = ["NODE_KINDS", "Offers", "build_dispatcher", "build_nodes", "repositories_of", "spending"]
 
 NODE_KINDS: Mapping[str, str] = {
     "local": "avyay.engine.nodes.local",
@@ -167,8 +167,45 @@ def build_dispatcher(
         refill=refill,
         tell=offers.tell,
         clock=clock,
+        spending=partial(spending, settings, offers.models),
     )
     return dispatcher
+
+
+def spending(settings: EngineSettings, models: str | None, agents: Sequence[str]) -> list[str]:
+    """What of the caps on dollars does not hold, in words; nothing when the router bills every agent.
+
+    Args:
+        models: Base URL of the router.
+        agents: Names of those that tasks are given to.
+    """
+    configured = {item.name: item for item in settings.agents}
+    own: list[str] = []
+    nobody: list[str] = []
+    for name in agents:
+        item = configured.get(name) or EngineAgentSettings(name=name)
+        agent = make_agent(item)
+        if models is None or item.endpoint is not None or not agent.routable:
+            (own if agent.counts_dollars else nobody).append(name)
+    said = []
+    if nobody:
+        said.append(
+            f"Nothing counts what {_and(nobody)} {'spends' if len(nobody) == 1 else 'spend'}: no cap on dollars holds"
+            " there, only those on time, turns and no progress."
+        )
+    if own:
+        one = len(own) == 1
+        said.append(
+            f"{_and(own)} {'counts its' if one else 'count their'} own dollars, by prices"
+            f" {'it knows' if one else 'they know'} (an unknown model costs nothing)."
+        )
+    if said and models is None:
+        said.append("With a router (avyay serve marga, engine.models) every call is counted as it is made.")
+    return said
+
+
+def _and(names: Sequence[str]) -> str:
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
 
 
 def _charged(bill: BillReader | None, task: Task) -> Picodollars | None:

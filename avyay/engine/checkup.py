@@ -15,11 +15,12 @@ __all__ = ["Check", "inspect"]
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One line of the report."""
+    """One line of the report. `note` says something that is no fault but should be known."""
 
     what: str
     ok: bool
     detail: str
+    note: bool = False
 
 
 def inspect(dispatcher: Dispatcher, queue: TaskQueue) -> list[Check]:
@@ -43,6 +44,8 @@ def inspect(dispatcher: Dispatcher, queue: TaskQueue) -> list[Check]:
             checks.append(Check(label, problem is None, f"{text}; {problem}" if problem else text))
         except AvyayError as error:
             checks.append(Check(label, False, error.message))
+    if said := dispatcher.spending():
+        checks.append(Check("dollars", True, " ".join(said), note=True))
     checks += _leases(dispatcher, queue)
     counts = queue.counts()
     checks.append(Check("queue", True, ", ".join(f"{n} {state}" for state, n in sorted(counts.items())) or "empty"))

@@ -96,6 +96,7 @@ class Dispatcher:
         day: What all tasks together may use up in a day; None: whatever they like.
         refill: None never generates.
         tell: Publishes what was written into the history, where the queue does not do so itself.
+        spending: Says, for the agents there are, which caps on dollars do not hold.
     """
 
     def __init__(
@@ -111,6 +112,7 @@ class Dispatcher:
         refill: Refill | None = None,
         tell: Callable[[], object] | None = None,
         clock: Clock = SYSTEM_CLOCK,
+        spending: Callable[[Sequence[str]], list[str]] = lambda _: [],
     ) -> None:
         self.pace = pace or Pace()
         self.nodes = list(nodes)
@@ -123,6 +125,7 @@ class Dispatcher:
         self._bill = bill
         self._day = day or DayCaps(clock)
         self._refill = refill
+        self._spending = spending
         self._refilled = -1e18
         self._tell_history = tell
         events, folder = around.events, around.attempts.root.parent
@@ -149,6 +152,8 @@ class Dispatcher:
 
     def run(self, *, once: bool = False) -> None:
         """Tick until `stop`; with `once`, until nothing is left that can be worked on before another tick."""
+        for line in self.spending():
+            log.warning("caps_on_dollars", what=line)
         for line in self.recover():
             log.warning("recovered", what=line)
         self._pulse = threading.Thread(target=self._beat, name="avyay-engine-pulse", daemon=True)
@@ -304,6 +309,10 @@ class Dispatcher:
         self._publish("engine.agent.parked", node=node.name, agent=agent, seconds=seconds, reason=reason)
 
     # ---------------------------------------------------------------- caps
+
+    def spending(self) -> list[str]:
+        """Which caps on dollars do not hold, in words."""
+        return self._spending(sorted({agent for node in self.nodes for agent in node.agents()}))
 
     def _look_at_bill(self, attempt: Attempt) -> None:
         cap = parse_usd(attempt.limits.dollars)

@@ -30,6 +30,7 @@ class Aider(Agent):
     kind = "aider"
     program = "aider"
     dialect = "chat"
+    counts_dollars = True
 
     def invoke(
         self, place: WorkPlace, access: Access, *, program: str, turns: int, arguments: tuple[str, ...] = ()

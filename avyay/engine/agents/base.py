@@ -171,6 +171,8 @@ class Agent(ABC):
     dialect: ClassVar[Dialect | None]
     routable: ClassVar[bool] = True
     """Whether its models can come through the router."""
+    counts_dollars: ClassVar[bool] = False
+    """Whether it says what it spends, for models whose prices it knows."""
 
     @abstractmethod
     def invoke(

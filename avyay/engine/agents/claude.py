@@ -22,6 +22,7 @@ class ClaudeCode(Agent):
     kind = "claude"
     program = "claude"
     dialect = "anthropic"
+    counts_dollars = True
 
     def invoke(
         self, place: WorkPlace, access: Access, *, program: str, turns: int, arguments: tuple[str, ...] = ()

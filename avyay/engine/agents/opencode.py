@@ -17,6 +17,7 @@ class OpenCode(Agent):
     kind = "opencode"
     program = "opencode"
     dialect = "chat"
+    counts_dollars = True
 
     def invoke(
         self, place: WorkPlace, access: Access, *, program: str, turns: int, arguments: tuple[str, ...] = ()

@@ -490,6 +490,10 @@ class _FreshContext:
         with Services(self._services.loaded, clock=self._services.clock) as own:
             return own.knowledge.context(repository, task, tokens=tokens)
 
+    def guess(self, repository: Path, tasks: Sequence[Task]) -> Mapping[str, Mapping[str, str]]:
+        with Services(self._services.loaded, clock=self._services.clock) as own:
+            return own.knowledge.guess(repository, tasks)
+
 
 class _FreshGenerator:
     """The generator, likewise."""

@@ -145,9 +145,11 @@ def approve(run: Run, task: Name) -> None:
 def why(run: Run, task: Name) -> None:
     """Say why a task is not running, down to the root."""
     from avyay.engine.narrate import why as explain
+    from avyay.engine.types import ACTIVE
 
     with run.services as services:
-        lines = explain(services.engine.get(task), services.engine.get, services.clock.now())
+        active = services.engine.tasks(*ACTIVE)
+        lines = explain(services.engine.get(task), services.engine.get, services.clock.now(), active)
     run.out.result({"task": task, "reasons": lines}, "\n".join(lines))
 
 

@@ -1,7 +1,9 @@
-"""What the queue's database keeps besides tasks and their history: what all dispatchers used up on each day."""
+"""What the queue's database keeps besides what owners of tasks write: the use of each day, guesses at tasks' files."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from avyay.clock import Clock
@@ -9,6 +11,9 @@ from avyay.engine.database import QueueDatabase
 from avyay.money import ZERO, Picodollars
 
 __all__ = ["Bookkeeping", "DayUse"]
+
+
+_GUESSED = "guessed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +49,40 @@ class Bookkeeping:
         """What was booked on a day."""
         row = self._db.execute("SELECT seconds, picodollars FROM days WHERE day = ?", (day,)).fetchone()
         return DayUse() if row is None else DayUse(float(row[0]), Picodollars(int(row[1])))
+
+    def unfiled(self, limit: int) -> Sequence[str]:
+        """Ids of tasks that may be claimed, name no files, and were not looked at for a guess; first things first."""
+        rows = self._db.execute(
+            "SELECT id FROM tasks WHERE state = 'ready' AND files = '[]' AND extra NOT LIKE ?"
+            " ORDER BY priority DESC, number LIMIT ?",
+            (f'%"{_GUESSED}"%', limit),
+        )
+        return [str(name) for (name,) in rows]
+
+    def guess(self, name: str, files: Mapping[str, str]) -> bool:
+        """Note which files a task that names none will likely touch, with the reason for each, or that nobody can tell.
+
+        Returns whether it was noted: a task that was claimed meanwhile stays as it is.
+        """
+        with self._db.transaction() as db:
+            # avyay: ignore[sql-injection] one of two constants
+            row = db.execute(
+                f"SELECT extra FROM tasks WHERE id = ? AND state = 'ready' AND files = '[]'{db.for_update}",  # noqa: S608
+                (name,),
+            ).fetchone()
+            if row is None:
+                return False
+            extra = {**json.loads(row[0]), _GUESSED: dict(files)}
+            db.execute(
+                "UPDATE tasks SET files = ?, extra = ? WHERE id = ?", (json.dumps(list(files)), json.dumps(extra), name)
+            )
+            if files:
+                told = ", ".join(f"{path} ({reason})" for path, reason in files.items())
+                db.execute(
+                    "INSERT INTO history (task, at, kind, detail) VALUES (?, ?, 'guessed', ?)",
+                    (name, self._clock.now(), told),
+                )
+        return True
 
     def probe(self) -> None:
         """Write nothing, in a transaction that could write.

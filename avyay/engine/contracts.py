@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -55,6 +55,10 @@ class TaskQueue(Protocol):
 
     def probe(self) -> None: ...
 
+    def unfiled(self, limit: int) -> Sequence[str]: ...
+
+    def guess(self, name: str, files: Mapping[str, str]) -> bool: ...
+
     def close(self) -> None: ...
 
 
@@ -75,4 +79,8 @@ class ContextSource(Protocol):
 
     def context(self, repository: Path, task: Task, *, tokens: int) -> str:
         """A ranked map of files and symbols, as text of at most so many tokens; empty when nothing is known."""
+        ...
+
+    def guess(self, repository: Path, tasks: Sequence[Task]) -> Mapping[str, Mapping[str, str]]:
+        """For each task's id, the files that its words and evidence point at, with the reason for each."""
         ...

@@ -12,7 +12,7 @@ from avyay.engine.knowledge.service import Knowledge
 from avyay.engine.knowledge.types import FileCard, RepositoryMap
 from avyay.engine.narrate import narrate, why
 from avyay.engine.queue import Queue
-from avyay.engine.types import NewTask, State, Task
+from avyay.engine.types import ACTIVE, NewTask, State, Task
 from avyay.errors import UsageError
 
 __all__ = ["Desk"]
@@ -64,7 +64,11 @@ class Desk:
         """
         with closing(self._open_queue()) as queue:
             task = queue.get(name)
-            return task, narrate(task, queue.history(name)), why(task, queue.get, self._clock.now())
+            return (
+                task,
+                narrate(task, queue.history(name)),
+                why(task, queue.get, self._clock.now(), queue.tasks(*ACTIVE)),
+            )
 
     def map(self, repository: str, *, query: str, files: Sequence[str], tokens: int) -> RepositoryMap:
         """A ranked map of a repository.

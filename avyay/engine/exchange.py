@@ -118,7 +118,7 @@ def export_tasks(tasks: Iterable[Task]) -> list[dict[str, Any]]:
             "description": task.description,
             "accept": task.accept,
             "needs": list(task.needs),
-            "files": list(task.files),
+            "files": [] if task.guessed else list(task.files),
             "requires": sorted(task.requires),
             "priority": task.priority,
             "evidence": list(task.evidence),

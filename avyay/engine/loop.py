@@ -20,6 +20,7 @@ from avyay.engine import keeper
 from avyay.engine.attempt import Attempt, Place, Surroundings
 from avyay.engine.contracts import Generator, TaskQueue
 from avyay.engine.day import DayCaps
+from avyay.engine.guessing import FileGuesses
 from avyay.engine.lease import Breath, LeaseWatch
 from avyay.engine.merge import merged_before
 from avyay.engine.nodes.base import Node
@@ -126,6 +127,7 @@ class Dispatcher:
         self._day = day or DayCaps(clock)
         self._refill = refill
         self._spending = spending
+        self._guesses = FileGuesses(around.context, lambda task: around.place(task).workshop.repository.root)
         self._refilled = -1e18
         self._tell_history = tell
         events, folder = around.events, around.attempts.root.parent
@@ -219,6 +221,8 @@ class Dispatcher:
         if (reason := self._day.spent(self._queue)) is not None:
             log.warning("day_cap_reached", reason=reason)
             return 0
+        if any(self._idle(node) > 0 for node in self.nodes):
+            self._guesses.note(self._queue)
         for node in self.nodes:
             while self._idle(node) > 0 and (attempt := self._claim(node)) is not None:
                 self._start(attempt)
@@ -233,8 +237,9 @@ class Dispatcher:
         plans: list[Plan] = []
         busy: list[str] = [glob for task in self._queue.tasks(*sorted(ACTIVE)) for glob in task.files]
         now = self._clock.now()
-        for task in sorted(self._queue.tasks("ready"), key=lambda task: -task.priority):
-            if task.not_before > now or (busy and overlapping(task.files, busy)):
+        ready = sorted(self._queue.tasks("ready"), key=lambda task: -task.priority)
+        for task in self._guesses.apply(task for task in ready if task.not_before <= now):
+            if busy and overlapping(task.files, busy):
                 continue
             for node in self.nodes:
                 agents = self._agents(node)

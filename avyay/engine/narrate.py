@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 
+from avyay.engine.overlap import globs_overlap
 from avyay.engine.types import FINAL, Entry, Task
 from avyay.money import Picodollars, format_usd
 
@@ -12,6 +13,7 @@ __all__ = ["narrate", "why"]
 
 _SENTENCES = {
     "added": "was added",
+    "guessed": "is taken to touch {detail}",
     "claimed": "was claimed by {owner} ({detail})",
     "running": "began to run",
     "verifying": "was handed to verification",
@@ -52,7 +54,8 @@ def narrate(task: Task, history: Sequence[Entry]) -> list[str]:
     """The whole story of a task, a line for each thing that happened."""
     lines = [f"{task.id}: {task.title}", f"  state: {task.state}{f' ({task.reason})' if task.reason else ''}"]
     lines.append(f"  attempt {task.attempt} of {task.attempts}, priority {task.priority}")
-    for label, values in (("needs", task.needs), ("files", task.files), ("evidence", task.evidence)):
+    files = [f"{path} (guessed; {reason})" for path, reason in task.guessed.items()] if task.guessed else task.files
+    for label, values in (("needs", task.needs), ("files", files), ("evidence", task.evidence)):
         if values:
             lines.append(f"  {label}: {', '.join(values)}")
     if task.accept:
@@ -71,13 +74,30 @@ def narrate(task: Task, history: Sequence[Entry]) -> list[str]:
     return lines
 
 
-def why(task: Task, get: Callable[[str], Task], now: float) -> list[str]:
-    """Why a task is not running: the reason, and what is at the root of it."""
+def _shares(task: Task, other: Task) -> str | None:
+    """What a task has in common with one at work, in words; None when nothing."""
+    for mine in task.files:
+        for theirs in other.files:
+            if globs_overlap(mine, theirs):
+                reasons = [t.guessed[f] for t, f in ((task, mine), (other, theirs)) if t.guessed and f in t.guessed]
+                guess = f" (guessed; {', '.join(dict.fromkeys(reasons))})" if reasons else ""
+                return f"{other.id}, which touches {theirs} too{guess}"
+    return None
+
+
+def why(task: Task, get: Callable[[str], Task], now: float, active: Iterable[Task] = ()) -> list[str]:
+    """Why a task is not running: the reason, and what is at the root of it.
+
+    Args:
+        active: The tasks at work, whose files others wait for.
+    """
     if task.state in FINAL:
         return [f"{task.id} is {task.state}{f': {task.reason}' if task.reason else ''}."]
     if task.state == "ready":
         if task.not_before > now:
             return [f"{task.id} may be claimed in {task.not_before - now:.0f} s ({task.reason})."]
+        if in_the_way := [line for other in active if (line := _shares(task, other)) is not None]:
+            return [f"{task.id} is ready, and waits for {'; '.join(in_the_way)}."]
         wanted = f" that offers {', '.join(sorted(task.requires))}" if task.requires else ""
         return [f"{task.id} is ready: it waits for a free node{wanted}."]
     if task.state != "blocked":

@@ -52,7 +52,9 @@ def build_prompt(
         parts.append(task.description.strip())
     if task.evidence:
         parts.append("Where it was seen:\n" + "\n".join(f"- {place}" for place in task.evidence))
-    if task.files:
+    if task.guessed:
+        parts.append("Files it may be about: " + ", ".join(f"{path} ({why})" for path, why in task.guessed.items()))
+    elif task.files:
         parts.append("Files it is about: " + ", ".join(task.files))
     reason, log = failure
     if reason:

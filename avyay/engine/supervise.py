@@ -94,16 +94,22 @@ def supervise(
             complaints = (folder / "errors.log").open("rb")
             complaints.seek(0, os.SEEK_END)
 
+            rest = b""
+
             def look() -> None:
                 """Once in a while: what the program complains of, and whether its keeper is still there."""
-                for text in complaints.read().decode("utf-8", "replace").splitlines():
-                    if (verdict := error_line(text)) is not None:
+                nonlocal rest
+                *lines, rest = (rest + complaints.read()).split(b"\n")
+                for text in lines:
+                    if (verdict := error_line(text.decode("utf-8", "replace"))) is not None:
                         control.stop(*verdict)
+                rest = rest if len(rest) <= _LONGEST_LINE else b""
                 if process.poll() is not None:
                     keeper.end_marked(mark, str(folder))
 
             with complaints:
                 _read(process, log, control, line, stall, look)
+                look()  # its last words
             process.wait(timeout=60)
         except subprocess.TimeoutExpired:
             process.kill()

@@ -122,7 +122,11 @@ class NewTask:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A task as the queue holds it. Times are seconds since the epoch."""
+    """A task as the queue holds it. Times are seconds since the epoch.
+
+    Args:
+        guessed: When `files` are a guess: the reason for each. None when they were given, or nobody has looked yet.
+    """
 
     id: str
     title: str
@@ -149,6 +153,7 @@ class Task:
     allow: frozenset[str] = frozenset()
     caps: Mapping[str, float | str] = field(default_factory=dict)
     size: str = ""
+    guessed: Mapping[str, str] | None = None
 
 
 @dataclass(frozen=True, slots=True)

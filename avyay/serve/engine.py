@@ -250,7 +250,7 @@ def _add_reading(kit: Kit, desk: Desk, now: Callable[[], float]) -> None:
     @app.get("/v1/engine/tasks/{name}/why", dependencies=[kit.authorised])
     async def why(name: str) -> Response:
         """Why a task is not running, down to the root."""
-        reasons = await desk.ask(lambda queue: explain(queue.get(name), queue.get, now()))
+        reasons = await desk.ask(lambda queue: explain(queue.get(name), queue.get, now(), queue.tasks(*ACTIVE)))
         return _json({"task": name, "reasons": reasons})
 
     @app.get("/v1/engine/log", dependencies=[kit.authorised])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from avyay.engine.agents.base import Access, Agent, Invocation, Terminal, Transcript, WorkPlace, failed
@@ -45,12 +46,21 @@ class GeminiCli(Agent):
 
 
 _RETRY = re.compile(r"^Attempt \d+ failed(?: with status (\d+))?")
+_STATUS = re.compile(r"^\s+(?:status|code): ([45]\d\d)\b")
 
 
 class _Events(Transcript):
+    def __init__(self) -> None:
+        super().__init__()
+        self._status: int | None = None
+
     def complaint(self, line: str) -> None:
         if match := _RETRY.match(line):
             self.turned_away(failed(line[:300], int(match[1]) if match[1] else None))
+        elif match := _STATUS.match(line):  # of some errors it says the status only here
+            self._status = int(match[1])
+            if self.terminal is not None and self.terminal.kind == "error" and self.terminal.status is None:
+                self.terminal = replace(self.terminal, status=self._status)
 
     def event(self, event: Mapping[str, Any]) -> None:
         kind = event.get("type")
@@ -78,4 +88,8 @@ class _Events(Transcript):
                 limit = (
                     "maxsessionturns" in str(error.get("type", "")).lower() or "max session turns" in message.lower()
                 )
-                self.terminal = Terminal("capped", message) if limit else failed(message)
+                self.terminal = Terminal("capped", message) if limit else self._failed(message)
+
+    def _failed(self, message: str) -> Terminal:
+        terminal = failed(message)
+        return replace(terminal, status=self._status) if terminal.status is None else terminal

@@ -13,6 +13,7 @@ import numpy as np
 
 from avyay.db import open_database
 from avyay.engine.knowledge.coverage import Coverage, CoverageError, find_report, read_report
+from avyay.engine.knowledge.guess import guess_files
 from avyay.engine.knowledge.index import bring_to_commit, repository_number
 from avyay.engine.knowledge.languages import is_test
 from avyay.engine.knowledge.owners import CODEOWNERS_PLACES, owners_of, parse_codeowners, principal_authors
@@ -88,7 +89,7 @@ class Knowledge:
             named = {reference.split(":", 1)[0] for reference in task.evidence}
             rows += [
                 (snapshot.number, task.id, path, task.title, task.state, task.reason, task.updated)
-                for path in touched or {*self._expand(snapshot, task.files), *named}
+                for path in touched or {*self._expand(snapshot, () if task.guessed else task.files), *named}
             ]
         with self._db.transaction() as db:
             db.execute("DELETE FROM outcomes WHERE repository = ?", (snapshot.number,))
@@ -139,6 +140,14 @@ class Knowledge:
             repository, query=f"{task.title}\n{task.description}", files=(*task.files, *named), tokens=tokens
         )
         return found.text
+
+    def guess(self, repository: Path, tasks: Sequence[Task]) -> dict[str, dict[str, str]]:
+        """Which files tasks will likely touch: see `avyay.engine.contracts.ContextSource`."""
+        names = self._snapshot(repository).called
+        return {
+            task.id: guess_files(names, title=task.title, description=task.description, evidence=task.evidence)
+            for task in tasks
+        }
 
     def _ranked_symbols(
         self, snapshot: Snapshot, best: Sequence[int], rank: object, words: frozenset[str], edges: tuple[object, ...]

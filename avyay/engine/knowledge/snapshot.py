@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from avyay.db import Database
+from avyay.engine.knowledge.guess import Names
 from avyay.engine.knowledge.languages import is_test
 from avyay.engine.knowledge.rank import Floats, Graph, Ints, query_words
 from avyay.engine.knowledge.resolve import Resolver
@@ -64,6 +65,16 @@ class Snapshot:
         for place, name in zip(self.graph.def_file.tolist(), self.graph.def_name.tolist(), strict=True):
             defined[place].append(self.name_texts[name])
         return [query_words(" ".join((path, *defined[place]))) for place, path in enumerate(self.paths)]
+
+    @cached_property
+    def called(self) -> Names:
+        """The files by everything that a text may call them."""
+        defined: dict[str, list[str]] = defaultdict(list)
+        for place, name in zip(self.graph.def_file.tolist(), self.graph.def_name.tolist(), strict=True):
+            if not is_test(self.paths[place]):
+                defined[self.name_texts[name]].append(self.paths[place])
+        code = {path for path, language in zip(self.paths, self.languages, strict=True) if language}
+        return Names(self.paths, code.__contains__, defined)
 
     def imports_of(self, place: int) -> list[int]:
         pairs = self.graph.imports

@@ -25,6 +25,7 @@ from avyay.errors import (
     InternalError,
     UnreachableError,
 )
+from avyay.lock_holder import sqlite_writer
 
 if TYPE_CHECKING:
     import aiosqlite
@@ -223,9 +224,10 @@ def database_error(error: sqlite3.Error, path: Path) -> AvyayError:
                 code="database_unopenable",
             )
         case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
+            holder = sqlite_writer(path)
             return UnreachableError(
-                f"the database {path} is locked by another process",
-                hint="wait for it to finish, or stop it, and try again",
+                f"the database {path} is locked by {holder or 'another process'}",
+                hint=holder.remedy if holder else "wait for it to finish, or stop it, and try again",
                 code="database_busy",
             )
         case sqlite3.SQLITE_IOERR:

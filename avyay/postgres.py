@@ -25,6 +25,8 @@ __all__ = ["PostgresDatabase", "PostgresSchema", "is_postgres_url"]
 
 CONNECT_TIMEOUT = 5
 STATEMENT_TIMEOUT_MS = 30_000
+IDLE_TIMEOUT_MS = 60_000
+"""The server ends a session that leaves a transaction open for so long: its process is stopped, or gone unheard."""
 _LOCK_SPACE = 0x6176_7961  # "avya": advisory locks of one database share one number space
 
 
@@ -170,7 +172,10 @@ class PostgresDatabase:
                 autocommit=True,
                 connect_timeout=CONNECT_TIMEOUT,
                 application_name="avyay",
-                options=f"-c statement_timeout={STATEMENT_TIMEOUT_MS} -c search_path={self._schema.name}",
+                options=(
+                    f"-c statement_timeout={STATEMENT_TIMEOUT_MS} -c search_path={self._schema.name}"
+                    f" -c idle_in_transaction_session_timeout={IDLE_TIMEOUT_MS}"
+                ),
                 keepalives_idle=30,
                 tcp_user_timeout=STATEMENT_TIMEOUT_MS,
             )

@@ -84,6 +84,10 @@ class Bookkeeping:
                 )
         return True
 
+    def stuck(self) -> tuple[str, str] | None:
+        """Who keeps all others from writing and does nothing, and what to do about it; None when nobody is known to."""
+        return self._db.stuck()
+
     def probe(self) -> None:
         """Write nothing, in a transaction that could write.
 

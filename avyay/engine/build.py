@@ -182,9 +182,11 @@ def spending(settings: EngineSettings, models: str | None, agents: Sequence[str]
     configured = {item.name: item for item in settings.agents}
     own: list[str] = []
     nobody: list[str] = []
+    routable = False
     for name in agents:
         item = configured.get(name) or EngineAgentSettings(name=name)
         agent = make_agent(item)
+        routable |= agent.routable
         if models is None or item.endpoint is not None or not agent.routable:
             (own if agent.counts_dollars else nobody).append(name)
     said = []
@@ -199,7 +201,7 @@ def spending(settings: EngineSettings, models: str | None, agents: Sequence[str]
             f"{_and(own)} {'counts its' if one else 'count their'} own dollars, by prices"
             f" {'it knows' if one else 'they know'} (an unknown model costs nothing)."
         )
-    if said and models is None:
+    if said and models is None and routable:
         said.append("With a router (avyay serve marga, engine.models) every call is counted as it is made.")
     return said
 

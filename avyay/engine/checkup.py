@@ -9,6 +9,7 @@ from avyay.engine.contracts import TaskQueue
 from avyay.engine.loop import Dispatcher, owner_is_gone
 from avyay.engine.types import ACTIVE
 from avyay.errors import AvyayError
+from avyay.lock_holder import file_locker
 
 __all__ = ["Check", "inspect"]
 
@@ -46,6 +47,13 @@ def inspect(dispatcher: Dispatcher, queue: TaskQueue) -> list[Check]:
             checks.append(Check(label, False, error.message))
     if said := dispatcher.spending():
         checks.append(Check("dollars", True, " ".join(said), note=True))
+    if (stuck := queue.stuck()) is not None:
+        checks.append(Check("queue lock", False, ": ".join(stuck)))
+    for name, place in dispatcher.places.items():
+        for lock in ("lock", "merge.lock"):
+            holder = file_locker(place.workshop.folder / lock)
+            if holder is not None and holder.stopped:
+                checks.append(Check(f"{lock} of {name or 'default'}", False, f"{holder}. {holder.remedy}"))
     checks += _leases(dispatcher, queue)
     counts = queue.counts()
     checks.append(Check("queue", True, ", ".join(f"{n} {state}" for state, n in sorted(counts.items())) or "empty"))

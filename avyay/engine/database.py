@@ -10,13 +10,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 from avyay.db import open_database
 from avyay.engine.schema import POSTGRES_SCHEMA, SCHEMA
 from avyay.events.outbox import OUTBOX, append_event
+from avyay.lock_holder import sqlite_writer
 from avyay.ports import Event
-from avyay.postgres import PostgresDatabase, is_postgres_url
+from avyay.postgres import IDLE_TIMEOUT_MS, PostgresDatabase, is_postgres_url
 
 __all__ = ["QueueDatabase", "Rows", "open_queue_database"]
 
@@ -84,6 +85,10 @@ class QueueDatabase(Protocol):
         """What the database's own check finds wrong."""
         ...
 
+    def stuck(self) -> tuple[str, str] | None:
+        """Who keeps all others from writing and does nothing, and what to do about it; None when nobody is known to."""
+        ...
+
     def close(self) -> None: ...
 
 
@@ -93,9 +98,11 @@ class SqliteQueue:
     for_update = ""
     skip_locked = ""
     tells = True
+    busy_timeout: ClassVar[float] = 30.0
+    """Seconds to wait for somebody who writes."""
 
     def __init__(self, path: Path) -> None:
-        self._db = open_database(path, SCHEMA, OUTBOX, synchronous="FULL", busy_timeout=30.0)
+        self._db = open_database(path, SCHEMA, OUTBOX, synchronous="FULL", busy_timeout=self.busy_timeout)
 
     def execute(self, statement: str, values: Sequence[Any] = ()) -> Rows:
         return self._db.execute(statement, values)
@@ -126,6 +133,10 @@ class SqliteQueue:
         from avyay.db import integrity_problems
 
         return integrity_problems(self._db)
+
+    def stuck(self) -> tuple[str, str] | None:
+        holder = sqlite_writer(self._db.path)
+        return (f"{holder} holds {self._db.path}", holder.remedy) if holder is not None and holder.stopped else None
 
     def close(self) -> None:
         self._db.close()
@@ -176,6 +187,22 @@ class PostgresQueue:
 
     def problems(self) -> list[str]:
         return []  # checksums and constraints are the server's own affair
+
+    def stuck(self) -> tuple[str, str] | None:
+        row = self._db.execute(
+            "SELECT pid, coalesce(host(client_addr), 'a local socket'),"
+            " extract(epoch FROM now() - state_change)::BIGINT FROM pg_stat_activity"
+            " WHERE datname = current_database() AND application_name = 'avyay'"
+            " AND state = 'idle in transaction' AND now() - state_change > interval '5 s' ORDER BY state_change LIMIT 1"
+        ).fetchone()
+        if row is None:
+            return None
+        pid, client, seconds = row
+        limit = IDLE_TIMEOUT_MS // 1000
+        return (
+            f"session {pid} of {client} has left a transaction open for {seconds} s",
+            f"The server ends it after {limit} s; or at once: SELECT pg_terminate_backend({pid})",
+        )
 
     def close(self) -> None:
         self._db.close()

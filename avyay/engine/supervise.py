@@ -96,12 +96,12 @@ def supervise(
 
             rest = b""
 
-            def look() -> None:
+            def look(*, last: bool = False) -> None:
                 """Once in a while: what the program complains of, and whether its keeper is still there."""
                 nonlocal rest
                 *lines, rest = (rest + complaints.read()).split(b"\n")
                 for text in lines:
-                    if (verdict := error_line(text.decode("utf-8", "replace"))) is not None:
+                    if (verdict := error_line(text.decode("utf-8", "replace"))) is not None and not last:
                         control.stop(*verdict)
                 rest = rest if len(rest) <= _LONGEST_LINE else b""
                 if process.poll() is not None:
@@ -109,7 +109,7 @@ def supervise(
 
             with complaints:
                 _read(process, log, control, line, stall, look)
-                look()  # its last words
+                look(last=True)
             process.wait(timeout=60)
         except subprocess.TimeoutExpired:
             process.kill()

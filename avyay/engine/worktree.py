@@ -10,19 +10,24 @@ import fcntl
 import shutil
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from avyay.engine.agents.outcome import GitEvidence
 from avyay.errors import DependencyError, UnreachableError, UsageError
 from avyay.git import GitRepository
+from avyay.lock_holder import file_locker
+from avyay.log import get_logger
 from avyay.paths import ensure_directory
 
 __all__ = ["IDENTITY", "Workshop", "take_turn"]
 
 IDENTITY = {"name": "avyay engine", "email": "engine@localhost"}
 _SIGNED = ("-c", f"user.name={IDENTITY['name']}", "-c", f"user.email={IDENTITY['email']}", "-c", "commit.gpgSign=false")
+log = get_logger("engine")
+
+_TELL = 60.0  # seconds: who waits says so
 _CLONE_TIMEOUT = 900.0
 _TIMEOUT = 300.0
 
@@ -34,21 +39,31 @@ def take_turn(path: Path, *, patience: float = 60.0) -> Iterator[None]:
     Raises:
         UnreachableError: it was not to be had for so many seconds.
     """
-    until = time.monotonic() + patience
+    began = told = time.monotonic()
     with path.open("a") as file:
         while True:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
-                if time.monotonic() > until:
-                    raise UnreachableError(
-                        f"Another process has held {path} for {patience:.0f} s.",
-                        hint="Is a dispatcher stopped (state T in ps)? Continue it, or end it.",
-                        code="lock_held",
-                    ) from None
+                now = time.monotonic()
+                if now - began > patience:
+                    raise _held(path, patience) from None
+                if now - told > _TELL:
+                    told = now
+                    holder = file_locker(path)
+                    log.warning("waits_for_lock", lock=str(path), holder=str(holder), seconds=round(now - began))
                 time.sleep(0.02)
         yield
+
+
+def _held(path: Path, patience: float) -> UnreachableError:
+    holder = file_locker(path)
+    return UnreachableError(
+        f"{path} has been held for {patience:.0f} s by {holder or 'another process'}.",
+        hint=holder.remedy if holder else "Is a dispatcher stopped (state T in ps)? Continue it, or end it.",
+        code="lock_held",
+    )
 
 
 class Workshop:
@@ -141,13 +156,18 @@ class Workshop:
         listed = self.copy.output("for-each-ref", "--format=%(refname:strip=2)", "refs/heads/avyay/")
         return listed.split()
 
-    def collect(self, work: GitRepository, base: str, branch: str, message: str) -> GitEvidence:
+    def collect(
+        self, work: GitRepository, base: str, branch: str, message: str, *, ignore: Sequence[str] = ()
+    ) -> GitEvidence:
         """Commit what an agent left uncommitted, and say what it changed. The branch then points at the result.
+
+        Args:
+            ignore: Globs of new files that are the agent's own affair.
 
         Raises:
             DependencyError: the worktree is no repository any more.
         """
-        work.output("add", "--all", timeout=_TIMEOUT)
+        work.output("add", "--all", "--", ".", *(f":(exclude){glob}" for glob in ignore), timeout=_TIMEOUT)
         if work.git("diff", "--cached", "--quiet", timeout=_TIMEOUT).code != 0:
             work.output(*_SIGNED, "commit", "--quiet", "--no-verify", "-m", message, timeout=_TIMEOUT)
         head = work.head()

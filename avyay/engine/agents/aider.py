@@ -31,6 +31,7 @@ class Aider(Agent):
     program = "aider"
     dialect = "chat"
     counts_dollars = True
+    leaves = (".aider.tags.cache.v*", ".aider.chat.history.md", ".aider.input.history", ".aider.llm.history")
 
     def invoke(
         self, place: WorkPlace, access: Access, *, program: str, turns: int, arguments: tuple[str, ...] = ()
@@ -78,6 +79,7 @@ class _Words(Transcript):
                 self.turned_away(self.terminal)
         elif line:
             self.said = line
+            self.interrupted |= line.startswith("^C")  # it ends with exit code 0 then
 
 
 def _count(number: str, thousands: str) -> int:

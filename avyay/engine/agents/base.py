@@ -99,6 +99,7 @@ class Transcript:
         denied: Tools the agent was not allowed to use.
         cost: US dollars by the agent's own count, where it counts.
         repeats: How often in a row the last tool call was asked for in exactly the same words.
+        interrupted: It took note of a signal and gave up, whatever its exit code says.
     """
 
     has_terminal: ClassVar[bool] = True
@@ -114,6 +115,7 @@ class Transcript:
         self.cost: float | None = None
         self.tokens = {"input": 0, "output": 0}
         self.repeats = 0
+        self.interrupted = False
         self._turned_away = 0
         self._last_call = ""
 
@@ -171,6 +173,8 @@ class Agent(ABC):
     dialect: ClassVar[Dialect | None]
     routable: ClassVar[bool] = True
     """Whether its models can come through the router."""
+    leaves: ClassVar[tuple[str, ...]] = ()
+    """Globs of files it writes into the working folder for itself: they are no part of its result."""
     counts_dollars: ClassVar[bool] = False
     """Whether it says what it spends, for models whose prices it knows."""
 

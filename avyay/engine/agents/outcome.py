@@ -92,6 +92,8 @@ def classify(
     if ending.signal is not None or (transcript.has_terminal and terminal is None):
         how = f"signal {ending.signal}" if ending.signal is not None else f"exit {ending.code} without a last word"
         return _provider(transcript.hopeless) if transcript.hopeless else Outcome("crashed", how)
+    if transcript.interrupted:
+        return Outcome("crashed", "was interrupted by a signal")
     if terminal is not None and terminal.kind in ("error", "unreachable"):
         return _provider(terminal)
     if ending.code != 0:

@@ -112,9 +112,8 @@ class LocalNode(Node):
         )
         ending, git = run.ending, GitEvidence()
         try:
-            git = workshop.collect(
-                work, order.base, order.branch, f"{order.title}\n\nLeft uncommitted by {order.agent}."
-            )
+            message = f"{order.title}\n\nLeft uncommitted by {order.agent}."
+            git = workshop.collect(work, order.base, order.branch, message, ignore=found.agent.leaves)
         except AvyayError as error:
             ending = Ending(ending.code, ending.signal, ending.ended_by or "abandoned", error.message)
         workshop.remove(tree)

@@ -322,8 +322,8 @@ def _watch(folder: str, order: dict[str, Any], keeping: subprocess.Popen[bytes],
 
 def _collect(tree: str, order: dict[str, Any]) -> dict[str, Any]:
     """Commit what was left uncommitted; the branch then points at the result."""
-    _git(tree, "add", "--all")
-    if _git(tree, "status", "--porcelain").strip():
+    _git(tree, "add", "--all", "--", ".", *(f":(exclude){glob}" for glob in order.get("ignore", ())))
+    if _git(tree, "diff", "--cached", "--name-only").strip():
         name, email = order["identity"]
         message = order["leftover_message"].encode()
         _git(

@@ -1,4 +1,4 @@
-"""What a task and a day may use up: counted where a restart does not forget it, and by agents where no router counts."""
+"""What a task and a day may use up, where a restart does not forget it; and what agents count where no router does."""
 
 from __future__ import annotations
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from avyay.clock import Clock
 from avyay.engine.database import QueueDatabase
+from avyay.engine.types import State
 from avyay.money import ZERO, Picodollars
 
 __all__ = ["Bookkeeping", "DayUse"]
@@ -34,6 +36,20 @@ class Bookkeeping:
 
     _db: QueueDatabase
     _clock: Clock
+
+    if TYPE_CHECKING:
+
+        def _record(
+            self,
+            db: QueueDatabase,
+            name: str,
+            kind: str,
+            before: State | None,
+            after: State | None,
+            owner: str | None,
+            fence: int | None,
+            detail: str = "",
+        ) -> None: ...
 
     def book(self, day: str, seconds: float, spent: Picodollars = ZERO) -> None:
         """Add to what was used up on a day, written as 2026-11-21."""
@@ -78,10 +94,7 @@ class Bookkeeping:
             )
             if files:
                 told = ", ".join(f"{path} ({reason})" for path, reason in files.items())
-                db.execute(
-                    "INSERT INTO history (task, at, kind, detail) VALUES (?, ?, 'guessed', ?)",
-                    (name, self._clock.now(), told),
-                )
+                self._record(db, name, "guessed", None, None, None, None, told)
         return True
 
     def stuck(self) -> tuple[str, str] | None:

@@ -131,7 +131,7 @@ class DayCaps:
         return f"{format_usd(Picodollars(spent))} are spent today, of {format_usd(self._dollars)}"
 
     def _tell(self, now: float, spent: int, cap: Picodollars) -> None:
-        """Once a day that its cap is near, and once that it is reached; what was spent is read again after a restart."""
+        """Once a day that its cap is near, and once that it is reached; the bill is read again after a restart."""
         day = day_of(now)
         for verb, share in (("neared", self._near), ("exhausted", 1.0)):
             if self._events is None or not cap or spent < cap * share or (verb, day) in self._told:

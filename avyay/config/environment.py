@@ -5,7 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 
-__all__ = ["Environment"]
+__all__ = ["Environment", "refuse_telemetry"]
+
+# Read by a library once, when it is loaded. ONNX Runtime since 1.29 writes a device id below the home folder and sends
+# events about every session (file names and graph names of models included) to its maker unless this is set.
+TELEMETRY_SWITCHES = ("ORT_DISABLE_TELEMETRY",)
 
 
 class Environment(Mapping[str, str]):
@@ -29,3 +33,9 @@ class Environment(Mapping[str, str]):
     def value(self, name: str) -> str | None:
         """The value of `name` without surrounding white space; None when unset or blank."""
         return self._values.get(name, "").strip() or None
+
+
+def refuse_telemetry() -> None:
+    """Tell libraries about to be imported to send nothing home; what the user has set stays."""
+    for name in TELEMETRY_SWITCHES:
+        os.environ.setdefault(name, "1")

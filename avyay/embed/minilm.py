@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 
 import numpy as np
 
+from avyay.config.environment import refuse_telemetry
 from avyay.embed.bundle import BUNDLED, Bundle
 from avyay.embed.tokenizer import WordPiece
 from avyay.embed.types import EmbedderOptions
@@ -103,6 +104,7 @@ class MiniLM:
         return self._session
 
     def _open(self) -> InferenceSession:
+        refuse_telemetry()
         try:
             import onnxruntime
         except ImportError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from avyay.config.environment import refuse_telemetry
 from avyay.errors import DependencyError, UsageError
 
 __all__ = ["DEFAULT_MODEL", "CrossEncoder"]
@@ -27,6 +28,7 @@ class CrossEncoder:
 
     def __init__(self, model: str | None = None) -> None:
         self.name = model or DEFAULT_MODEL
+        refuse_telemetry()  # fastembed runs on onnxruntime
         try:
             from fastembed.rerank.cross_encoder import TextCrossEncoder
             from loguru import logger

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import sys
@@ -15,7 +16,21 @@ from typer.exceptions import TyperException
 from avyay.cli.main import COMMANDS
 from avyay.errors import AvyayError, ExitCode
 
-__all__ = ["LazyGroup", "application", "command_group", "run"]
+__all__ = ["CommandGroup", "LazyGroup", "application", "command_group", "run"]
+
+WHOLE = 1000  # characters: no sentence about a command is that long
+
+
+class CommandGroup(TyperGroup):
+    """A group whose page tells what each command does in a whole sentence, not in the part of it that fits a line."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        names = self.list_commands(ctx)
+        commands = {name: command for name in names if (command := self.get_command(ctx, name)) is not None}
+        rows = [(name, command.get_short_help_str(WHOLE)) for name, command in commands.items() if not command.hidden]
+        if rows:
+            with formatter.section("Commands"):
+                formatter.write_dl(rows)
 
 
 class LazyGroup(TyperGroup):
@@ -54,6 +69,7 @@ def application() -> typer.Typer:
 def command_group(help_text: str) -> typer.Typer:
     """The `app` of a verb's module."""
     return typer.Typer(
+        cls=CommandGroup,
         help=help_text,
         no_args_is_help=True,
         add_completion=False,
@@ -81,12 +97,13 @@ def run(arguments: list[str]) -> int:
         _say(error.message, error.hint)
         return error.exit_code
     except TyperException as error:
-        message = error.format_message()
+        message = error.format_message().replace(": Value error, ", ": ")  # pydantic's words, nobody else's
         if type(error).__name__ == "NoArgsIsHelpError":
             sys.stderr.write(f"{message}\n")
         else:
             context = getattr(error, "ctx", None)
-            path = context.command_path if context is not None else "avyay"
+            verb = next((f"avyay {word}" for word in arguments[:1] if word in COMMANDS), "avyay")
+            path = context.command_path if context is not None else verb
             _say(message, f"See: {path} --help")
         return ExitCode.USAGE
     except (KeyboardInterrupt, typer.Abort):
@@ -96,6 +113,8 @@ def run(arguments: list[str]) -> int:
         # The reader has gone (`avyay … | head`): not an error, but the interpreter must not flush into the pipe again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return ExitCode.OK
+    except OSError as error:
+        return _refused(error)
     except Exception as error:  # noqa: BLE001 - the outermost border: a bug ends in one sentence and exit 70
         return _internal(error)
 
@@ -104,6 +123,27 @@ def _say(message: str, hint: str | None) -> None:
     sys.stderr.write(f"avyay: {message}\n")
     if hint:
         sys.stderr.write(f"{hint}\n")
+
+
+REFUSALS = {
+    errno.ENOSPC: "Free some space and try again.",
+    errno.EDQUOT: "Free some space and try again.",
+    errno.EROFS: "Set AVYAY_HOME to a folder you can write to, for example AVYAY_HOME=/tmp/avyay.",
+    errno.EACCES: "Fix the permissions, or run it as the owner.",
+    errno.EPERM: "Fix the permissions, or run it as the owner.",
+    errno.EMFILE: "Raise the limit on open files: ulimit -n 4096",
+    errno.ENFILE: "Close other programs: the machine has no more open files to give.",
+}
+
+
+def _refused(error: OSError) -> int:
+    """What the machine refused is no bug: say what and what to do about it."""
+    hint = REFUSALS.get(error.errno or 0)
+    if hint is None:
+        return _internal(error)
+    what = f"{error.filename}: " if isinstance(error.filename, str) else ""
+    _say(f"{what}{error.strerror}.", hint)
+    return ExitCode.DEPENDENCY
 
 
 def _internal(error: Exception) -> int:

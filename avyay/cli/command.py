@@ -15,11 +15,14 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
+from enum import Enum
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from types import NoneType, UnionType
+from typing import TYPE_CHECKING, Annotated, Any, Union, get_args, get_origin
 
 import typer
+from typer.models import OptionInfo
 
 from avyay.cli.output import Output
 
@@ -32,7 +35,9 @@ __all__ = ["Run", "command"]
 Config = Annotated[Path | None, typer.Option("--config", help="Use this configuration file.", metavar="FILE")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print results and errors only.")]
-Verbose = Annotated[int, typer.Option("--verbose", "-v", count=True, help="Say more; twice for debug logs.")]
+Verbose = Annotated[
+    int, typer.Option("--verbose", "-v", count=True, help="Say more; twice for debug logs.", show_default=False)
+]
 NoColor = Annotated[bool, typer.Option("--no-color", help="No colours (also: NO_COLOR=1).")]
 
 
@@ -91,6 +96,8 @@ def command(
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         signature = inspect.signature(function, eval_str=True)
         own = list(signature.parameters.values())[1:]
+        for parameter in own:
+            _name_values(parameter.annotation)
         shared: dict[str, Any] = {"config": Config, "quiet": Quiet, "verbose": Verbose, "no_color": NoColor}
         if results:
             shared = {"as_json": Json, **shared}
@@ -125,3 +132,19 @@ def command(
         return function
 
     return decorate
+
+
+_VALUES = {str: "TEXT", int: "N", float: "NUMBER", Path: "PATH"}
+
+
+def _name_values(annotation: Any) -> None:
+    """Let the help page say `--exclude TEXT`, as it says `--config FILE`, where typer would print Python's types."""
+    if get_origin(annotation) is not Annotated:
+        return
+    kind, *details = get_args(annotation)
+    while get_origin(kind) in (UnionType, Union, list):
+        kind = next(inner for inner in get_args(kind) if inner is not NoneType)
+    for detail in details:
+        if isinstance(detail, OptionInfo) and detail.metavar is None and not detail.count:
+            words = [str(one.value) for one in kind] if isinstance(kind, type) and issubclass(kind, Enum) else []
+            detail.metavar = "|".join(words) or _VALUES.get(kind)

@@ -25,9 +25,11 @@ class Shell(StrEnum):
 def completion(run: Run, shell: Annotated[Shell, typer.Argument(help="bash, zsh or fish.")]) -> None:
     """Print a completion script.
 
-    bash: avyay completion bash > ~/.local/share/bash-completion/completions/avyay
-    zsh: avyay completion zsh > a file named _avyay in a folder of your fpath
-    fish: avyay completion fish > ~/.config/fish/completions/avyay.fish
+    \b
+    Where to put it:
+    bash  avyay completion bash > ~/.local/share/bash-completion/completions/avyay
+    zsh   avyay completion zsh > ~/.zfunc/_avyay      (a folder of your fpath)
+    fish  avyay completion fish > ~/.config/fish/completions/avyay.fish
     """
     from typer._completion_shared import get_completion_script
 

@@ -78,30 +78,75 @@ def help_page(words: list[str]) -> str | None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and leave the process with its exit code."""
-    arguments = sys.argv[1:] if arguments is None else arguments
-    completing = "_AVYAY_COMPLETE" in os.environ
-    if not completing:
+    try:
+        _open_streams()
+        code = _answer(sys.argv[1:] if arguments is None else arguments)
+    except KeyboardInterrupt:
+        sys.stderr.write("\navyay: interrupted.\n")
+        code = 130
+    except OSError as error:  # of the static pages only: commands answer for themselves
+        code = _unwritten(error)
+    try:
+        if not sys.stdout.closed:
+            sys.stdout.flush()
+    except OSError as error:
+        code = _unwritten(error) or code
+    sys.exit(code)
+
+
+def _answer(arguments: list[str]) -> int:
+    if "_AVYAY_COMPLETE" not in os.environ:
         if not arguments or (arguments[0] in ("-h", "--help", "help") and len(arguments) == 1):
             sys.stdout.write(help_text())
-            sys.exit(0)
+            return 0
+        if arguments[0] == "help":
+            arguments = [*arguments[1:], "--help"]
         if arguments[0] in ("--version", "-V"):
             from avyay import __version__
 
             sys.stdout.write(f"avyay {__version__}\n")
-            sys.exit(0)
-        if not arguments[0].startswith("-") and arguments[0] not in COMMANDS:
-            sys.exit(_unknown(arguments[0]))
+            return 0
+        if arguments[0] not in COMMANDS and arguments[0] not in ("-h", "--help"):
+            return _unknown(arguments)
         if arguments[-1] in ("-h", "--help") and (page := help_page(arguments[:-1])):
             sys.stdout.write(page)
-            sys.exit(0)
+            return 0
         if arguments[0] == "scan":
             from avyay.cli.replay import replay
 
             if (code := replay(arguments[1:])) is not None:
-                sys.exit(code)
+                return code
     from avyay.cli.app import run
 
-    sys.exit(run(arguments))
+    return run(arguments)
+
+
+def _open_streams() -> None:
+    """Give a closed standard stream somewhere to go.
+
+    Else the first file opened would get its number, and whatever a child prints would end in that file.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            null = os.open(os.devnull, os.O_RDWR)
+            if null != number:
+                os.dup2(null, number)
+                os.close(null)
+            setattr(sys, name, open(number, "w" if number else "r", encoding="utf-8", closefd=False))  # noqa: SIM115
+        elif number and getattr(sys, name).encoding.lower() not in ("utf-8", "utf8"):
+            getattr(sys, name).reconfigure(errors="replace")  # a table's lines in Latin-1: better marks than no answer
+
+
+def _unwritten(error: OSError) -> int:
+    """Standard output takes nothing more: its reader has gone (no error), or its disk is full."""
+    # The interpreter flushes once more when it ends, and would say so again.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    if isinstance(error, BrokenPipeError):
+        return 0
+    sys.stderr.write(
+        f"avyay: cannot write to standard output: {error.strerror}.\nFree some space, or send it elsewhere.\n"
+    )
+    return 3
 
 
 def raksha() -> None:
@@ -110,11 +155,19 @@ def raksha() -> None:
     main(arguments if arguments[:1] in (["scan"], ["--version"]) else ["raksha", *arguments])
 
 
-def _unknown(name: str) -> int:
+def _unknown(arguments: list[str]) -> int:
     """A typo costs nothing: no typer, no configuration, no socket."""
     import difflib
 
-    close = difflib.get_close_matches(name, COMMANDS, n=1)
+    name = arguments[0]
+    options = name.startswith("-")
+    known, cutoff = (("--help", "--version"), 0.7) if options else ((*COMMANDS, "help"), 0.6)
+    close = difflib.get_close_matches(name, known, n=1, cutoff=cutoff)
+    if name == "version":
+        close = ["--version"]
+    verb = next((word for word in arguments if word in COMMANDS), None)
     hint = f"Did you mean: avyay {close[0]}" if close else "See: avyay --help"
-    sys.stderr.write(f"avyay: there is no command {name!r}.\n{hint}\n")
+    if options and verb is not None:
+        hint = f"Options come after the command: avyay {verb} {name}"
+    sys.stderr.write(f"avyay: there is no {'option' if options else 'command'} {name!r}.\n{hint}\n")
     return 2

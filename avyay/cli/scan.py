@@ -42,6 +42,11 @@ class ScanCommand(TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         words = {"--fix=unsafe": "--fix-unsafe", "--fix=safe": "--fix"}
+        for arg in args:
+            if arg.startswith("--fix=") and arg not in words:
+                raise UsageError(
+                    f"--fix takes safe or unsafe, not {arg[6:]!r}.", hint="Try: avyay scan --fix --dry-run"
+                )
         return super().parse_args(ctx, [words.get(arg, arg) for arg in args])
 
 

@@ -251,8 +251,14 @@ def _explain(error: ValidationError, sources: list[_Source]) -> ConfigError:
         close = difflib.get_close_matches(str(location[-1]), names, n=1)
         hint = f"Did you mean {close[0]!r}?" if close else f"Known here: {', '.join(names)}."
         return ConfigError(f"{prefix}unknown key {key!r}.", hint=hint, code="unknown_key")
-    message = first["msg"].removeprefix("Value error, ")
+    message = _MESSAGES.get(first["type"]) or first["msg"].removeprefix("Value error, ")
     return ConfigError(f"{prefix}{key}: {message}.", hint="See the key's meaning: avyay config schema")
+
+
+# Where pydantic's own words speak of Python and not of YAML.
+_MESSAGES = dict.fromkeys(("tuple_type", "list_type", "set_type", "frozen_set_type"), "expected a list: [one, two]")
+_MESSAGES |= dict.fromkeys(("model_type", "model_attributes_type", "dict_type"), "expected `key: value` lines")
+_MESSAGES["missing"] = "is required"
 
 
 def _is_union_tag(part: str | int) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +37,9 @@ def changes_since(base: str, repository: GitRepository | None, root: Path) -> Ch
     """
     if repository is None:
         raise UsageError(
-            f"{root} is in no git repository: nothing to compare with.", hint=GIT_HINT, code="no_repository"
+            f"{root} is in no git repository: nothing to compare with.",
+            hint="Scan a clone of the repository, or leave out --diff." if shutil.which("git") else GIT_HINT,
+            code="no_repository",
         )
     commit = _commit(base, repository)
     merge_base = repository.git("merge-base", commit, "HEAD").text.strip()

@@ -72,6 +72,15 @@ class TestHelp:
         assert (done.returncode, done.stderr, done.stdout) == (0, "", help_text())
         assert all(f"  {name} " in done.stdout for name in COMMANDS)
 
+    def test_help_followed_by_a_command(self) -> None:
+        assert avyay("help", "scan").stdout == avyay("scan", "--help").stdout
+        assert avyay("help", "rag", "index").stdout == avyay("rag", "index", "--help").stdout
+        assert avyay("help", "scna").returncode == 2
+
+    @pytest.mark.parametrize("group", ["engine", "marga", "rag", "serve", "siddhi"])
+    def test_a_group_says_whole_sentences(self, group: str) -> None:
+        assert "..." not in avyay(group, "--help").stdout.split("Commands:")[1]
+
     def test_version(self) -> None:
         assert avyay("--version").stdout == f"avyay {__version__}\n"
 
@@ -110,6 +119,29 @@ class TestTypos:
         done = avyay("config", "shwo")
         assert done.returncode == 2
         assert "'show'" in done.stderr
+
+    @pytest.mark.parametrize(
+        ("arguments", "hint"),
+        [
+            (("--verison",), "Did you mean: avyay --version"),
+            (("version",), "Did you mean: avyay --version"),
+            (("-q", "scan", "."), "Options come after the command: avyay scan -q"),
+            (("--json",), "See: avyay --help"),
+        ],
+    )
+    def test_words_in_the_wrong_place(self, arguments: tuple[str, ...], hint: str) -> None:
+        done = avyay(*arguments)
+        assert (done.returncode, done.stdout, done.stderr.splitlines()[-1]) == (2, "", hint)
+
+    def test_a_wrong_choice_is_told_in_our_words(self) -> None:
+        done = avyay("route", "--tier", "big", "hello")
+        assert done.returncode == 2
+        assert done.stderr.startswith("avyay: Invalid value for '--tier' / '-t': 'big' is not one of 'local'")
+        done = avyay("scan", "--fix=everything")
+        assert (done.returncode, done.stderr.splitlines()[0]) == (
+            2,
+            "avyay: --fix takes safe or unsafe, not 'everything'.",
+        )
 
 
 class TestCompletion:
@@ -185,6 +217,48 @@ class TestProcess:
         line = f"{sys.executable} -m avyay config schema | head -c 10"
         done = subprocess.run(line, shell=True, capture_output=True, text=True, timeout=60)
         assert done.stderr == ""
+
+    @pytest.mark.parametrize(
+        "arguments", ["--help", "scan --help", "config show", "config schema", "scan {folder}", "doctor --json"]
+    )
+    @pytest.mark.parametrize("stream", ["1>&-", "2>&-", "0<&- 1>&- 2>&-"])
+    def test_a_closed_stream_is_no_error(self, arguments: str, stream: str, tmp_path: Path) -> None:
+        (tmp_path / "clean.py").write_text("x = 1\n")
+        line = f"{sys.executable} -m avyay {arguments.format(folder=tmp_path)} {stream}"
+        done = subprocess.run(line, shell=True, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+        assert (done.returncode, done.stderr) == (0, "")
+
+    @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+    @pytest.mark.parametrize(
+        "arguments", ["--help", "--version", "help scan", "config show", "config schema", "scan {folder}"]
+    )
+    def test_output_that_cannot_be_written_is_one_sentence(self, arguments: str, tmp_path: Path) -> None:
+        (tmp_path / "clean.py").write_text("x = 1\n")
+        for _ in range(2):  # the second scan is an answer recorded by the first
+            line = f"{sys.executable} -m avyay {arguments.format(folder=tmp_path)} > /dev/full"
+            done = subprocess.run(line, shell=True, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+            assert done.returncode == 3
+            assert done.stderr.splitlines()[0].endswith("No space left on device.")
+            assert len(done.stderr.splitlines()) == 2
+
+    def test_a_terminal_that_knows_no_unicode(self, tmp_path: Path) -> None:
+        (tmp_path / "clean.py").write_text("x = 1\n")
+        done = avyay("scan", ".", cwd=tmp_path, PYTHONIOENCODING="ascii", PYTHONUTF8="0")
+        assert (done.returncode, done.stderr) == (0, "")
+        assert "No findings." in done.stdout
+
+    def test_an_interrupt_while_modules_load(self) -> None:
+        code = (
+            "import signal, sys\n"
+            "class Slow:\n"
+            "    def find_spec(self, name, path=None, target=None):\n"
+            "        if name == 'typer': signal.raise_signal(signal.SIGINT)\n"
+            "sys.meta_path.insert(0, Slow())\n"
+            "from avyay.cli.main import main\n"
+            "main(['config', 'show'])\n"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+        assert (done.returncode, done.stderr.strip()) == (130, "avyay: interrupted.")
 
     def test_pipes_have_no_escape_codes(self) -> None:
         assert "\x1b" not in avyay("config", "show").stdout

@@ -18,6 +18,7 @@ from avyay.clock import SYSTEM_CLOCK, Clock
 from avyay.db import Database, open_database
 from avyay.errors import AvyayError, UnreachableError
 from avyay.http import client, unreachable
+from avyay.paths import ensure_directory
 from avyay.raksha.sca.cvss import base_score
 from avyay.raksha.sca.database import SCHEMA
 from avyay.raksha.sca.lockfiles import OsvEcosystem, normal
@@ -48,9 +49,10 @@ def update_database(
     Raises:
         UnreachableError: the source does not answer, or answers something else; the old copy stays.
         DependencyError: the database cannot be written.
+        UsageError: nor can its folder.
     """
     counts: dict[str, int] = {}
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    ensure_directory(path.parent)
     with TemporaryDirectory(prefix=".advisories-", dir=path.parent) as folder:
         fresh = Path(folder, "new.db")
         database = open_database(fresh, SCHEMA, synchronous="OFF")

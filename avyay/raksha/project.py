@@ -20,7 +20,8 @@ Ecosystem = Literal["pypi", "npm", "go"]
 EMAIL = re.compile(r"[A-Za-z0-9._%+-]+@[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)+")
 OWNERS = ("CODEOWNERS", ".github/CODEOWNERS", "docs/CODEOWNERS", ".gitlab/CODEOWNERS")
 METADATA = (
-    "pyproject.toml", "setup.py", "setup.cfg", "package.json", "Cargo.toml", "composer.json", "AUTHORS", "AUTHORS.md",
+    "pyproject.toml", "setup.py", "setup.cfg", "package.json", "Cargo.toml", "composer.json", "pom.xml", "Chart.yaml",
+    "AUTHORS", "AUTHORS.md",
     "AUTHORS.rst", "AUTHORS.txt", "MAINTAINERS", "MAINTAINERS.md", "CONTRIBUTORS", "CONTRIBUTORS.md", "SECURITY.md",
     "CODE_OF_CONDUCT.md", "LICENSE", "LICENSE.txt", ".mailmap", "CITATION.cff",
 )  # fmt: skip

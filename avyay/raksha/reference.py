@@ -33,6 +33,8 @@ def render_rule(rule: Rule) -> str:
         facts.append("`--fix`" if rule.repair == "safe" else "`--fix=unsafe`")
     if rule.online:
         facts.append("only with `--online`")
+    if not rule.tests:
+        facts.append("not in test code")
     fence = _FENCES.get(rule.languages[0], "") if rule.languages else "python"
     parts = [f"### {rule.id}", f"{rule.title}. " + " · ".join(facts), rule.why]
     for label, code in (("Bad", rule.bad), ("Good", rule.good)):

@@ -213,6 +213,7 @@ def _describe(raw: Mapping[str, Any]) -> Rule:
         security_severity=float(score) if isinstance(score, int | float | str) and str(score).strip() else None,
         engine="semgrep",
         repair=repair,
+        tests=meta.get("tests") is not False,
     )
 
 

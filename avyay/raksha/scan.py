@@ -191,12 +191,13 @@ class CodeScanner:
         return not any(fnmatch.fnmatchcase(rule, glob) for glob in self._disable)
 
     def _findings(self, runs: Sequence[_Run], files: Sequence[SourceFile], rules: dict[str, Rule]) -> list[Finding]:
+        tests = {file.name for file in files if file.is_test}
         found = [
             finding
             for run in runs
             for result in run.outcome.results.values()
             for finding in result.findings
-            if self._is_on(finding.rule)
+            if self._is_on(finding.rule) and (finding.path not in tests or rules[finding.rule].tests)
         ]
         return finish(join(found, rules), {file.name: file for file in files})
 
@@ -340,11 +341,12 @@ def _judged(
     for run in runs:
         if run.failed:
             continue
-        rules = {rule.id for rule in described(run.engine) if is_on(rule.id)}
+        rules = [rule for rule in described(run.engine) if is_on(rule.id)]
+        everywhere, in_code = {rule.id for rule in rules if rule.tests}, {rule.id for rule in rules}
         for file in run.files:
             result = run.outcome.results.get(file.name)
             if result is not None and not result.failed:
-                judged.setdefault(file.name, set()).update(rules)
+                judged.setdefault(file.name, set()).update(everywhere if file.is_test else in_code)
     return judged  # type: ignore[return-value]
 
 

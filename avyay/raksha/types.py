@@ -66,6 +66,7 @@ class Rule:
         languages: Those the rule reads; empty: any text.
         aliases: Rules of other tools that mean the same (`bandit:B105`); their findings merge into this one.
         online: The rule asks the network and runs only with `--online`.
+        tests: The fault matters in test code too; most settings that are unsafe in production are the point of a test.
         repair: Whether `--fix` can repair what it finds, or some of it; `unsafe` needs `--fix=unsafe`.
     """
 
@@ -86,6 +87,7 @@ class Rule:
     online: bool = False
     engine: str = "checks"
     repair: Repair = "none"
+    tests: bool = True
 
     @property
     def score(self) -> float:

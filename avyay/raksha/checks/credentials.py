@@ -13,6 +13,7 @@ from avyay.raksha.checks.base import Finding, Project, Rule, SourceFile
 from avyay.raksha.checks.secret_formats import match_provider, valid_checksum
 from avyay.raksha.checks.secret_names import Kind, kind_of_name
 from avyay.raksha.checks.secret_values import is_placeholder, judge
+from avyay.raksha.languages import UNSUPPORTED
 from avyay.raksha.syntax.lexer import Token
 from avyay.raksha.syntax.module import Call, Module, parse, split, text_of
 
@@ -157,6 +158,15 @@ PROSE = re.compile(
 )
 LINE = re.compile(
     r"^\s*(?:export\s+|ENV\s+|ARG\s+|-\s+|set\s+)?[\"']?(?P<name>[A-Za-z_][\w.-]*)[\"']?\s*(?P<op>[:=]|\s)\s*(?P<quote>[\"']?)(?P<value>[^\s\"'#,]{3,200})(?P=quote)\s*,?\s*(?:#.*)?$"
+)
+# The same in languages that only their text is read of: a type before the name, a semicolon at the end.
+CODE_LINE = re.compile(
+    r"^\s*(?:[\w.<>\[\]?&*]+\s+){0,6}[$@]?(?P<name>[A-Za-z_][\w.>-]*?)\s*(?::\s*[\w?<>]+\s*)?(?P<op>:=|=>|=|:)\s*(?P<quote>[\"'])(?P<value>[^\s\"']{3,200})(?P=quote)\s*[;,]?\s*(?:(?://|#).*)?$"
+)
+# Where a value stands without quotes. Anywhere else a word without quotes is a variable, not its value.
+BARE = frozenset({"yaml", "bash", "dockerfile", "json"})
+BARE_NAMES = re.compile(
+    r"(?i)(?:^|/)(?:[^/.]*|[^/]*\.env(?:\.[^/]*)?|[^/]*\.(?:ini|cfg|conf|cnf|config|properties|env|service|toml|netrc|pgpass))$"
 )
 CRYPTO = {  # callee -> position of the secret
     re.compile(r"(?:^|\.)(?:jwt|jsonwebtoken|jose|JWT|pyjwt)\.(?:encode|decode|sign|verify)$|^(?:jwtSign|jwtVerify|sign|verify)$"): (1, "signing"),
@@ -516,16 +526,17 @@ def _only_string(tokens: list[Token]) -> Token | None:
 def _settings(file: SourceFile, taken: list[tuple[int, int]]) -> Iterator[Finding]:
     """`name: value` and `NAME=value` lines of configuration files."""
     offset = 0
+    bare = file.language in BARE or (file.language == "text" and BARE_NAMES.search(file.name) is not None)
     for line in file.text.split("\n"):
         start = offset
         offset += len(line) + 1
         if len(line) > 400 or line.lstrip().startswith(("#", "//", ";", "*")):
             continue
-        match = LINE.match(line)
+        match = (CODE_LINE if file.language in UNSUPPORTED else LINE).match(line)
         if match is None or (match.group("op").isspace() and not re.match(r"\s*(?:ENV|ARG)\s", line)):
             continue
         kind = kind_of_name(match.group("name"))
-        if kind is None:
+        if kind is None or not (bare or match.group("quote")):
             continue
         value = match.group("value")
         if (file.language == "yaml" and re.match(r"[*&!|>\[{]", value)) or "${{" in line or _is_public_jwt(value):

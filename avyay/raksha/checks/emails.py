@@ -133,8 +133,13 @@ PLACEHOLDER = re.compile(
     r"(?i)(?:placeholder|example|e\.g\.|pattern|help_?text|hint|format)[\"']?\s*[=:({]*\s*[\"'`{]*[^\"'`\n]*$"
 )
 METADATA = frozenset(
-    {"package.json", "pyproject.toml", "setup.py", "setup.cfg", "composer.json", "Cargo.toml", "cargo.toml"}
-)
+    {
+        "package.json", "pyproject.toml", "setup.py", "setup.cfg", "composer.json", "Cargo.toml", "cargo.toml",
+        "pom.xml", "Chart.yaml",
+    }
+)  # fmt: skip
+STAND_IN = re.compile(r"^(?:my|your)[-_.]|^(?:foo|username|firstname|first\.last)@|(?:^|[-.])x{2,}(?:[-.]|$)")
+LOGIN = re.compile(r"(?:^|[\s\"'`$(])(?:ssh|scp|sftp|rsync|mosh|sshfs|ssh-copy-id|ansible_host)\b[^\n|;&]*$")
 
 
 def run(file: SourceFile, project: Project) -> Iterator[Finding]:
@@ -181,6 +186,8 @@ def _is_address(text: str, start: int, end: int, address: str) -> bool:
     local, _, domain = address.partition("@")
     if RESERVED.search(domain) or domain.rsplit(".", 1)[-1] in NOT_A_DOMAIN or SERVICES.search(address):
         return False
+    if STAND_IN.search(local + "@") or STAND_IN.search(domain):
+        return False
     before = text[max(0, start - 120) : start]
     line = before.rsplit("\n", 1)[-1]
     word = re.split(r"[\s\"'`<>(),;=]", line)[-1]
@@ -193,7 +200,7 @@ def _is_address(text: str, start: int, end: int, address: str) -> bool:
         return False
     if after[:1] == "." and after[1:2].isalnum():
         return False
-    return not PLACEHOLDER.search(line)
+    return not PLACEHOLDER.search(line) and not LOGIN.search(line)
 
 
 def _is_remark(file: SourceFile, offset: int) -> bool:

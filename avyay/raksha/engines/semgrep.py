@@ -27,6 +27,7 @@ from avyay.errors import ConfigError, DependencyError, UnreachableError
 from avyay.process import Completed, run
 from avyay.raksha.engines.base import FileResult, Outcome, Step
 from avyay.raksha.engines.prefilter import Condition, Words, can_match, conditions, scopes_of
+from avyay.raksha.engines.readable import readable
 from avyay.raksha.languages import STRUCTURED, UNSUPPORTED
 from avyay.raksha.project import Project
 from avyay.raksha.registry import PatternRules, installed_version
@@ -370,14 +371,18 @@ def _language(name: str) -> str:
 
 
 def _places(files: Sequence[SourceFile], folder: Path) -> Iterator[tuple[str, SourceFile]]:
-    """Where the engine finds each file: on disk, or in a temporary folder for text that came over the wire."""
+    """Where the engine finds each file: on disk, or in a temporary folder for text that came over the wire.
+
+    What its parser would refuse for its form alone is there in another.
+    """
     for number, file in enumerate(files):
-        if file.path is not None:
+        data = readable(file)
+        if file.path is not None and data is None:
             yield str(file.path), file
             continue
         place = folder / str(number) / Path(file.name).name
         place.parent.mkdir()
-        place.write_bytes(file.data)
+        place.write_bytes(file.data if data is None else data)
         yield str(place), file
 
 

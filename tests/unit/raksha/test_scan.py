@@ -196,3 +196,15 @@ def test_yaml_that_one_parser_refuses_is_read_by_another(write) -> None:
     assert {item.path for item in CodeScanner([semgrep]).scan([root]).skipped} == {"languages.yml", "broken.yml"}
     report = CodeScanner([ChecksEngine(load_checks(plugins=False)), semgrep]).scan([root])
     assert [item.path for item in report.skipped] == ["broken.yml"]
+
+
+def test_a_setting_that_only_production_must_not_have_is_fine_in_tests(write) -> None:
+    text = "import requests\nrequests.get('https://a.example', verify=False)\n"
+    excused = text.rstrip() + "  # avyay: ignore[tls-verification-off-python] no longer needed\n"
+    root = write({"client.py": text, "tests/a.py": text, "tests/b.py": excused, "tests/c.py": "eval(input())\n"})
+    engines = [ChecksEngine(load_checks(plugins=False)), SemgrepEngine(PatternRules()), BanditEngine()]
+    report = CodeScanner(engines).scan([root])
+    assert found(report) == [
+        ("code-injection-python", "tests/c.py", 1),
+        ("tls-verification-off-python", "client.py", 2),
+    ]

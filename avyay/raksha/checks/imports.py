@@ -7,7 +7,7 @@ import json
 import re
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from functools import lru_cache
 
 from avyay.raksha.checks.base import Finding, Project, Rule, SourceFile
@@ -57,6 +57,7 @@ SAMPLES = frozenset(
         "benchmarks",
     }
 )
+BUILDING = frozenset({"setuptools", "pkg_resources", "distutils", "wheel"})
 NAME = re.compile(r"^\s*([A-Za-z0-9][A-Za-z0-9._-]*)")
 
 
@@ -88,7 +89,7 @@ def _normal(name: str) -> str:
 
 
 def _python(file: SourceFile, project: Project) -> Iterator[tuple[str, int, int]]:
-    declared = _declared_python(_frozen(project))
+    declared = _declared_python(_frozen(project, PYTHON_LOCKS))
     local = _local_python(project.files)
     text = file.text
     for match in PYTHON_IMPORT.finditer(text):
@@ -100,6 +101,8 @@ def _python(file: SourceFile, project: Project) -> Iterator[tuple[str, int, int]
             else [part.split()[0].split(".")[0] for part in match.group(3).split(",") if part.split()]
         )
         for name in names:
+            if name in BUILDING and file.name.rsplit("/", 1)[-1] == "setup.py":
+                continue  # whoever builds brings them
             if (
                 name in sys.stdlib_module_names
                 or name in local
@@ -141,12 +144,17 @@ def _provided(name: str, declared: frozenset[str]) -> bool:
     return len(normal) > 2 and any(normal in item for item in declared)
 
 
-def _frozen(project: Project) -> tuple[tuple[str, str], ...]:
-    locks = [
-        name
-        for name in project.files
-        if name.rsplit("/", 1)[-1] in ("uv.lock", "poetry.lock", "Pipfile.lock", "pdm.lock")
-    ]
+PYTHON_LOCKS = frozenset({"uv.lock", "poetry.lock", "Pipfile.lock", "pdm.lock"})
+SCRIPT_LOCKS = {  # how each names the packages it installs
+    "package-lock.json": re.compile(r"\"(?:[^\"\n]*/)?node_modules/((?:@[^/\"\n]+/)?[^/\"\n]+)\": \{"),
+    "yarn.lock": re.compile(r"(?m)^\"?((?:@[^/@\s]+/)?[^@\s\"]+)@"),
+    "pnpm-lock.yaml": re.compile(r"(?m)^\s+['\"]?/?((?:@[^/@\s]+/)?[^/@\s'\"(]+)[@/]\d"),
+    "bun.lock": re.compile(r"(?m)^\s+\"((?:@[^/\"]+/)?[^/\"]+)\": \["),
+}
+
+
+def _frozen(project: Project, kinds: Collection[str]) -> tuple[tuple[str, str], ...]:
+    locks = [name for name in project.files if name.rsplit("/", 1)[-1] in kinds]
     texts = [(name, project.read(name, limit=8_000_000) or "") for name in locks]
     return (*sorted(project.manifests.items()), *texts)
 
@@ -217,7 +225,7 @@ def _local_python(files: tuple[str, ...]) -> frozenset[str]:
 
 
 def _script(file: SourceFile, project: Project) -> Iterator[tuple[str, int, int]]:
-    declared, aliases = _declared_script(tuple(sorted(project.manifests.items())))
+    declared, aliases = _declared_script(_frozen(project, SCRIPT_LOCKS))
     configs = "\n".join(
         project.read(name) or ""
         for name in project.files
@@ -248,6 +256,8 @@ def _declared_script(manifests: tuple[tuple[str, str], ...]) -> tuple[frozenset[
     declared: set[str] = set()
     aliases: set[str] = set()
     for path, text in manifests:
+        if (pattern := SCRIPT_LOCKS.get(path.rsplit("/", 1)[-1])) is not None:
+            declared.update(pattern.findall(text))
         if not path.endswith("package.json"):
             continue
         try:
@@ -267,6 +277,9 @@ def _declared_script(manifests: tuple[tuple[str, str], ...]) -> tuple[frozenset[
 
 def _go(file: SourceFile, project: Project) -> Iterator[tuple[str, int, int]]:
     modules: set[str] = set()
+    folders = [path.removesuffix("go.mod") for path in project.manifests if path.endswith("go.mod")]
+    if not any(file.name.startswith(folder) or folder.startswith("/") for folder in folders):
+        return  # built without modules: nothing says what it may import
     for path, text in project.manifests.items():
         if path.endswith("go.mod"):
             modules.update(

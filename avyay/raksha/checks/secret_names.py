@@ -268,6 +268,7 @@ NOT_SECRET_ANY = frozenset(
         "num",
         "total",
         "tokenizer",
+        "byte",
         "stop",
         "eos",
         "bos",

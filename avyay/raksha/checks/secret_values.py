@@ -346,6 +346,7 @@ def _is_reference(value: str, name: str) -> bool:
         or re.search(
             r"\.(?:pem|key|crt|cer|json|ya?ml|toml|env|txt|ini|html?|py|js|ts|go|md|p12|pfx|jks|svg|png)$", value
         )
+        or re.fullmatch(r"id_(?:rsa|dsa|ecdsa|ed25519)(?:_sk)?", value)
         or re.fullmatch(r"X-[A-Za-z-]+|[A-Z][a-z]+(?:-[A-Z][a-z]+)+", value)
         or re.fullmatch(r"[a-z_]+(?:\.[a-z_A-Z]+)+", value)
         or re.match(

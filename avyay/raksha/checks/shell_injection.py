@@ -76,7 +76,7 @@ NODE_IMPORT = re.compile(
 
 
 def run(file: SourceFile, project: Project) -> Iterator[Finding]:
-    if not file.mentions(*WORDS) or not WORTH_READING.search(file.text):
+    if file.is_test or not file.mentions(*WORDS) or not WORTH_READING.search(file.text):
         return
     module = parse(file.text, file.language)
     flow = Flow(module)

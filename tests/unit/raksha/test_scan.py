@@ -201,10 +201,42 @@ def test_yaml_that_one_parser_refuses_is_read_by_another(write) -> None:
 def test_a_setting_that_only_production_must_not_have_is_fine_in_tests(write) -> None:
     text = "import requests\nrequests.get('https://a.example', verify=False)\n"
     excused = text.rstrip() + "  # avyay: ignore[tls-verification-off-python] no longer needed\n"
-    root = write({"client.py": text, "tests/a.py": text, "tests/b.py": excused, "tests/c.py": "eval(input())\n"})
+    root = write(
+        {"client.py": text, "tests/a.py": text, "tests/b.py": excused, "tests/c.py": "import yaml\nyaml.load(1)\n"}
+    )
     engines = [ChecksEngine(load_checks(plugins=False)), SemgrepEngine(PatternRules()), BanditEngine()]
     report = CodeScanner(engines).scan([root])
     assert found(report) == [
-        ("code-injection-python", "tests/c.py", 1),
         ("tls-verification-off-python", "client.py", 2),
+        ("bandit-b506", "tests/c.py", 2),
+    ]
+
+
+def test_hidden_characters_in_data_of_tests_are_what_is_tested(write) -> None:
+    root = write({"tests/urls.json": '{"input": "\u202e"}\n', "tests/a.py": "x = '\u202e'\n", "b.json": '["\u202e"]\n'})
+    report = CodeScanner([SemgrepEngine(PatternRules())]).scan([root])
+    assert {path for _, path, _ in found(report)} == {"tests/a.py", "b.json"}
+
+
+def test_what_imports_are_provided_by(write) -> None:
+    root = write(
+        {
+            "setup.py": "from setuptools import setup\nsetup(name='x', install_requires=['httpx'])\n",
+            "requirements.txt": "httpx\n",
+            "invented.py": "import setuptols\n",
+            "package.json": '{"dependencies": {"react-markdown": "1"}}',
+            "package-lock.json": '{"packages": {"node_modules/unist-util-visit": {"version": "5.0.0"},'
+            ' "node_modules/@types/mdast": {}}}',
+            "src/a.ts": "import { visit } from 'unist-util-visit';\nimport type { Root } from 'mdast';\n",
+            "src/b.ts": "import x from 'unist-util-vizit';\n",
+            "tool/main.go": 'package main\nimport "github.com/prometheus/prometheus/pkg/rulefmt"\n',
+            "service/go.mod": "module example.com/service\n",
+            "service/main.go": 'package main\nimport "github.com/prometheus/prometheus/pkg/rulefmt"\n',
+        }
+    )
+    report = CodeScanner([ChecksEngine(load_checks(plugins=False))]).scan([root])
+    assert sorted(found(report)) == [
+        ("unknown-import", "invented.py", 1),
+        ("unknown-import", "service/main.go", 2),
+        ("unknown-import", "src/b.ts", 1),
     ]

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import secrets
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from avyay.clock import SYSTEM_CLOCK, Clock
@@ -9,14 +13,16 @@ from avyay.config.environment import Environment
 from avyay.config.schema import EventsSettings
 from avyay.errors import AvyayError, UsageError
 from avyay.events.deliveries import Deliveries
+from avyay.events.follow import Follower, Remote
+from avyay.events.followed import FollowedStore
 from avyay.events.pump import Pump
 from avyay.events.reader import EventReader
 from avyay.events.sinks import RedisSink, Sink, WebhookSink
 from avyay.events.webhooks import read_secrets
 from avyay.log import get_logger
-from avyay.paths import Paths
+from avyay.paths import Paths, ensure_directory
 
-__all__ = ["deliveries_file", "open_pump", "open_reader", "open_sinks"]
+__all__ = ["deliveries_file", "open_follower", "open_home", "open_pump", "open_reader", "open_sinks"]
 
 
 def deliveries_file(paths: Paths) -> Path:
@@ -24,8 +30,28 @@ def deliveries_file(paths: Paths) -> Path:
     return paths.data / "events" / "deliveries.db"
 
 
-def open_reader(paths: Paths) -> EventReader:
-    """The merged events of this home; an outbox that cannot be read is logged once."""
+def open_home(paths: Paths) -> str:
+    """The id of this home, by which others know it whatever its address; made when first asked for.
+
+    Raises:
+        UsageError: it cannot be kept.
+    """
+    file = ensure_directory(paths.data / "events") / "home"
+    if not file.exists():
+        made = file.with_name(f"home-{secrets.token_hex(4)}")
+        made.write_text(secrets.token_hex(12), encoding="ascii")
+        with suppress(FileExistsError):  # another process was quicker
+            os.link(made, file)
+        made.unlink()
+    return file.read_text(encoding="ascii")
+
+
+def open_reader(paths: Paths, *, own: bool = False) -> EventReader:
+    """The merged events of this home; an outbox that cannot be read is logged once.
+
+    Args:
+        own: Leave out what was followed from other homes.
+    """
     told: set[str] = set()
 
     def unreadable(name: str, error: AvyayError) -> None:
@@ -33,7 +59,22 @@ def open_reader(paths: Paths) -> EventReader:
             told.add(name)
             get_logger("events").error("outbox_unreadable", outbox=name, error=error.message)
 
-    return EventReader(paths.data, unreadable=unreadable)
+    return EventReader(paths.data, own=own, unreadable=unreadable)
+
+
+def open_follower(remotes: Sequence[Remote], settings: EventsSettings, paths: Paths) -> Follower:
+    """What brings the events of other homes here; needs a running loop.
+
+    Raises:
+        UsageError: this home's id cannot be kept.
+    """
+    keep = settings.keep * max(1, len(remotes))
+    return Follower(
+        remotes,
+        open_home(paths),
+        lambda: FollowedStore(paths.component("gateway") / "followed.db", keep=keep),
+        lock=paths.runtime / "events-follow.lock",
+    )
 
 
 def open_sinks(settings: EventsSettings, environment: Environment, *, clock: Clock = SYSTEM_CLOCK) -> list[Sink]:

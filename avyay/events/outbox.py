@@ -65,6 +65,7 @@ OUTBOX = Schema(
 )
 _INSIDE = {  # files of components that hold an outbox beside their own tables
     "engine": ("engine.db",),
+    "gateway": ("followed.db",),
     "marga": ("verdicts.db", "budgets.db"),
     "rag": ("rag.db",),
     "siddhi": ("siddhi.db", "budget.db"),

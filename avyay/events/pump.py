@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import os
 import random
 from collections.abc import Callable, Sequence
@@ -13,6 +12,7 @@ from pathlib import Path
 from avyay.clock import SYSTEM_CLOCK, Clock
 from avyay.errors import AvyayError
 from avyay.events.deliveries import Deliveries
+from avyay.events.election import try_lock
 from avyay.events.reader import Cursor, EventReader
 from avyay.events.sinks import Message, NotDeliveredError, Sink
 from avyay.log import get_logger
@@ -70,7 +70,7 @@ class Pump:
             return
         held: int | None = None
         while not self._stopping.is_set():
-            held = _try_lock(self._lock)
+            held = try_lock(self._lock)
             if held is not None:
                 break
             await self._pause(ELECTION)
@@ -164,15 +164,3 @@ class Pump:
     async def _pause(self, seconds: float) -> None:
         with suppress(TimeoutError):
             await asyncio.wait_for(self._stopping.wait(), seconds)
-
-
-def _try_lock(path: Path) -> int | None:
-    """The descriptor that holds the lock; None while another process has it."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(descriptor)
-        return None
-    return descriptor

@@ -18,11 +18,15 @@ from avyay.db import Database, open_database
 from avyay.errors import AvyayError, UsageError
 from avyay.events.outbox import outbox_files
 
-__all__ = ["Batch", "Cursor", "EventReader", "Recorded", "matches"]
+__all__ = ["FOLLOWED", "Batch", "Cursor", "EventReader", "Recorded", "matches"]
 
 _Row: TypeAlias = tuple[float, str, tuple[Any, ...]]  # time, outbox, columns
 _T = TypeVar("_T")
 _CURSOR = re.compile(r"(?:[a-z0-9_]{1,40}-\d{1,18}(?:\.[a-z0-9_]{1,40}-\d{1,18}){0,63})?")
+
+
+FOLLOWED = "gateway_followed"
+"""The outbox of what other homes published."""
 
 
 def matches(name: str, globs: Sequence[str]) -> bool:
@@ -84,11 +88,15 @@ class EventReader:
     """Reads the outboxes below a data folder, also those that appear later. Thread-safe.
 
     Args:
+        own: Leave out what was followed from other homes.
         unreadable: Told of an outbox that cannot be read; the others are read all the same.
     """
 
-    def __init__(self, data: Path, *, unreadable: Callable[[str, AvyayError], None] | None = None) -> None:
+    def __init__(
+        self, data: Path, *, own: bool = False, unreadable: Callable[[str, AvyayError], None] | None = None
+    ) -> None:
         self._data = data
+        self._own = own
         self._unreadable = unreadable or (lambda name, error: None)
         self._lock = threading.Lock()
         self._open: dict[str, tuple[tuple[int, int], Database]] = {}
@@ -103,20 +111,28 @@ class EventReader:
         """The place behind everything that has been published."""
         return Cursor(dict(self._each(lambda name, database: [(name, _last(database))])))
 
-    def latest(self, limit: int, names: Sequence[str] = ()) -> Batch:
-        """The newest events, oldest first."""
+    def latest(self, limit: int, names: Sequence[str] = (), *, within: Sequence[str] = ()) -> Batch:
+        """The newest events, oldest first.
+
+        Args:
+            names: Globs; an event fits one of them.
+            within: Globs of what the asker may see; it fits one of these too.
+        """
         head = self.head()
+
+        def fits(name: str) -> bool:
+            return matches(name, names) and matches(name, within)
 
         def look(name: str, database: Database) -> list[_Row]:
             query = "SELECT number, id, at, name, data FROM outbox ORDER BY number DESC"
-            fitting = ((row[2], name, row) for row in database.execute(query) if matches(row[3], names))
+            fitting = ((row[2], name, row) for row in database.execute(query) if fits(row[3]))
             return list(islice(fitting, limit))
 
         found = sorted(self._each(look), key=_by_time)
         return Batch(tuple(_recorded(row, head) for _, _, row in found[-limit:]), head)
 
-    def read(self, cursor: Cursor, limit: int = 500, names: Sequence[str] = ()) -> Batch:
-        """What follows a cursor, at most `limit` events of every outbox looked at.
+    def read(self, cursor: Cursor, limit: int = 500, names: Sequence[str] = (), *, within: Sequence[str] = ()) -> Batch:
+        """What follows a cursor, at most `limit` events of every outbox looked at; `names` and `within` as in `latest`.
 
         The batch's own cursor also passes over what the names leave out, so that reading on never looks twice.
         """
@@ -138,7 +154,7 @@ class EventReader:
         events = []
         for _, name, row in _in_order(rows):
             here = here.moved(name, row[0])
-            if matches(row[3], names):
+            if matches(row[3], names) and matches(row[3], within):
                 events.append(_recorded(row, here))
         return Batch(tuple(events), here, missed)
 
@@ -146,6 +162,8 @@ class EventReader:
         found: list[_T] = []
         with self._lock:
             for name, path in _places(self._data):
+                if self._own and name == FOLLOWED:
+                    continue
                 try:
                     database = self._database(name, path)
                     if database is not None:

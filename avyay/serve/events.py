@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import orjson
@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from avyay.errors import AvyayError, UsageError
-from avyay.events.build import open_pump, open_reader
+from avyay.events.build import open_home, open_pump, open_reader
 from avyay.events.pump import Pump
 from avyay.events.reader import Batch, Cursor, EventReader
 from avyay.log import get_logger
@@ -31,6 +31,19 @@ MOST_STREAMS = 200
 PAGE = 100
 _MOST_NAMES = 20
 _HEADERS = {"cache-control": "no-store", "x-accel-buffering": "no"}
+
+
+@dataclass(frozen=True, slots=True)
+class _View:
+    """What one caller asked for, and may see."""
+
+    reader: EventReader
+    names: Sequence[str]
+    within: Sequence[str]
+    still: Callable[[], Awaitable[bool]] | None
+
+    def read(self, cursor: Cursor, limit: int) -> Batch:
+        return self.reader.read(cursor, limit, self.names, within=self.within)
 
 
 class EventFeed:
@@ -54,6 +67,8 @@ class EventFeed:
             stopping.add(self.drain)
         self._services = services
         self._reader: EventReader = open_reader(services.paths)
+        self._own: EventReader = open_reader(services.paths, own=True)
+        self._home: str | None = None
         self._look, self._keep_alive = look, keep_alive
         self._ending = asyncio.Event()
         self._news = asyncio.Condition()
@@ -90,26 +105,37 @@ class EventFeed:
             with suppress(asyncio.CancelledError):
                 await self._watching
         await asyncio.to_thread(self._reader.close)
+        await asyncio.to_thread(self._own.close)
 
-    async def answer(self, request: Request) -> Response:
+    async def answer(
+        self, request: Request, *, within: Sequence[str] = (), still: Callable[[], Awaitable[bool]] | None = None
+    ) -> Response:
         """A stream, or a page for those who accept JSON and no stream.
 
-        Query: `name` (a glob, repeatable), `after` (an id of this stream; also as `Last-Event-ID`; `start` for all that
-        is kept), `limit` (of a page). Without `after` a stream begins now, and a page holds the newest.
+        Query: `name` or `kind` (a glob, repeatable), `after` (an id of this stream; also as `Last-Event-ID`; `start`
+        for all that is kept), `limit` (of a page), `own` (leave out what was followed from other homes). Without
+        `after` a stream begins now, and a page holds the newest.
+
+        Args:
+            within: Globs of what this caller may see; without any, all of it.
+            still: Whether the caller may still see it; asked before anything is sent.
 
         Raises:
             UsageError: one of them cannot be understood.
-            PolicyError: too many listen already.
         """
         query = request.query_params
-        names = tuple(query.getlist("name"))
+        names = (*query.getlist("name"), *query.getlist("kind"))
+        own = query.get("own", "false")
+        if own not in ("true", "false"):
+            raise UsageError("own is true or false.")
+        view = _View(self._own if own == "true" else self._reader, names, tuple(within), still)
         after = request.headers.get("last-event-id") or query.get("after")
         if len(names) > _MOST_NAMES or any(len(name) > 200 for name in names):
             raise UsageError("At most 20 names are taken, of 200 characters each.")
         cursor = None if after is None else Cursor() if after == "start" else Cursor.parse(after)
         accepted = request.headers.get("accept", "")
         if "text/event-stream" not in accepted and ("application/json" in accepted or "limit" in query):
-            return await self._page(names, cursor, query.get("limit", str(PAGE)))
+            return await self._page(view, cursor, query.get("limit", str(PAGE)))
         if self.streams >= MOST_STREAMS:
             return JSONResponse(
                 {"type": "about:blank", "status": 503, "title": "Too many listen already.", "code": "too_many_streams"},
@@ -118,28 +144,34 @@ class EventFeed:
                 "application/problem+json",
             )
         if cursor is None:
-            cursor = await asyncio.to_thread(self._reader.head)
-        return StreamingResponse(self._stream(cursor, names), headers=_HEADERS, media_type="text/event-stream")
+            cursor = await asyncio.to_thread(view.reader.head)
+        return StreamingResponse(self._stream(cursor, view), headers=self._headers, media_type="text/event-stream")
 
-    async def _page(self, names: tuple[str, ...], cursor: Cursor | None, limit: str) -> Response:
+    @property
+    def _headers(self) -> dict[str, str]:
+        if self._home is None:
+            self._home = open_home(self._services.paths)
+        return {**_HEADERS, "avyay-home": self._home}
+
+    async def _page(self, view: _View, cursor: Cursor | None, limit: str) -> Response:
         if not limit.isdecimal() or len(limit) > 4 or not 1 <= int(limit) <= 1000:
             raise UsageError("limit is a number from 1 to 1000.")
         if cursor is None:
-            batch = await asyncio.to_thread(self._reader.latest, int(limit), names)
+            batch = await asyncio.to_thread(view.reader.latest, int(limit), view.names, within=view.within)
         else:
-            batch = await asyncio.to_thread(self._after, cursor, int(limit), names)
+            batch = await asyncio.to_thread(self._after, cursor, int(limit), view)
         body = {
             "events": [{**event.body(), "cursor": str(event.cursor)} for event in batch.events],
             "cursor": str(batch.cursor),
             "missed": dict(batch.missed),
         }
-        return Response(orjson.dumps(body), headers=_HEADERS, media_type="application/json")
+        return Response(orjson.dumps(body), headers=self._headers, media_type="application/json")
 
-    def _after(self, cursor: Cursor, limit: int, names: tuple[str, ...]) -> Batch:
+    def _after(self, cursor: Cursor, limit: int, view: _View) -> Batch:
         """The next page: reads on past what the names leave out."""
         missed: dict[str, int] = {}
         while True:
-            batch = self._reader.read(cursor, limit, names)
+            batch = view.read(cursor, limit)
             missed |= batch.missed
             if batch.events:
                 events = batch.events[:limit]
@@ -149,7 +181,7 @@ class EventFeed:
                 return replace(batch, missed=missed)
             cursor = batch.cursor
 
-    async def _stream(self, cursor: Cursor, names: tuple[str, ...]) -> AsyncIterator[bytes]:
+    async def _stream(self, cursor: Cursor, view: _View) -> AsyncIterator[bytes]:
         self.streams += 1
         if self._watching is None or self._watching.done():
             self._watching = asyncio.create_task(self._watch())
@@ -157,7 +189,9 @@ class EventFeed:
             yield f"retry: 2000\nid: {cursor}\n\n".encode()
             while not self._ending.is_set():
                 seen = self._seen
-                batch = await asyncio.to_thread(self._reader.read, cursor, PAGE, names)
+                batch = await asyncio.to_thread(view.read, cursor, PAGE)
+                if view.still is not None and not await view.still():
+                    return
                 if batch.missed:
                     yield b"event: avyay.events.missed\ndata: " + orjson.dumps(batch.missed) + b"\n\n"
                 for event in batch.events:
@@ -214,8 +248,10 @@ def add_events(app: FastAPI, feed: EventFeed, authorised: Any) -> None:
     async def events(
         request: Request,
         name: Annotated[list[str], Query(max_length=20, description="Globs of event names.")] = [],  # noqa: B006
+        kind: Annotated[list[str], Query(max_length=20, description="The same as `name`.")] = [],  # noqa: B006
         after: Annotated[str | None, Query(description="Go on behind this id; `start` for all that is kept.")] = None,
         limit: Annotated[int | None, Query(ge=1, le=1000, description="A page of so many, as JSON.")] = None,
+        own: Annotated[bool, Query(description="Leave out what was followed from other homes.")] = False,
     ) -> Response:
         """What happened: live as server-sent events, or with `limit` (or `Accept: application/json`) a page."""
         return await feed.answer(request)

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import http.client
 import json
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import pytest
 from daemon import Daemon, wait_for
+from listener import Listener
 from starlette.requests import Request
 from starlette.testclient import TestClient
 from upstream import Reply, Upstream
@@ -35,33 +34,6 @@ BAD = "import yaml\n\n\ndef f(text):\n    return yaml.load(text)\n"
 def services(home: Path, **variables: str) -> Services:
     values = {"AVYAY_HOME": str(home / "avyay"), "PATH": "/usr/bin:/bin", "HOME": str(home), **variables}
     return open_services(directory=home, environment=Environment(values))
-
-
-class Listener:
-    """Reads server-sent events off a socket."""
-
-    def __init__(self, url: str, path: str, **headers: str) -> None:
-        place = urlsplit(url)
-        self._connection = http.client.HTTPConnection(place.hostname or "", place.port, timeout=20)
-        names = {name.replace("_", "-"): value for name, value in headers.items()}
-        self._connection.request("GET", path, headers=names)
-        self.answer = self._connection.getresponse()
-
-    def __iter__(self) -> Iterator[dict[str, str]]:
-        fields: dict[str, str] = {}
-        while line := self.answer.readline().decode():
-            if line == "\n":
-                yield fields
-                fields = {}
-            else:
-                name, _, value = line.rstrip("\n").partition(": ")
-                fields[name] = value
-
-    def next(self) -> dict[str, str]:
-        return next(iter(self))
-
-    def close(self) -> None:
-        self._connection.close()
 
 
 @pytest.fixture(scope="module")

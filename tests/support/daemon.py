@@ -38,10 +38,12 @@ class Got:
 class Served:
     """An application under the real server, in a thread of its own; `services` closes with it."""
 
-    def __init__(self, services: Services, app: Any, *, protocol: Any = "httptools", drain: int = 2) -> None:
+    def __init__(
+        self, services: Services, app: Any, *, protocol: Any = "httptools", drain: int = 2, port: int = 0
+    ) -> None:
         self.services = services
         self.app = app
-        self._listener = bind("127.0.0.1", 0, name="test")
+        self._listener = bind("127.0.0.1", port, name="test")
         self.port = int(self._listener.getsockname()[1])
         self.url = f"http://127.0.0.1:{self.port}"
         config = uvicorn.Config(

@@ -15,7 +15,7 @@ from hashlib import sha256
 from typing import Any, Literal, TypeAlias
 
 from avyay.clock import SYSTEM_CLOCK, Clock
-from avyay.errors import AuthError, PolicyError
+from avyay.errors import AuthError, AvyayError, PolicyError
 from avyay.principal import Principal
 from avyay.serve.gateway.keys import KeyBook, parse_key
 from avyay.serve.gateway.limits import Claim, Limiter
@@ -116,10 +116,26 @@ class Authenticator:
             await self._limiter.settle(attempt, -1, taken)
             raise
         await self._limiter.settle(attempt, -1, taken)
+        self._remember(token, expires, identity)
+        return identity
+
+    async def still_holds(self, token: bytes, scopes: frozenset[str]) -> bool:
+        """Whether a credential that was good is so now, and for the same things: for answers that outlive a request."""
+        identity = self.known(token)
+        if identity is None:
+            try:
+                expires, identity = await self._check(token)
+            except AuthError:
+                return False
+            except AvyayError:  # the issuer is away: it was good before
+                return True
+            self._remember(token, expires, identity)
+        return identity.scopes == scopes
+
+    def _remember(self, token: bytes, expires: float, identity: Identity) -> None:
         if len(self._known) >= _MOST:
             self._known.popitem(last=False)
         self._known[sha256(token).digest()] = (expires, identity)
-        return identity
 
     async def _check(self, token: bytes) -> tuple[float, Identity]:
         text = token.decode("latin-1")

@@ -29,6 +29,7 @@ from avyay.serve.gateway.relay import Timeouts, Upstream
 from avyay.serve.gateway.routes import valid_scope
 from avyay.serve.gateway.settle import TokenSettler
 from avyay.serve.gateway.shared_breakers import BreakerMember, BreakerOwner
+from avyay.serve.gateway.stream import EventsPage, remotes_of
 from avyay.serve.gateway.tokens import make_issuers
 from avyay.serve.gateway.usage import UsageJournal, UsageReader
 from avyay.serve.launch import Launch, launch, trace
@@ -62,7 +63,7 @@ def serve_gateway(
 
     def build(services: Services, stopping: Stopping) -> App:
         check_authentication(services, how.place(services, DEFAULT_PORT)[0])
-        return build_app(services)
+        return build_app(services, stopping=stopping)
 
     check_authentication(services, how.place(services, DEFAULT_PORT)[0])
     if workers == 1:
@@ -78,8 +79,10 @@ def serve_gateway(
 def serve_worker(services: Services, *, owner: Path, listen_fd: int) -> None:
     """Be one of several workers: serve on an inherited socket, with what the owner at a Unix socket keeps."""
     trace(services, "gateway")
-    app = build_app(services, owner=owner)
-    serve(app, socket.socket(fileno=listen_fd), protocol=door_protocol(door_limits(services.settings.gateway)))
+    stopping = Stopping()
+    app = build_app(services, owner=owner, stopping=stopping)
+    protocol = door_protocol(door_limits(services.settings.gateway))
+    serve(app, socket.socket(fileno=listen_fd), stopping=stopping, protocol=protocol)
 
 
 def check_authentication(services: Services, host: str) -> None:
@@ -125,10 +128,11 @@ def open_usage(services: Services) -> UsageReader:
     return UsageReader(services.paths.component("gateway") / "usage.db", services.clock)
 
 
-def build_app(services: Services, *, owner: Path | None = None) -> GatewayApp:
+def build_app(services: Services, *, owner: Path | None = None, stopping: Stopping | None = None) -> GatewayApp:
     """The ASGI application.
 
     Args:
+        stopping: Told when the daemon drains.
         owner: The Unix socket of the process that keeps limits and breakers, when this is one of several workers.
 
     Raises:
@@ -162,8 +166,10 @@ def build_app(services: Services, *, owner: Path | None = None) -> GatewayApp:
             await member.start(owner)
         else:
             pruning.append(asyncio.ensure_future(prune()))
+        await events.start()
 
     async def stopped() -> None:
+        await events.stop()
         for task in pruning:
             task.cancel()
         await asyncio.gather(*pruning, return_exceptions=True)
@@ -175,14 +181,17 @@ def build_app(services: Services, *, owner: Path | None = None) -> GatewayApp:
         usage.close()
         services.close()
 
+    authenticator = Authenticator(keys, issuers, limiter, failed_attempts=settings.failed_attempts, clock=clock)
+    events = EventsPage(services, authenticator, remotes_of(upstreams.values(), signer), stopping=stopping)
     app = GatewayApp(
         upstreams,
-        Authenticator(keys, issuers, limiter, failed_attempts=settings.failed_attempts, clock=clock),
+        authenticator,
         limiter,
         signer,
         journal,
         _options(settings),
         settler=TokenSettler(upstreams["marga"], limiter) if any(rule.tokens for rule in settings.limits) else None,
+        pages={b"/v1/events": events},
         started=started,
         stopped=stopped,
         watching=owner is None,

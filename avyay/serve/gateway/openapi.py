@@ -133,6 +133,16 @@ def openapi_document() -> dict[str, Any]:
             "responses": {"200": {"description": "Usage of this key; of all keys for `admin`."}, **_refusals()},
         }
     }
+    after = {"name": "after", "in": "query", "required": False, "schema": {"type": "string"}}
+    kind = {"name": "kind", "in": "query", "required": False, "schema": {"type": "array", "items": {"type": "string"}}}
+    limit = {"type": "integer", "minimum": 1, "maximum": 1_000}  # told as required: a stream has no end to document
+    paths["/v1/events"] = {
+        "get": {
+            "summary": "What happened, as far as this key may see it: a page with `limit`, else a stream without end.",
+            "parameters": [after, kind, {"name": "limit", "in": "query", "required": True, "schema": limit}],
+            "responses": {"200": {"description": "Events, oldest first."}, **_refusals()},
+        }
+    }
     paths["/metrics"] = {
         "get": {"summary": "For Prometheus.", "responses": {"200": {"description": "Text."}, **_refusals()}}
     }

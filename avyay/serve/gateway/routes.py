@@ -18,6 +18,7 @@ __all__ = [
     "ErrorDialect",
     "PathError",
     "Route",
+    "events_seen",
     "find_route",
     "scope_allows",
     "valid_scope",
@@ -78,7 +79,7 @@ _TABLE: tuple[tuple[str, Component, str, ErrorDialect], ...] = (
     ("/v1/siddhi", "siddhi", "api", "problem"),
     ("/v1/engine", "engine", "api", "problem"),
     ("/v1/usage", "gateway", "usage", "problem"),
-    ("/v1/events", "marga", "events", "problem"),  # every daemon of a home tells all of its events
+    ("/v1/events", "gateway", "events", "problem"),
     ("/metrics", "gateway", "metrics", "problem"),
 )
 _PREFIXES = {path.encode(): (component, area, dialect) for path, component, area, dialect in _TABLE}
@@ -93,8 +94,17 @@ OTHERS = frozenset({"marga:records", "gateway:metrics", "marga:events"})
 """What tells of other callers: not part of a component's scope, to be named or had with `admin`."""
 AREAS: dict[str, frozenset[str]] = {
     name: frozenset({area for _, component, area, _ in _TABLE if component == name})
-    | (frozenset({"jobs"}) if name in _WITH_JOBS else frozenset())
+    | (frozenset({"jobs", "events"}) if name in _WITH_JOBS else frozenset())
     for name in COMPONENTS
+}
+_SEEN: dict[str, str] = {  # an area whose callers cause events may see those
+    "rag:ask": "rag.documents.*",
+    "rag:search": "rag.documents.*",
+    "rag:sources": "rag.*",
+    "rag:sync": "rag.*",
+    "raksha:scan": "raksha.*",
+    "siddhi:api": "siddhi.*",
+    "engine:api": "engine.*",
 }
 
 
@@ -140,9 +150,27 @@ def scope_allows(scopes: frozenset[str], route: Route) -> bool:
     """Whether one of a caller's scopes covers a route. Everybody may see his own usage."""
     if "*" in scopes or route.scope in scopes or route.scope == "gateway:usage":
         return True
+    if route.scope == "gateway:events":
+        return events_seen(scopes) is not None
     if route.scope in OTHERS:
         return "admin" in scopes
     return route.component in scopes
+
+
+def events_seen(scopes: frozenset[str]) -> tuple[str, ...] | None:
+    """Globs of the events a caller's scopes let him see; none of them stands for all, None for nothing at all.
+
+    The router's events tell of other callers: they are had with `marga:events`, not with `marga`.
+    """
+    if scopes & {"*", "admin", "gateway:events"}:
+        return ()
+    found = {glob for scope, glob in _SEEN.items() if scope in scopes}
+    for name in _WITH_JOBS:
+        if f"{name}:events" in scopes or (name != "marga" and name in scopes):
+            found.add(f"{name}.*")
+        elif f"{name}:jobs" in scopes:
+            found.add(f"{name}.job.*")
+    return tuple(sorted(found)) or None
 
 
 def valid_scope(scope: str) -> bool:

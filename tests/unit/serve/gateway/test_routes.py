@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from avyay.serve.gateway.routes import AREAS, COMPONENTS, PathError, find_route, scope_allows, valid_scope
+from avyay.serve.gateway.routes import AREAS, COMPONENTS, PathError, events_seen, find_route, scope_allows, valid_scope
 
 
 @pytest.mark.parametrize(
@@ -37,6 +37,7 @@ from avyay.serve.gateway.routes import AREAS, COMPONENTS, PathError, find_route,
         ("/v1/siddhi/pages", "siddhi:api", None),
         ("/v1/engine", "engine:api", None),
         ("/v1/usage", "gateway:usage", None),
+        ("/v1/events", "gateway:events", None),
     ],
 )
 def test_paths_lead_somewhere(path: str, scope: str, target: str | None) -> None:
@@ -133,3 +134,20 @@ def test_scopes() -> None:
     assert not valid_scope("marga:chat:x")
     assert not valid_scope("Marga")
     assert set(AREAS) == set(COMPONENTS)
+
+
+def test_events_are_seen_by_those_whose_scopes_name_their_component() -> None:
+    events = find_route(b"/v1/events")
+    assert events is not None
+    for scopes, seen in (
+        ({"*"}, ()),
+        ({"gateway:events", "rag"}, ()),
+        ({"rag", "engine:events"}, ("engine.*", "rag.*")),
+        ({"raksha:jobs"}, ("raksha.job.*",)),
+        ({"marga", "gateway"}, None),  # they tell of other callers
+        (set(), None),
+    ):
+        assert events_seen(frozenset(scopes)) == seen
+        assert scope_allows(frozenset(scopes), events) is (seen is not None)
+    assert valid_scope("engine:events")
+    assert valid_scope("gateway:events")

@@ -1,0 +1,114 @@
+"""`/v1/events` at the gateway: what all components published, here and elsewhere, as far as a caller may see it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, MutableMapping
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from avyay.errors import AuthError
+from avyay.events.build import open_follower
+from avyay.events.follow import Follower, Remote
+from avyay.principal import PRINCIPAL_HEADER, Principal, PrincipalSigner
+from avyay.serve.events import EventFeed
+from avyay.serve.gateway.auth import Authenticator, Identity, credential_of
+from avyay.serve.gateway.relay import Upstream
+from avyay.serve.gateway.routes import events_seen
+from avyay.serve.run import Stopping
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from avyay.wiring import Services
+
+__all__ = ["EventsPage", "remotes_of"]
+
+Scope: TypeAlias = MutableMapping[str, Any]
+Receive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send: TypeAlias = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+
+def remotes_of(upstreams: Iterable[Upstream], signer: PrincipalSigner) -> list[Remote]:
+    """The components as homes to follow; the gateway asks in its own name, or with the key the component wants."""
+
+    def headers(one: Upstream) -> dict[str, str]:
+        name, _, value = one.authorization.decode().strip().partition(": ")
+        if name:
+            return {name: value}
+        return {PRINCIPAL_HEADER: signer.sign(Principal("gateway"), one.name)}
+
+    return [Remote(one.name, one.url, lambda one=one: headers(one)) for one in upstreams]  # type: ignore[misc]
+
+
+class EventsPage:
+    """The page, and what goes on beside it: webhooks and Redis, and following the components of other homes.
+
+    Args:
+        stopping: Ends the streams when the gateway drains.
+    """
+
+    def __init__(
+        self,
+        services: Services,
+        authenticator: Authenticator,
+        remotes: Iterable[Remote],
+        *,
+        stopping: Stopping | None = None,
+    ) -> None:
+        self._services = services
+        self._authenticator = authenticator
+        self._remotes = list(remotes)
+        self._feed = EventFeed(services, stopping=stopping)
+        self._follower: Follower | None = None
+        self._following: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Begin to deliver and to follow.
+
+        Raises:
+            AvyayError: a receiver is configured that cannot work.
+        """
+        await self._feed.start()
+        self._follower = open_follower(self._remotes, self._services.settings.events, self._services.paths)
+        self._following = asyncio.create_task(self._follower.run())
+
+    async def stop(self) -> None:
+        """End everything."""
+        if self._follower is not None and self._following is not None:
+            self._follower.stop()
+            with suppress(asyncio.CancelledError):
+                await self._following
+        await self._feed.stop()
+
+    @property
+    def following(self) -> dict[str, str]:
+        """The components of other homes that are listened to, each with its home's id."""
+        return dict(self._follower.following) if self._follower is not None else {}
+
+    async def __call__(
+        self, scope: Scope, receive: Receive, send: Send, identity: Identity | None, request_id: str
+    ) -> int:
+        """Answer one caller. Everything that cannot be understood is refused before the stream begins."""
+        scopes = identity.scopes if identity is not None else frozenset()
+        seen = events_seen(scopes)
+        if seen is None:
+            raise AuthError("This key may see no events.", code="missing_scope")
+        response: Response
+        if scope["method"] == "HEAD":
+            response = Response(media_type="text/event-stream")
+        else:
+            response = await self._feed.answer(Request(scope, receive), within=seen, still=self._still(scope, scopes))
+        response.headers["x-request-id"] = request_id
+        await response(scope, receive, send)
+        return response.status_code
+
+    def _still(self, scope: Scope, scopes: frozenset[str]) -> Callable[[], Awaitable[bool]] | None:
+        """Whether the caller's key is still good: a stream may outlive it."""
+        if self._authenticator.open:
+            return None
+        token = credential_of(scope["headers"])
+        return lambda: self._authenticator.still_holds(token, scopes)

@@ -92,7 +92,7 @@ class Database(sqlite3.Connection):
         Raises:
             AvyayError: What SQLite reports, as `database_error` words it.
         """
-        with self.errors():
+        try:
             self.execute("BEGIN IMMEDIATE" if immediate else "BEGIN DEFERRED")
             try:
                 yield self
@@ -102,6 +102,8 @@ class Database(sqlite3.Connection):
                 if self.in_transaction:
                     self.execute("ROLLBACK")
                 raise
+        except sqlite3.Error as error:
+            raise database_error(error, self.path) from error
 
     @contextmanager
     def errors(self) -> Iterator[None]:

@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING
 
 from avyay.clock import SYSTEM_CLOCK, Clock
 from avyay.config import Environment, Loaded, load_settings
+from avyay.errors import AvyayError
+from avyay.log import get_logger
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -69,6 +71,7 @@ class Services:
         self.paths = loaded.paths
         self.clock = clock
         self._open = ExitStack()
+        self._used_queue = False
 
     @cached_property
     def events(self) -> Outboxes:
@@ -316,20 +319,22 @@ class Services:
         """The build engine's queue once more, for the calling thread, which must close it."""
         from avyay.engine.queue import Queue
 
+        self._used_queue = True  # what is written into it is told at the latest when this is closed
         place = self.settings.engine.queue_url or self.paths.component("engine") / "engine.db"
         return Queue(place, clock=self.clock)
 
     def tell_engine_history(self) -> int:
-        """Publish here what others wrote into a queue in PostgreSQL; one in a file publishes by itself.
+        """Publish here what was written into the build engine's queue since the last time, whoever wrote it.
 
         Raises:
             AvyayError: the queue cannot be reached.
         """
-        if self.settings.engine.queue_url is None:
+        folder = self.paths.component("engine")
+        if self.settings.engine.queue_url is None and not (folder / "engine.db").exists():
             return 0
         from avyay.engine.forward import forward_history
 
-        return forward_history(self.open_queue, self.paths.component("engine") / "events.db")
+        return forward_history(self.open_queue, folder / "events.db")
 
     @cached_property
     def knowledge(self) -> Knowledge:
@@ -478,6 +483,12 @@ class Services:
     def close(self) -> None:
         """Close what was opened, last first."""
         self._open.close()
+        if self._used_queue:
+            self._used_queue = False
+            try:
+                self.tell_engine_history()
+            except AvyayError as error:  # nothing is lost: the next one who looks begins where this one stopped
+                get_logger("engine").warning("history_not_told", reason=error.message)
 
 
 class _FreshContext:

@@ -16,15 +16,15 @@ from pathlib import Path
 from avyay.engine.queue import Queue
 from avyay.engine.types import NewTask
 
-ROUNDS = 10
 EACH = 100
+SIZES = (1_000, 5_000)  # tasks in the queue at the start, all of them claimed and acknowledged
 
 
-def floor(folder: Path) -> Callable[[], None]:
+def floor(folder: Path, tasks: int) -> Callable[[], None]:
     db = sqlite3.connect(folder / "floor.db", isolation_level=None)
     db.executescript("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; CREATE TABLE t (id INTEGER PRIMARY KEY, s)")
-    db.executemany("INSERT INTO t (s) VALUES (?)", [("ready",)] * ROUNDS * EACH)
-    numbers = iter(range(1, ROUNDS * EACH + 1))
+    db.executemany("INSERT INTO t (s) VALUES (?)", [("ready",)] * tasks)
+    numbers = iter(range(1, tasks + 1))
 
     def step() -> None:
         number = next(numbers)
@@ -34,19 +34,19 @@ def floor(folder: Path) -> Callable[[], None]:
     return step
 
 
-def ours(folder: Path) -> Callable[[], None]:
+def ours(folder: Path, tasks: int) -> Callable[[], None]:
     queue = Queue(folder / "engine.db")
-    queue.add([NewTask(f"task {i}") for i in range(ROUNDS * EACH)])
+    queue.add([NewTask(f"task {i}") for i in range(tasks)])
 
     def step() -> None:
         lease = queue.claim("bench")
         assert lease is not None
-        queue.park(lease, 1e9, "acknowledged")
+        queue.fail(lease, "acknowledged", final=True)
 
     return step
 
 
-def litequeue(folder: Path) -> Callable[[], None] | None:
+def litequeue(folder: Path, tasks: int) -> Callable[[], None] | None:
     try:
         from litequeue import LiteQueue
     except ImportError:
@@ -54,7 +54,7 @@ def litequeue(folder: Path) -> Callable[[], None] | None:
     queue = LiteQueue(folder / "litequeue.db")
     queue.conn.execute("PRAGMA synchronous = FULL")
     queue.conn.execute("BEGIN")
-    for i in range(ROUNDS * EACH):
+    for i in range(tasks):
         queue.put(f"task {i}")
     queue.conn.execute("COMMIT")
 
@@ -65,10 +65,10 @@ def litequeue(folder: Path) -> Callable[[], None] | None:
     return step
 
 
-def rates(steps: dict[str, Callable[[], None]]) -> dict[str, float]:
+def rates(steps: dict[str, Callable[[], None]], rounds: int) -> dict[str, float]:
     """Claims with acknowledgement a second: the median of rounds in which each takes its turn."""
     seen: dict[str, list[float]] = {name: [] for name in steps}
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         for name, step in steps.items():
             started = time.perf_counter()
             for _ in range(EACH):
@@ -85,25 +85,30 @@ def slowest_claims(queue: Queue) -> float:
         lease = queue.claim("bench")
         latencies.append(time.perf_counter() - before)
         assert lease is not None
-        queue.park(lease, 1e9, "acknowledged")
+        queue.fail(lease, "acknowledged", final=True)
     return statistics.quantiles(latencies, n=100)[98]
 
 
+def compare(folder: Path, tasks: int) -> None:
+    steps = {"bare sqlite3": floor(folder, tasks), "avyay": ours(folder, tasks)}
+    if (peer := litequeue(folder, tasks)) is not None:
+        steps["litequeue"] = peer
+    found = rates(steps, tasks // EACH)
+    rows = ", ".join(f"{name} {rate:,.0f}/s" for name, rate in found.items())
+    print(f"claim + acknowledge of {tasks:,} tasks, synchronous=FULL: {rows}")
+    print(f"  avyay against bare sqlite3: {found['avyay'] / found['bare sqlite3']:.2f}")
+    if peer is not None:
+        print(f"  avyay against litequeue: {found['avyay'] / found['litequeue']:.2f}")
+    else:
+        print("  litequeue is not installed (pip install litequeue): not compared")
+
+
 def main() -> None:
+    for tasks in SIZES:
+        with tempfile.TemporaryDirectory() as name:
+            compare(Path(name), tasks)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        steps = {"bare sqlite3": floor(folder), "avyay": ours(folder)}
-        if (peer := litequeue(folder)) is not None:
-            steps["litequeue"] = peer
-        found = rates(steps)
-        print(
-            "claim + acknowledge, synchronous=FULL:", ", ".join(f"{name} {rate:,.0f}/s" for name, rate in found.items())
-        )
-        print(f"avyay against bare sqlite3: {found['avyay'] / found['bare sqlite3']:.2f}")
-        if peer is not None:
-            print(f"avyay against litequeue: {found['avyay'] / found['litequeue']:.2f}")
-        else:
-            print("litequeue is not installed (pip install litequeue): not compared")
         large = Queue(folder / "large.db")
         started, used = time.perf_counter(), time.process_time()
         large.add([NewTask(f"t{i}", id=f"t{i}", needs=(f"t{i - 1}",) if i else ()) for i in range(10_000)])

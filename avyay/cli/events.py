@@ -36,6 +36,7 @@ def list_(
     from avyay.events.reader import Cursor
 
     names = tuple(name or ())
+    run.services.tell_engine_history()
     reader = open_reader(run.loaded.paths)
     try:
         if after is None:
@@ -55,6 +56,7 @@ def list_(
             _lines(run, batch.events)
             run.out.stdout.flush()
             time.sleep(0.25)
+            run.services.tell_engine_history()
             batch = reader.read(batch.cursor, 500, names)
     finally:
         reader.close()

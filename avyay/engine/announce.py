@@ -1,7 +1,7 @@
-"""What others learn of a line of history: pure, so that it may be told in the line's own transaction or later from it.
+"""What others learn of a line of history.
 
-In SQLite the events of a line are written with it. In PostgreSQL the history itself is the outbox: every home that
-works on the queue forwards it into an outbox of its own, from where it stopped the last time.
+The history itself is the outbox: written with the change, never apart from it. Every home that works on the queue
+forwards it into events of its own, from where it stopped the last time (`forward.py`).
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ _PRIVATE = frozenset({"log", "message", "transcript"})  # what an agent or a com
 _LONGEST = 2_000
 
 
-def events_of(entry: Entry, title: str, evidence: Sequence[str], *, origin: str = "") -> Iterator[Event]:
+def events_of(entry: Entry, title: str, evidence: Sequence[str], origin: str) -> Iterator[Event]:
     """The events of a line: what became of the task, and what asks for a person.
 
     Args:
         title, evidence: The task's.
-        origin: Names the queue where several homes tell of it, so that all give the same ids.
+        origin: Names the queue, so that all who tell of it give the same ids.
     """
     about: dict[str, Any] = {
         **{key: value for key, value in entry.data.items() if key not in _PRIVATE},
@@ -38,7 +38,7 @@ def events_of(entry: Entry, title: str, evidence: Sequence[str], *, origin: str 
     }
     once = f"history-{entry.number}"
     for name, data in _named(entry, about, list(evidence[:3])):
-        yield Event(name, data, once, everywhere=f"{origin}/{name}/{once}" if origin else None)
+        yield Event(name, data, once, everywhere=f"{origin}/{name}/{once}")
 
 
 def _named(entry: Entry, about: Mapping[str, Any], evidence: list[str]) -> Iterator[tuple[str, Mapping[str, Any]]]:

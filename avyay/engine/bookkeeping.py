@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from avyay.clock import Clock
+from avyay.engine.changes import alter, tell
 from avyay.engine.database import QueueDatabase
-from avyay.engine.types import State
+from avyay.engine.schema import OPEN
 from avyay.money import ZERO, Picodollars
 
 __all__ = ["Bookkeeping", "DayUse"]
@@ -37,20 +37,6 @@ class Bookkeeping:
     _db: QueueDatabase
     _clock: Clock
 
-    if TYPE_CHECKING:
-
-        def _record(
-            self,
-            db: QueueDatabase,
-            name: str,
-            kind: str,
-            before: State | None,
-            after: State | None,
-            owner: str | None,
-            fence: int | None,
-            detail: str = "",
-        ) -> None: ...
-
     def book(self, day: str, seconds: float, spent: Picodollars = ZERO) -> None:
         """Add to what was used up on a day, written as 2026-11-21."""
         with self._db.transaction() as db:
@@ -69,7 +55,7 @@ class Bookkeeping:
     def unfiled(self, limit: int) -> Sequence[str]:
         """Ids of tasks that may be claimed, name no files, and were not looked at for a guess; first things first."""
         rows = self._db.execute(
-            "SELECT id FROM tasks WHERE state = 'ready' AND files = '[]' AND extra NOT LIKE ?"
+            f"SELECT id FROM tasks WHERE {OPEN} AND owner IS NULL AND files = '[]' AND extra NOT LIKE ?"  # noqa: S608
             " ORDER BY priority DESC, number LIMIT ?",
             (f'%"{_GUESSED}"%', limit),
         )
@@ -89,12 +75,11 @@ class Bookkeeping:
             if row is None:
                 return False
             extra = {**json.loads(row[0]), _GUESSED: dict(files)}
-            db.execute(
-                "UPDATE tasks SET files = ?, extra = ? WHERE id = ?", (json.dumps(list(files)), json.dumps(extra), name)
-            )
+            own: dict[str, str | int] = {"files": json.dumps(list(files)), "extra": json.dumps(extra)}
             if files:
                 told = ", ".join(f"{path} ({reason})" for path, reason in files.items())
-                self._record(db, name, "guessed", None, None, None, None, told)
+                own["latest"] = tell(db, name, self._clock.now(), "guessed", (None, None), detail=told)
+            alter(db, name, **own)
         return True
 
     def stuck(self) -> tuple[str, str] | None:

@@ -52,7 +52,7 @@ class Offers:
     Args:
         models: Base URL of the router for agents, when it runs as a daemon.
         models_key: The key it asks for.
-        tell: Publishes what was written into a history that does not publish by itself.
+        tell: Publishes what was written into the history.
         near: Share of a day's cap from which it is told to be near.
     """
 

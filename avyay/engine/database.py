@@ -7,16 +7,14 @@ task (dependencies, overlapping files) takes a lock of its own.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol
 
 from avyay.db import open_database
 from avyay.engine.schema import POSTGRES_SCHEMA, SCHEMA
-from avyay.events.outbox import OUTBOX, append_event
 from avyay.lock_holder import sqlite_writer
-from avyay.ports import Event
 from avyay.postgres import IDLE_TIMEOUT_MS, PostgresDatabase, is_postgres_url
 
 __all__ = ["QueueDatabase", "Rows", "open_queue_database"]
@@ -68,19 +66,6 @@ class QueueDatabase(Protocol):
         """To read history in: no line with a lower number than those that are there can still appear."""
         ...
 
-    def next_fence(self) -> int:
-        """A number greater than all before."""
-        ...
-
-    @property
-    def tells(self) -> bool:
-        """Whether events are kept beside the rows; where they are not, they are forwarded from the history."""
-        ...
-
-    def tell(self, event: Event, at: float) -> None:
-        """Publish in the open transaction."""
-        ...
-
     def problems(self) -> list[str]:
         """What the database's own check finds wrong."""
         ...
@@ -97,15 +82,12 @@ class SqliteQueue:
 
     for_update = ""
     skip_locked = ""
-    tells = True
     busy_timeout: ClassVar[float] = 30.0
     """Seconds to wait for somebody who writes."""
 
     def __init__(self, path: Path) -> None:
-        self._db = open_database(path, SCHEMA, OUTBOX, synchronous="FULL", busy_timeout=self.busy_timeout)
-
-    def execute(self, statement: str, values: Sequence[Any] = ()) -> Rows:
-        return self._db.execute(statement, values)
+        self._db = open_database(path, SCHEMA, synchronous="FULL", busy_timeout=self.busy_timeout)
+        self.execute: Callable[..., Rows] = self._db.execute  # as it is: this is called a dozen times a task
 
     def executemany(self, statement: str, rows: Iterable[Sequence[Any]]) -> None:
         self._db.executemany(statement, rows)
@@ -121,13 +103,6 @@ class SqliteQueue:
     @contextmanager
     def whole_history(self) -> Iterator[SqliteQueue]:
         yield self
-
-    def next_fence(self) -> int:
-        (fence,) = self._db.execute("UPDATE fences SET last = last + 1 RETURNING last").fetchone()
-        return int(fence)
-
-    def tell(self, event: Event, at: float) -> None:
-        append_event(self._db, event, at)
 
     def problems(self) -> list[str]:
         from avyay.db import integrity_problems
@@ -147,7 +122,6 @@ class PostgresQueue:
 
     for_update = " FOR UPDATE"
     skip_locked = " FOR UPDATE SKIP LOCKED"
-    tells = False
 
     def __init__(self, url: str) -> None:
         self._db = PostgresDatabase(url, POSTGRES_SCHEMA)
@@ -176,14 +150,6 @@ class PostgresQueue:
         with self._db.transaction():
             self._db.lock(_HISTORY)
             yield self
-
-    def next_fence(self) -> int:
-        row = self._db.execute("SELECT nextval('fences')").fetchone()
-        assert row is not None
-        return int(row[0])
-
-    def tell(self, event: Event, at: float) -> None:
-        """Nothing to do: the history is read by whoever forwards it."""
 
     def problems(self) -> list[str]:
         return []  # checksums and constraints are the server's own affair

@@ -1,4 +1,4 @@
-"""From a history in PostgreSQL to the events of this home: on from where it stopped, none twice, none left out."""
+"""From the history of a queue to the events of this home: on from where it stopped, none twice, none left out."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def forward_history(open_queue: Callable[[], Queue], outbox: Path) -> int:
     Several processes of a home may do it at once. The place reached is kept with the events, in one transaction.
 
     Args:
-        open_queue: A queue that does not publish by itself.
+        open_queue: The queue once more, for this thread.
         outbox: The file of the engine's events.
 
     Raises:
@@ -41,8 +41,6 @@ def forward_history(open_queue: Callable[[], Queue], outbox: Path) -> int:
     told = 0
     with closing(open_queue()) as queue, closing(open_database(outbox, OUTBOX, _FORWARDED)) as database:
         origin = queue.identity()
-        if not origin:
-            return 0
         while True:
             with database.errors():
                 row = database.execute("SELECT number FROM forwarded WHERE queue = ?", (origin,)).fetchone()
@@ -55,7 +53,7 @@ def forward_history(open_queue: Callable[[], Queue], outbox: Path) -> int:
                     continue
                 for entry in entries:
                     task = tasks[entry.task]
-                    for event in events_of(entry, task.title, task.evidence, origin=origin):
+                    for event in events_of(entry, task.title, task.evidence, origin):
                         append_event(database, event, entry.at)
                 last = entries[-1].number if entries else since
                 database.execute("INSERT OR REPLACE INTO forwarded VALUES (?, ?)", (origin, last))

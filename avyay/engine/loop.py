@@ -96,7 +96,7 @@ class Dispatcher:
         bill: Reads what the router charged; None: only the agents' own counts hold.
         day: What all tasks together may use up in a day; None: whatever they like.
         refill: None never generates.
-        tell: Publishes what was written into the history, where the queue does not do so itself.
+        tell: Publishes what was written into the history.
         spending: Says, for the agents there are, which caps on dollars do not hold.
     """
 

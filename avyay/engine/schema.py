@@ -5,7 +5,24 @@ from __future__ import annotations
 from avyay.db import Migration, Schema
 from avyay.postgres import PostgresSchema
 
-__all__ = ["POSTGRES_SCHEMA", "SCHEMA"]
+__all__ = ["OPEN", "POSTGRES_SCHEMA", "SCHEMA"]
+
+OPEN = "state IN ('leased', 'merging', 'ready', 'running', 'verifying')"
+"""Where one index leads to both: what may be claimed has no owner, what is at work has one."""
+
+_CHAIN = """
+ALTER TABLE tasks ADD COLUMN latest BIGINT;   -- its newest line of history
+ALTER TABLE history ADD COLUMN earlier BIGINT;   -- the line before it, of the same task
+UPDATE history SET earlier = (
+    SELECT max(older.number) FROM history AS older WHERE older.task = history.task AND older.number < history.number
+);
+UPDATE tasks SET latest = (SELECT max(number) FROM history WHERE history.task = tasks.id);
+DROP INDEX history_of_task;
+DROP INDEX ready_tasks;
+DROP INDEX active_tasks;
+CREATE INDEX open_tasks ON tasks (owner, priority DESC, number)
+    WHERE state IN ('leased', 'merging', 'ready', 'running', 'verifying');
+"""
 
 SCHEMA = Schema(
     "engine",
@@ -68,6 +85,12 @@ SCHEMA = Schema(
             "CREATE TABLE days (day TEXT PRIMARY KEY, seconds REAL NOT NULL, picodollars INTEGER NOT NULL)"
             " STRICT, WITHOUT ROWID",
         ),
+        Migration("0004_chain", _CHAIN.replace("BIGINT", "INTEGER") + "DROP TABLE fences;"),
+        Migration(
+            "0005_identity",
+            # Names the queue in the ids of its events.
+            "CREATE TABLE identity (id TEXT NOT NULL) STRICT; INSERT INTO identity VALUES (lower(hex(randomblob(16))))",
+        ),
     ),
 )
 
@@ -128,9 +151,8 @@ POSTGRES_SCHEMA = PostgresSchema(
         ),
         (
             "0002_identity",
-            # Names the queue in the ids of events that several homes tell of.
             """
-            CREATE TABLE identity (id TEXT NOT NULL);
+            CREATE TABLE identity (id TEXT NOT NULL);   -- names the queue in the ids of its events
             INSERT INTO identity VALUES (md5(random()::text || clock_timestamp()::text));
             """,
         ),
@@ -138,5 +160,6 @@ POSTGRES_SCHEMA = PostgresSchema(
             "0003_days",
             "CREATE TABLE days (day TEXT PRIMARY KEY, seconds DOUBLE PRECISION NOT NULL, picodollars BIGINT NOT NULL)",
         ),
+        ("0004_chain", _CHAIN + "DROP SEQUENCE fences;"),
     ),
 )

@@ -64,7 +64,6 @@ OUTBOX = Schema(
     ),
 )
 _INSIDE = {  # files of components that hold an outbox beside their own tables
-    "engine": ("engine.db",),
     "gateway": ("followed.db",),
     "marga": ("verdicts.db", "budgets.db"),
     "rag": ("rag.db",),

@@ -36,7 +36,7 @@ __all__ = ["DEFAULT_PORT", "build_app", "serve_engine"]
 
 DEFAULT_PORT = 8086
 _SHOWN = 100
-_TELL = 1.0  # seconds between two looks at a shared history
+_TELL = 1.0  # seconds between two looks at the history
 _T = TypeVar("_T")
 _Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 _Text = Annotated[str, Field(max_length=500)]
@@ -164,7 +164,7 @@ async def dispatching(services: Services, *, directory: Path | None = None) -> A
 
 @asynccontextmanager
 async def _telling(services: Services) -> AsyncIterator[None]:
-    """Publishes what others write into a queue that this home shares with them."""
+    """Publishes what is written into the queue, whoever writes it."""
 
     async def tell() -> None:
         while True:
@@ -174,13 +174,12 @@ async def _telling(services: Services) -> AsyncIterator[None]:
                 get_logger("engine").warning("history_not_told", reason=error.message)
             await asyncio.sleep(_TELL)
 
-    task = asyncio.create_task(tell()) if services.settings.engine.queue_url is not None else None
+    task = asyncio.create_task(tell())
     try:
         yield
     finally:
-        if task is not None:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
 
 def build_app(

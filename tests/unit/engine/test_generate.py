@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from outbox import told
 
+from avyay.engine.forward import forward_history
 from avyay.engine.generate.registry import RANK, SOURCES, load_source
 from avyay.engine.generate.service import TaskGenerator
 from avyay.engine.generate.tools import ere
@@ -417,19 +418,21 @@ class TestAnomalies:
         assert look("anomalies", alarms=Telemetry).added == ()
 
 
-def test_a_person_is_told_what_waits_for_approval_and_what_was_closed(
-    repo: Repo, queue: Queue, look: Look, tmp_path: Path
-) -> None:
+def test_a_person_is_told_what_waits_for_approval_and_what_was_closed(repo: Repo, queue: Queue, tmp_path: Path) -> None:
+    def told_of() -> list[tuple[str, dict[str, object]]]:
+        forward_history(lambda: Queue(tmp_path / "engine.db"), tmp_path / "events.db")
+        return told(tmp_path / "events.db")
+
     repo.commit({"a.py": "# TODO x\n"})
     knowledge = Knowledge(tmp_path / "own.db", len)
     generator = TaskGenerator(tmp_path / "g.db", knowledge, sources=["todo"], approval=True)
     assert generator.round(repo.root, queue, dry_run=True).tasks
-    assert told(tmp_path / "engine.db") == []
+    assert told_of() == []
     (name,) = generator.round(repo.root, queue).added
     repo.commit({"a.py": "\n"})
     generator.round(repo.root, queue)
     knowledge.close()
-    (added, asked, resolved) = told(tmp_path / "engine.db")
+    (added, asked, resolved) = told_of()
     assert (added[0], asked[0], resolved[0]) == (
         *("engine.task.added", "engine.approval.requested", "engine.task.resolved"),
     )

@@ -15,6 +15,7 @@ from outbox import told
 
 from avyay.engine import keeper
 from avyay.engine.checkup import inspect
+from avyay.engine.forward import forward_history
 from avyay.engine.loop import owner_name
 from avyay.engine.narrate import narrate
 from avyay.engine.types import Lease
@@ -333,7 +334,9 @@ class TestWhatIsTold:
         first, second = site.dispatcher(), site.dispatcher()
         second.run(once=True)
         first.close()
-        events = told(site.paths.data / "engine" / "engine.db")
+        events_file = site.paths.data / "engine" / "events.db"
+        forward_history(site.open_queue, events_file)
+        events = told(events_file)
         assert [name.removeprefix("engine.") for name, data in events if data["task"] == "early"] == [
             *("task.added", "task.claimed", "task.started", "task.verifying", "task.merging", "task.merged")
         ]

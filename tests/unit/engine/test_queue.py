@@ -25,8 +25,10 @@ from hypothesis.stateful import (
 )
 
 from avyay.clock import FakeClock
+from avyay.db import Schema, open_database
 from avyay.engine.lease import HEARTBEAT, TIMEOUT, Breath, LeaseWatch
 from avyay.engine.queue import LostLeaseError, Queue
+from avyay.engine.schema import SCHEMA
 from avyay.engine.types import ACTIVE, FINAL, STATES, TRANSITIONS, Lease, NewTask, allowed
 from avyay.errors import UsageError
 
@@ -227,6 +229,13 @@ class TestChoice:
         assert queue.add([NewTask("x again", fingerprint="todo:app.py:7")]) == one
         assert queue.counts() == {"ready": 1}
 
+    def test_however_many_it_cannot_do_stand_before_the_one_it_can(self, queue: Queue) -> None:
+        others = [NewTask(f"m{i}", requires=frozenset({"os:macos"}), priority=i % 3) for i in range(150)]
+        mine = [NewTask("low", id="low", priority=-1), NewTask("mid", id="mid", priority=1)]
+        queue.add([*others, *mine])
+        claimed = [queue.claim("w", frozenset({"os:linux"})) for _ in range(3)]
+        assert [lease and lease.task.id for lease in claimed] == ["mid", "low", None]
+
 
 class TestLeaseWatch:
     def test_three_missed_heartbeats(self) -> None:
@@ -333,6 +342,7 @@ class QueueModel(RuleBasedStateMachine):
                 assert task.reason
             if task.state == "ready":
                 assert not open_needs, task
+            assert self.queue.history(task.id) == [entry for entry in self.queue.history() if entry.task == task.id]
         assert self.queue._db.problems() == []
 
     def teardown(self) -> None:
@@ -413,3 +423,30 @@ def test_kill_9_loses_nothing(place: Path | str, tmp_path: Path) -> None:
 @pytest.mark.soak
 def test_kill_9_soak(place: Path | str, tmp_path: Path) -> None:
     crash_test(place, tmp_path, processes=8, tasks=5000, kills=400, pause=0.3)
+
+
+def test_a_queue_of_an_older_release_keeps_its_stories(tmp_path: Path) -> None:
+    old = Schema(SCHEMA.name, SCHEMA.migrations[:3])
+    database = open_database(tmp_path / "engine.db", old)
+    with database.transaction():
+        for name in ("a", "b"):
+            database.execute(
+                "INSERT INTO tasks (id, title, description, accept, files, requires, evidence, priority, state,"
+                " attempts, fence, created, updated) VALUES (?, 'x', '', '', '[]', '[]', '[]', 0, 'ready', 3, 7, 0, 0)",
+                (name,),
+            )
+        for task, kind, fence in (("a", "added", None), ("b", "added", None), ("a", "claimed", 7), ("a", "parked", 7)):
+            database.execute("INSERT INTO history (task, at, kind, fence) VALUES (?, 0, ?, ?)", (task, kind, fence))
+        database.execute("UPDATE fences SET last = 2")
+    database.close()
+    queue = Queue(tmp_path / "engine.db")
+    assert [(entry.kind, entry.fence) for entry in queue.history("a")] == [
+        ("added", None), ("claimed", 7), ("parked", 7),
+    ]  # fmt: skip
+    lease = queue.claim("w")
+    assert lease is not None
+    assert lease.fence > 4
+    assert [entry.kind for entry in queue.history("a", after=1)] == ["claimed", "parked", "claimed"]
+    assert queue.history("a")[-1].fence == lease.fence
+    assert [entry.kind for entry in queue.history("b")] == ["added"]
+    queue.close()

@@ -164,7 +164,7 @@ class TestPullRequests:
         assert site.task("one").state == "done"
         assert site.data("one", "done")["url"] == "https://example.test/pull/7"
         assert site.head() == before
-        assert git(tmp_path / "origin.git", "show", "avyay/one/1:out.txt") == "done\n"
+        assert git(tmp_path / "origin.git", "show", "avyay/one/2:out.txt") == "done\n"
         assert "--base main" in (tmp_path / "gh.log").read_text()
 
     def test_one_that_exists_already_is_found(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

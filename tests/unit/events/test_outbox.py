@@ -108,16 +108,16 @@ def test_no_secret_gets_in(tmp_path: Path) -> None:
 
 def test_published_with_the_change_or_not_at_all(tmp_path: Path, clock: FakeClock) -> None:
     own = Schema("own", (Migration("0001", "CREATE TABLE things (name TEXT)"),))
-    database = open_database(tmp_path / "engine" / "engine.db", own, OUTBOX)
+    database = open_database(tmp_path / "siddhi" / "siddhi.db", own, OUTBOX)
     with suppress(AvyayError), database.transaction():
-        append_event(database, Event("engine.task.merged", {"task": "lost"}), clock.now())
+        append_event(database, Event("siddhi.page.published", {"task": "lost"}), clock.now())
         raise AvyayError("no")
     with database.transaction():
         database.execute("INSERT INTO things VALUES ('kept')")
-        append_event(database, Event("engine.task.merged", {"task": "kept"}), clock.now())
+        append_event(database, Event("siddhi.page.published", {"task": "kept"}), clock.now())
     reader = EventReader(tmp_path)
     assert [event.data for event in reader.read(Cursor()).events] == [{"task": "kept"}]
-    assert str(reader.head()) == "engine_main-1"
+    assert str(reader.head()) == "siddhi_main-1"
     reader.close()
     database.close()
 

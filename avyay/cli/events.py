@@ -19,8 +19,21 @@ if TYPE_CHECKING:
 
 app = command_group("What happened: events, their delivery, dead letters.")
 
-Names = Annotated[list[str] | None, typer.Option("--name", help="Glob of event names, such as marga.*; repeat it.")]
+Names = Annotated[
+    list[str] | None, typer.Option("--name", "--kind", help="Glob of event names, such as marga.*; repeat it.")
+]
 Limit = Annotated[int, typer.Option("--limit", "-n", min=1, max=1000, help="At most so many, the newest.")]
+
+
+@command(app, results=True)
+def tail(
+    run: Run,
+    name: Names = None,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=1000, help="Begin with so many, the newest.")] = 10,
+    after: Annotated[str | None, typer.Option("--after", help="Begin behind this cursor; `start` for all.")] = None,
+) -> None:
+    """Show events as they happen, until Ctrl-C; with --json one JSON object a line."""
+    _list(run, tuple(name or ()), limit, after, follow=True)
 
 
 @command(app, "list", results=True)
@@ -32,10 +45,13 @@ def list_(
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as events happen, until Ctrl-C.")] = False,
 ) -> None:
     """List what happened, oldest first; with --json --follow one JSON object a line."""
+    _list(run, tuple(name or ()), limit, after, follow=follow)
+
+
+def _list(run: Run, names: tuple[str, ...], limit: int, after: str | None, *, follow: bool) -> None:
     from avyay.events.build import open_reader
     from avyay.events.reader import Cursor
 
-    names = tuple(name or ())
     run.services.tell_engine_history()
     reader = open_reader(run.loaded.paths)
     try:
@@ -75,7 +91,7 @@ def deliveries(run: Run, limit: Limit = 50) -> None:
 
 @command(app, results=True)
 def dead(run: Run, limit: Limit = 50) -> None:
-    """List what was given up, newest first."""
+    """List dead letters: what was given up, newest first."""
     found = _open(run)
     try:
         rows = found.rows("dead", limit=limit)
@@ -90,7 +106,7 @@ def retry(
     event: Annotated[list[str] | None, typer.Argument(help="Ids of events: evt_….", show_default=False)] = None,
     every: Annotated[bool, typer.Option("--all", help="All dead letters.")] = False,
 ) -> None:
-    """Send dead letters once more; the daemon that delivers does it within a second."""
+    """Send dead letters once more; the daemon that delivers begins within a second."""
     if bool(event) == every:
         raise UsageError("Name events, or say --all.", hint="See: avyay events dead")
     found = _open(run)
@@ -99,6 +115,60 @@ def retry(
     finally:
         found.close()
     run.out.result({"retried": count}, f"{count} will be sent again.")
+
+
+@command(app, results=True)
+def replay(
+    run: Run,
+    event: Annotated[list[str] | None, typer.Argument(help="Ids of events: evt_….", show_default=False)] = None,
+    since: Annotated[str | None, typer.Option("--since", help="All of this time: 30m, 2h, 7d.")] = None,
+    name: Names = None,
+    to: Annotated[list[str] | None, typer.Option("--to", help="Receiver, by name; by default all.")] = None,
+) -> None:
+    """Send events again, delivered or not, with the ids they had; each receiver gets what it wants of them."""
+    from pydantic import TypeAdapter, ValidationError
+
+    from avyay.clock import SYSTEM_CLOCK
+    from avyay.config.types import Seconds
+    from avyay.events.build import open_reader
+    from avyay.events.reader import matches
+
+    if bool(event) == (since is not None):
+        raise UsageError("Name events, or say since when.", hint="For example: avyay events replay --since 2h")
+    settings = run.loaded.settings.events
+    wanted: dict[str, tuple[str, ...]] = {hook.name: hook.events for hook in settings.webhooks}
+    if settings.redis is not None:
+        wanted["redis"] = settings.redis.events
+    if unknown := [one for one in to or () if one not in wanted]:
+        known = ", ".join(wanted) or "none is configured"
+        raise UsageError(f"There is no receiver {unknown[0]!r}.", hint=f"Receivers: {known}.")
+    if not wanted:
+        raise UsageError("No receiver is configured.", hint="Set events.webhooks or events.redis in avyay.yaml.")
+    reader = open_reader(run.loaded.paths)
+    try:
+        if since is not None:
+            try:
+                seconds = TypeAdapter(Seconds).validate_python(since)
+            except ValidationError:
+                raise UsageError(f"{since!r} is no time.", hint="Write 30m, 2h or 7d.") from None
+            found = reader.since(SYSTEM_CLOCK.now() - seconds, tuple(name or ()))
+        else:
+            found = tuple(one for one in reader.find(event or ()) if matches(one.name, tuple(name or ())))
+            if missing := set(event or ()) - {one.id for one in found}:
+                raise UsageError(f"{min(missing)!r} is not kept.", hint="See: avyay events list", code="no_event")
+    finally:
+        reader.close()
+    deliveries = _open(run)
+    try:
+        sent = {
+            sink: deliveries.replay(sink, [one for one in found if matches(one.name, names)])
+            for sink, names in wanted.items()
+            if not to or sink in to
+        }
+    finally:
+        deliveries.close()
+    text = ", ".join(f"{count} to {sink}" for sink, count in sent.items())
+    run.out.result({"replayed": sent}, f"Will be sent again: {text}.")
 
 
 @command(app, results=True)

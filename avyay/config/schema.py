@@ -518,6 +518,7 @@ class WebhookSettings(Section):
     events: tuple[str, ...] = Field((), description="Globs of event names, such as marga.*; by default all.")
     timeout: Seconds = Field(10.0, gt=0, le=60, description="Time it has to answer.")
     attempts: int = Field(10, ge=1, le=100, description="Tries before a message becomes a dead letter.")
+    private: bool = Field(False, description="Whether its name may lead into this machine's own network.")
 
     @field_validator("url")
     @classmethod

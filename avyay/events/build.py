@@ -95,6 +95,7 @@ def open_sinks(settings: EventsSettings, environment: Environment, *, clock: Clo
                 names=hook.events,
                 timeout=hook.timeout,
                 attempts=hook.attempts,
+                private=hook.private,
                 now=clock.now,
             )
         )

@@ -36,9 +36,12 @@ SCHEMA = Schema(
             CREATE INDEX deliveries_due ON deliveries (sink, due_at) WHERE state = 'waiting';
             """,
         ),
+        Migration("0002_since", "ALTER TABLE sinks ADD COLUMN since REAL NOT NULL DEFAULT 0"),
     ),
 )
 _COLUMNS = "number, sink, event, name, state, attempts, due_at, created_at, ended_at, problem"
+_ADD = "INSERT OR IGNORE INTO deliveries (sink, event, name, body, due_at, created_at) VALUES (?,?,?,?,?,?)"
+_OLD = 3_600.0
 _MOST_WAITING = 10_000  # of one sink; beyond it the oldest are given up
 
 
@@ -77,16 +80,26 @@ class Deliveries:
             if row is not None:
                 return Cursor.parse(row[0])
             here = head()
-            database.execute("INSERT INTO sinks VALUES (?, ?)", (sink, str(here)))
+            database.execute("INSERT INTO sinks VALUES (?, ?, ?)", (sink, str(here), self._clock.now()))
             return here
 
     def add(self, sink: str, events: Sequence[Recorded], cursor: Cursor) -> None:
-        """Take events up and move the sink's cursor, together: none is taken twice, none left out."""
+        """Take events up and move the sink's cursor, together: none is taken twice, none left out.
+
+        What happened a good while before the sink was first there is no news to it: such events come late, when
+        another home is followed for the first time.
+        """
         now = self._clock.now()
         with self._lock, self._database.transaction() as database:
+            row = database.execute("SELECT since FROM sinks WHERE name = ?", (sink,)).fetchone()
+            since = row[0] - _OLD if row is not None else 0.0
             database.executemany(
-                "INSERT OR IGNORE INTO deliveries (sink, event, name, body, due_at, created_at) VALUES (?,?,?,?,?,?)",
-                [(sink, event.id, event.name, orjson.dumps(event.body()), now, now) for event in events],
+                _ADD,
+                [
+                    (sink, event.id, event.name, orjson.dumps(event.body()), now, now)
+                    for event in events
+                    if event.at >= since
+                ],
             )
             database.execute("UPDATE sinks SET cursor = ? WHERE name = ?", (str(cursor), sink))
             database.execute(
@@ -173,6 +186,19 @@ class Deliveries:
             query = "UPDATE deliveries SET state = 'waiting', failures = 0, due_at = ?, ended_at = NULL"
             done = database.execute(f"{query} WHERE state = 'dead' {where}", (self._clock.now(), *events))
             return done.rowcount
+
+    def replay(self, sink: str, events: Sequence[Recorded]) -> int:
+        """Send events to a sink now, whether or not they were sent before; says how many."""
+        now = self._clock.now()
+        with self._lock, self._database.transaction() as database:
+            for event in events:
+                database.execute(_ADD, (sink, event.id, event.name, orjson.dumps(event.body()), now, now))
+                database.execute(
+                    "UPDATE deliveries SET state = 'waiting', failures = 0, due_at = ?, ended_at = NULL"
+                    " WHERE sink = ? AND event = ?",
+                    (now, sink, event.id),
+                )
+        return len(events)
 
     def prune(self, keep_for: float) -> int:
         """Forget what ended so many seconds ago; says how much."""

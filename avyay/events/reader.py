@@ -131,6 +131,21 @@ class EventReader:
         found = sorted(self._each(look), key=_by_time)
         return Batch(tuple(_recorded(row, head) for _, _, row in found[-limit:]), head)
 
+    def since(self, at: float, names: Sequence[str] = (), *, limit: int = 10_000) -> tuple[Recorded, ...]:
+        """Events of a time (Unix seconds) and later, oldest first; of more than `limit` the newest."""
+        return tuple(event for event in self.latest(limit, names).events if event.at >= at)
+
+    def find(self, identities: Sequence[str]) -> tuple[Recorded, ...]:
+        """The events of these ids that are kept, oldest first."""
+        head = self.head()
+        marks = ", ".join("?" * len(identities))
+        query = f"SELECT number, id, at, name, data FROM outbox WHERE id IN ({marks})"  # noqa: S608 - marks only
+
+        def look(name: str, database: Database) -> list[_Row]:
+            return [(row[2], name, row) for row in database.execute(query, tuple(identities))]
+
+        return tuple(_recorded(row, head) for _, _, row in sorted(self._each(look), key=_by_time))
+
     def read(self, cursor: Cursor, limit: int = 500, names: Sequence[str] = (), *, within: Sequence[str] = ()) -> Batch:
         """What follows a cursor, at most `limit` events of every outbox looked at; `names` and `within` as in `latest`.
 

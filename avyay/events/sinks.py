@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import httpx2
 
-from avyay.errors import DependencyError
+from avyay.errors import DependencyError, PolicyError
+from avyay.events.addresses import Lookup, allowed_address, look_up
 from avyay.events.webhooks import sign
 from avyay.http import async_client
 from avyay.resilience.rate_headers import read_retry_after
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from redis.asyncio import Redis
 
 __all__ = ["Message", "NotDeliveredError", "RedisSink", "Sink", "WebhookSink"]
+
+_LONGEST_WAIT = 86_400.0  # seconds that a receiver may put a message off
 
 
 class NotDeliveredError(Exception):
@@ -62,7 +65,12 @@ class Sink(Protocol):
 
 
 class WebhookSink:
-    """POSTs signed JSON; any 2xx is a receipt."""
+    """POSTs signed JSON; any 2xx is a receipt. Redirects are not followed: they are no receipt.
+
+    Args:
+        private: Whether the name may lead into this machine's own network.
+        lookup: Finds the addresses of a name.
+    """
 
     def __init__(
         self,
@@ -73,31 +81,48 @@ class WebhookSink:
         names: Sequence[str] = (),
         timeout: float = 10.0,
         attempts: int = 10,
+        private: bool = False,
+        lookup: Lookup = look_up,
         now: Callable[[], float],
     ) -> None:
         self.name, self.names, self.attempts = name, names, attempts
-        self._url, self._secrets, self._timeout, self._now = url, secrets, timeout, now
+        self._url, self._secrets, self._timeout, self._now = httpx2.URL(url), secrets, timeout, now
+        self._private, self._lookup = private, lookup
         self._http: httpx2.AsyncClient | None = None
 
     async def send(self, message: Message) -> None:
         if self._http is None:
             self._http = async_client(read=self._timeout, connect=min(5.0, self._timeout))
         headers = {
+            "host": self._url.netloc.decode("ascii"),
             "content-type": "application/json",
             **sign(self._secrets, message.id, int(self._now()), message.body),
         }
         try:
-            async with (
-                asyncio.timeout(self._timeout),
-                self._http.stream("POST", self._url, content=message.body, headers=headers) as answer,
-            ):
-                status, retry = answer.status_code, read_retry_after(answer.headers, self._now())
+            async with asyncio.timeout(self._timeout):
+                where, options = await self._place()
+                async with self._http.stream(
+                    "POST", where, content=message.body, headers=headers, extensions=options
+                ) as answer:
+                    status, retry = answer.status_code, read_retry_after(answer.headers, self._now())
         except TimeoutError as error:
             raise NotDeliveredError(f"no answer within {self._timeout:g} s") from error
+        except PolicyError as error:
+            raise NotDeliveredError(error.message) from error
+        except OSError as error:
+            raise NotDeliveredError(f"the name {self._url.host} is not known") from error
         except (httpx2.HTTPError, httpx2.InvalidURL) as error:
             raise NotDeliveredError(type(error).__name__) from error
         if not 200 <= status < 300:
-            raise NotDeliveredError(f"HTTP {status}", retry_after=retry, final=status == 410)
+            wait = None if retry is None else min(retry, _LONGEST_WAIT)
+            raise NotDeliveredError(f"HTTP {status}", retry_after=wait, final=status == 410)
+
+    async def _place(self) -> tuple[httpx2.URL, dict[str, Any]]:
+        """The URL with the address that was judged in the place of the name, and the name for TLS."""
+        url = self._url
+        port = url.port or (443 if url.scheme == "https" else 80)
+        address = await allowed_address(url.host, port, private=self._private, lookup=self._lookup)
+        return url.copy_with(host=address), {"sni_hostname": url.host} if url.scheme == "https" else {}
 
     async def close(self) -> None:
         if self._http is not None:

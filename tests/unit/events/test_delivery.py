@@ -6,7 +6,10 @@ import asyncio
 import base64
 import json
 import socket
-from collections.abc import Callable
+import ssl
+import subprocess
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +19,9 @@ from hypothesis import strategies as st
 from receiver import Receiver
 
 from avyay.clock import SYSTEM_CLOCK, FakeClock
-from avyay.errors import AuthError, UsageError
+from avyay.errors import AuthError, PolicyError, UsageError
 from avyay.events import pump as pump_module
+from avyay.events.addresses import allowed_address
 from avyay.events.deliveries import Deliveries
 from avyay.events.outbox import Outboxes
 from avyay.events.pump import Pump
@@ -114,6 +118,260 @@ def test_a_webhook_that_says_nothing() -> None:
 
     with socket.create_server(("127.0.0.1", 0)) as silent:
         asyncio.run(main(f"http://127.0.0.1:{silent.getsockname()[1]}/"))
+
+
+Answer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+@asynccontextmanager
+async def answering(answer: Answer, **options: Any) -> AsyncIterator[int]:
+    """A server on loopback, by its port."""
+    under_way: set[asyncio.Task[None]] = set()
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        under_way.add(task)
+        with suppress(ConnectionError, ssl.SSLError, asyncio.IncompleteReadError):
+            await answer(reader, writer)
+        writer.close()
+        with suppress(OSError):
+            await writer.wait_closed()
+
+    server = await asyncio.start_server(handle, "127.0.0.1", 0, **options)
+    try:
+        yield server.sockets[0].getsockname()[1]
+    finally:
+        server.close()
+        await asyncio.gather(*under_way)
+
+
+TROUBLES = {
+    "garbage": b"\x00\xff nothing of the kind\r\n\r\n",
+    "cut off": b"HTTP/1.1 200 O",
+    "a head without end": b"HTTP/1.1 200 OK\r\nx: " + b"y" * 300_000,
+    "two answers' lengths": b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\nx",
+    "an upgrade": b"HTTP/1.1 101 Switching Protocols\r\nupgrade: x\r\nconnection: upgrade\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("trouble", TROUBLES)
+def test_a_webhook_that_answers_anything_else(trouble: str) -> None:
+    """No receipt, and no error but the one that says so."""
+
+    async def main() -> None:
+        async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readuntil(MESSAGE.body)
+            writer.write(TROUBLES[trouble])
+            await writer.drain()
+
+        async with answering(answer) as port:
+            sink = WebhookSink("ops", f"http://127.0.0.1:{port}/", [SECRET], timeout=5.0, now=SYSTEM_CLOCK.now)
+            with pytest.raises(NotDeliveredError) as caught:
+                await sink.send(MESSAGE)
+            assert not caught.value.final
+            await sink.close()
+
+    asyncio.run(main())
+
+
+def test_a_receipt_counts_whatever_comes_behind_it() -> None:
+    """Its body is not waited for, nor read: it may have no end."""
+
+    async def main() -> None:
+        async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readuntil(MESSAGE.body)
+            writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 1000000\r\n\r\nx")
+            await writer.drain()
+            await reader.read()
+
+        async with answering(answer) as port:
+            sink = WebhookSink("ops", f"http://127.0.0.1:{port}/", [SECRET], timeout=5.0, now=SYSTEM_CLOCK.now)
+            await sink.send(MESSAGE)
+            await sink.close()
+
+    asyncio.run(main())
+
+
+def test_a_webhook_that_drips_its_answer_is_given_up() -> None:
+    async def main() -> None:
+        async def drip(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            for byte in b"HTTP/1.1 200 OK\r\n" * 1_000:
+                writer.write(bytes([byte]))
+                await writer.drain()
+                await asyncio.sleep(0.01)
+
+        async with answering(drip) as port:
+            sink = WebhookSink("ops", f"http://127.0.0.1:{port}/", [SECRET], timeout=0.2, now=SYSTEM_CLOCK.now)
+            with pytest.raises(NotDeliveredError, match="no answer within"):
+                await sink.send(MESSAGE)
+            await sink.close()
+
+    asyncio.run(main())
+
+
+def test_a_webhook_that_nobody_listens_at() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+
+    async def main() -> None:
+        sink = WebhookSink("ops", f"http://127.0.0.1:{port}/", [SECRET], now=SYSTEM_CLOCK.now)
+        with pytest.raises(NotDeliveredError, match="ConnectError"):
+            await sink.send(MESSAGE)
+        await sink.close()
+
+    asyncio.run(main())
+
+
+def test_a_receiver_cannot_put_a_message_off_for_ever(home: Home) -> None:
+    """What it asks for is heeded, up to a day; it is then a failed try like any other."""
+
+    async def main(receiver: Receiver) -> None:
+        sink = hook(receiver)
+        with pytest.raises(NotDeliveredError) as caught:
+            await sink.send(MESSAGE)
+        assert caught.value.retry_after == 86_400.0
+        await sink.close()
+
+    with Receiver([429], {"retry-after": "99999999"}) as receiver:
+        asyncio.run(main(receiver))
+
+
+def test_a_receiver_that_is_busy_is_left_alone_for_as_long_as_it_asks(tmp_path: Path) -> None:
+    clock = FakeClock()
+    deliveries = Deliveries(tmp_path / "d.db", clock=clock)
+    here = deliveries.begin("ops", Cursor)
+    deliveries.add("ops", [Recorded("evt_1", "a.b.c", clock.now(), {}, here)], here)
+    backoff = Backoff(base=5.0, cap=3_600.0, attempts=10, patience=86_400.0)
+    assert not deliveries.failed(1, "HTTP 429", backoff, lambda: 0.5, retry_after=60.0)
+    (row,) = deliveries.rows("waiting")
+    assert 60.0 <= row.due_at - clock.now() <= 65.0
+    waits = []
+    for _ in range(8):
+        deliveries.failed(1, "HTTP 500", backoff, lambda: 0.999)
+        waits.append(round(deliveries.rows("waiting")[0].due_at - clock.now()))
+    assert waits == [10, 20, 40, 80, 160, 320, 639, 1279]
+    assert deliveries.failed(1, "HTTP 500", backoff, lambda: 0.999)
+    assert deliveries.rows("dead")[0].attempts == 10
+    deliveries.close()
+
+
+# ---------------------------------------------------------------- where a webhook may lead
+
+
+@pytest.mark.parametrize(
+    "host, known, private, verdict",
+    [
+        ("example.com", ["93.184.215.14"], False, "93.184.215.14"),
+        ("example.com", ["2606:2800:21f:cb07:6820:80da:af6b:8b2c"], False, "2606:2800:21f:cb07:6820:80da:af6b:8b2c"),
+        ("127.0.0.1", [], False, "127.0.0.1"),  # written out
+        ("10.1.2.3", [], False, "10.1.2.3"),
+        ("[::1]", [], False, "::1"),
+        ("localhost", ["127.0.0.1"], False, "127.0.0.1"),
+        ("inside", ["10.0.0.5"], True, "10.0.0.5"),
+        ("inside", ["10.0.0.5"], False, None),
+        ("rebound.example", ["127.0.0.1"], False, None),
+        ("rebound.example", ["93.184.215.14", "192.168.0.1"], False, None),  # one of several is enough
+        ("mapped.example", ["::ffff:127.0.0.1"], False, None),
+        ("sixtofour.example", ["2002:7f00:1::"], False, None),
+        ("teredo.example", ["2001:0:0:0:0:0:f5ff:fffe"], False, None),
+        ("tailnet.example", ["100.64.0.1"], False, None),
+        ("0x7f000001", ["127.0.0.1"], False, None),  # not written out plainly: it is looked up
+        ("nothing.example", ["0.0.0.0"], True, None),
+        ("cloud.example", ["169.254.169.254"], True, None),
+        ("169.254.169.254", [], True, None),
+        ("[fd00:ec2::254]", [], True, None),
+        ("[::ffff:169.254.169.254]", [], True, None),
+        ("[fe80::1%25eth0]", [], True, None),
+        ("many.example", ["224.0.0.1"], True, None),
+    ],
+    ids=lambda value: "/".join(value) if isinstance(value, list) else str(value),
+)
+def test_where_a_webhook_may_lead(host: str, known: list[str], private: bool, verdict: str | None) -> None:
+    async def lookup(name: str, port: int) -> list[str]:
+        return known
+
+    if verdict is None:
+        with pytest.raises(PolicyError):
+            asyncio.run(allowed_address(host, 443, private=private, lookup=lookup))
+    else:
+        assert asyncio.run(allowed_address(host, 443, private=private, lookup=lookup)) == verdict
+
+
+def test_the_connection_is_made_to_what_was_judged_and_under_its_name() -> None:
+    asked: list[str] = []
+
+    async def main(receiver: Receiver) -> None:
+        port = receiver.url.rpartition(":")[2].partition("/")[0]
+
+        async def lookup(name: str, number: int) -> list[str]:
+            asked.append(name)
+            return ["127.0.0.1"]
+
+        url = f"http://receiver.internal:{port}/hook"
+        sink = WebhookSink("ops", url, [SECRET], private=True, lookup=lookup, now=SYSTEM_CLOCK.now)
+        await sink.send(MESSAGE)
+        await sink.send(MESSAGE)
+        await sink.close()
+        closed = WebhookSink("ops", url, [SECRET], lookup=lookup, now=SYSTEM_CLOCK.now)
+        with pytest.raises(NotDeliveredError, match="leads to 127.0.0.1"):
+            await closed.send(MESSAGE)
+        await closed.close()
+
+    with Receiver() as receiver:
+        asyncio.run(main(receiver))
+        assert [headers["host"] for headers, _ in receiver.got] == [f"receiver.internal:{receiver.port}"] * 2
+    assert asked == ["receiver.internal"] * 3
+
+
+@pytest.mark.needs("openssl")
+def test_over_tls_the_certificate_must_be_the_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The connection goes to an address, the certificate is still that of the name."""
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    made = f"-keyout {key} -out {certificate} -subj /CN=x -addext subjectAltName=DNS:receiver.test"
+    command = f"openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 {made}"
+    subprocess.run(command.split(), check=True, capture_output=True)
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    heads: list[bytes] = []
+
+    async def lookup(name: str, port: int) -> list[str]:
+        return ["127.0.0.1"]
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heads.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(b"HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n")
+        await writer.drain()
+
+    def to(host: str, port: int) -> WebhookSink:
+        url = f"https://{host}:{port}/x"
+        return WebhookSink("ops", url, [SECRET], private=True, lookup=lookup, now=SYSTEM_CLOCK.now)
+
+    async def main() -> None:
+        async with answering(answer, ssl=context) as port:
+            sink, other = to("receiver.test", port), to("other.test", port)
+            await sink.send(MESSAGE)
+            with pytest.raises(NotDeliveredError, match="ConnectError"):
+                await other.send(MESSAGE)
+            await sink.close()
+            await other.close()
+
+    asyncio.run(main())
+    (head,) = heads
+    assert b"host: receiver.test:" in head.lower()
+
+
+def test_a_name_that_is_not_known() -> None:
+    async def main() -> None:
+        async def lookup(name: str, port: int) -> list[str]:
+            raise OSError("no such name")
+
+        sink = WebhookSink("ops", "https://nowhere.example/", [SECRET], lookup=lookup, now=SYSTEM_CLOCK.now)
+        with pytest.raises(NotDeliveredError, match=r"nowhere\.example is not known"):
+            await sink.send(MESSAGE)
+
+    asyncio.run(main())
 
 
 def test_redis_that_is_not_there() -> None:
@@ -319,7 +577,7 @@ def test_too_many_waiting_are_given_up_and_old_ones_forgotten(tmp_path: Path, mo
     clock = FakeClock()
     deliveries = Deliveries(tmp_path / "d.db", clock=clock)
     cursor = deliveries.begin("ops", Cursor)
-    events = [Recorded(f"evt_{n}", "a.b.c", 0.0, {}, cursor) for n in range(5)]
+    events = [Recorded(f"evt_{n}", "a.b.c", clock.now(), {}, cursor) for n in range(5)]
     deliveries.add("ops", events, cursor)
     deliveries.add("ops", events, cursor)  # taken up again after a crash: nothing is sent twice
     assert [row.state for row in deliveries.rows()] == ["waiting"] * 3 + ["dead"] * 2

@@ -17,9 +17,10 @@ from pathlib import Path
 
 import httpx2
 
+from avyay.clock import SYSTEM_CLOCK
 from avyay.errors import AvyayError
 from avyay.events.election import try_lock
-from avyay.events.followed import FollowedStore, read_event
+from avyay.events.followed import FollowedStore, missed_event, read_event
 from avyay.http import async_client
 from avyay.log import get_logger
 from avyay.resilience.backoff import Backoff
@@ -69,6 +70,7 @@ class Follower:
         lock: The lock's file.
         backoff: Between two tries to reach a component.
         jitter: Random numbers in [0, 1).
+        now: Unix seconds.
     """
 
     def __init__(
@@ -82,9 +84,11 @@ class Follower:
         again: float = _AGAIN,
         backoff: Backoff = _BACKOFF,
         jitter: Callable[[], float] = random.random,
+        now: Callable[[], float] = SYSTEM_CLOCK.now,
     ) -> None:
         self._remotes, self._own, self._open, self._lock = remotes, own, store, lock
         self._quiet, self._again, self._backoff, self._jitter = quiet, again, backoff, jitter
+        self._now = now
         self._stopping = asyncio.Event()
         self._homes: dict[str, asyncio.Lock] = {}
         self._log = get_logger("events")
@@ -141,6 +145,8 @@ class Follower:
                 except (httpx2.HTTPError, httpx2.InvalidURL, _UnusableError, AvyayError, OSError) as error:
                     if failures == 0 or reached:
                         self._log.info("events_not_followed", name=remote.name, reason=str(error)[:200])
+                except Exception:  # noqa: BLE001 - a bug must not end the following of a home for good
+                    self._log.exception("following_failed", name=remote.name)
                 finally:
                     self.following.pop(remote.name, None)
                 failures = 0 if reached else failures + 1
@@ -181,8 +187,10 @@ class Follower:
         cursor, events = None, []
         for frame in frames:
             if frame.name == "avyay.events.missed":
-                missed = frame.data[:200].decode("utf-8", "replace")
-                self._log.warning("events_missed", name=remote.name, outboxes=missed)
+                self._log.warning(
+                    "events_missed", name=remote.name, outboxes=frame.data[:200].decode("utf-8", "replace")
+                )
+                events.append(missed_event(remote.name, frame.data, self._now()))
             elif frame.data:
                 event = read_event(frame.data)
                 if event is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import secrets
 import threading
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -14,7 +15,7 @@ import orjson
 from avyay.db import Migration, Schema, open_database
 from avyay.events.outbox import LARGEST, OUTBOX, keep_events
 
-__all__ = ["Followed", "FollowedStore", "read_event"]
+__all__ = ["Followed", "FollowedStore", "missed_event", "read_event"]
 
 _HOMES = Schema(
     "followed",
@@ -86,3 +87,15 @@ def read_event(data: bytes) -> Followed | None:
     except (ValueError, TypeError, KeyError, OverflowError):
         return None
     return identity, at, name, inner
+
+
+def missed_event(component: str, counts: bytes, at: float) -> Followed:
+    """What tells readers here that a home had pruned events before they were followed: how many of each outbox."""
+    try:
+        given: Any = orjson.loads(counts)
+    except ValueError:
+        given = None
+    known = given if isinstance(given, dict) else {}
+    outboxes = {str(name)[:60]: count for name, count in list(known.items())[:64] if isinstance(count, int)}
+    data = orjson.dumps({"component": component, "outboxes": outboxes}).decode()
+    return f"evt_{secrets.token_hex(12)}", at, "gateway.events.missed", data

@@ -46,6 +46,16 @@ class _View:
         return self.reader.read(cursor, limit, self.names, within=self.within)
 
 
+class _Stream(StreamingResponse):
+    """Ends its generator with itself: else one whose caller stopped reading would count as listening for long."""
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            await self.body_iterator.aclose()  # type: ignore[attr-defined]
+
+
 class EventFeed:
     """The events of this home for the callers of one daemon; also delivers them to webhooks and Redis.
 
@@ -145,7 +155,7 @@ class EventFeed:
             )
         if cursor is None:
             cursor = await asyncio.to_thread(view.reader.head)
-        return StreamingResponse(self._stream(cursor, view), headers=self._headers, media_type="text/event-stream")
+        return _Stream(self._stream(cursor, view), headers=self._headers, media_type="text/event-stream")
 
     @property
     def _headers(self) -> dict[str, str]:

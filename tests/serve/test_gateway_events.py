@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,11 @@ from listener import Listener
 
 from avyay.events.follow import Backoff
 from avyay.ports import Event
+from avyay.serve.gateway import stream
 from avyay.serve.gateway.daemon import build_app as build_gateway
 from avyay.serve.gateway.daemon import door_limits
 from avyay.serve.gateway.door import door_protocol
+from avyay.serve.gateway.stream import EventsPage
 from avyay.serve.raksha import build_app
 from avyay.wiring import Services
 
@@ -233,3 +236,31 @@ def test_bad_questions_are_refused_before_a_stream_begins(query: str, tmp_path: 
         headers = listener.answer.headers
         assert (headers["x-accel-buffering"], headers["cache-control"]) == ("no", "no-store")
         listener.close()
+
+
+def test_a_caller_that_does_not_read_holds_no_place(tmp_path: Path) -> None:
+    with Gate(tmp_path, {}, {"send_timeout": 1}) as gate:
+        page = gate.gateway.pages[b"/v1/events"]
+        assert isinstance(page, EventsPage)
+        large = [Event("rag.job.ended", {"n": n, "text": "x" * 30_000}) for n in range(600)]
+        gate.services.events.publish_now(*large)
+        with socket.create_connection(("127.0.0.1", gate.port)) as idle:
+            idle.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+            idle.sendall(b"GET /v1/events?after=start HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n")
+            wait_for(lambda: page.streams == 1)
+            wait_for(lambda: page.streams == 0)
+
+
+def test_one_key_holds_so_many_streams_and_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream, "MOST_OF_ONE", 2)
+    keys = [make_key(tmp_path, name, scopes=["*"]) for name in ("one", "other")]
+    with Gate(tmp_path, {}) as gate:
+        held = [Listener(gate.url, "/v1/events", authorization=f"Bearer {keys[0]}") for _ in range(2)]
+        for listener in held:
+            listener.next()
+        refused = gate.get("/v1/events", authorization=f"Bearer {keys[0]}")
+        assert (refused.status, refused.body["code"]) == (429, "too_many_streams")
+        assert gate.get("/v1/events?limit=1", authorization=f"Bearer {keys[1]}").status == 200
+        for listener in held:
+            listener.close()
+        wait_for(lambda: gate.get("/v1/events?limit=1", authorization=f"Bearer {keys[0]}").status == 200)

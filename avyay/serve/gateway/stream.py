@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable, MutableMapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -17,6 +18,7 @@ from avyay.principal import PRINCIPAL_HEADER, Principal, PrincipalSigner
 from avyay.serve.events import EventFeed
 from avyay.serve.gateway.auth import Authenticator, Identity, credential_of
 from avyay.serve.gateway.relay import Upstream
+from avyay.serve.gateway.replies import Refusal
 from avyay.serve.gateway.routes import events_seen
 from avyay.serve.run import Stopping
 
@@ -25,7 +27,10 @@ if TYPE_CHECKING:
 
     from avyay.wiring import Services
 
-__all__ = ["EventsPage", "remotes_of"]
+__all__ = ["MOST_OF_ONE", "EventsPage", "remotes_of"]
+
+MOST_OF_ONE = 20
+"""Streams that one key may have open in a process."""
 
 Scope: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -63,6 +68,8 @@ class EventsPage:
         self._authenticator = authenticator
         self._remotes = list(remotes)
         self._feed = EventFeed(services, stopping=stopping)
+        self._send_timeout = services.settings.gateway.send_timeout
+        self._open: Counter[str] = Counter()
         self._follower: Follower | None = None
         self._following: asyncio.Task[None] | None = None
 
@@ -85,15 +92,31 @@ class EventsPage:
         await self._feed.stop()
 
     @property
-    def following(self) -> dict[str, str]:
-        """The components of other homes that are listened to, each with its home's id."""
-        return dict(self._follower.following) if self._follower is not None else {}
+    def streams(self) -> int:
+        """Callers that listen."""
+        return self._feed.streams
 
     async def __call__(
         self, scope: Scope, receive: Receive, send: Send, identity: Identity | None, request_id: str
     ) -> int:
         """Answer one caller. Everything that cannot be understood is refused before the stream begins."""
-        scopes = identity.scopes if identity is not None else frozenset()
+        scopes, key = (identity.scopes, identity.key) if identity is not None else (frozenset(), "")
+        if self._open[key] >= MOST_OF_ONE:
+            raise Refusal(
+                429,
+                f"This key listens {MOST_OF_ONE} times already.",
+                code="too_many_streams",
+                hint="Close one of them.",
+                headers=((b"retry-after", b"5"),),
+            )
+        self._open[key] += 1
+        try:
+            return await self._answer(scope, receive, send, scopes, request_id)
+        finally:
+            self._open[key] -= 1
+            self._open += Counter()  # without those that are at nothing
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send, scopes: frozenset[str], request_id: str) -> int:
         seen = events_seen(scopes)
         if seen is None:
             raise AuthError("This key may see no events.", code="missing_scope")
@@ -103,8 +126,28 @@ class EventsPage:
         else:
             response = await self._feed.answer(Request(scope, receive), within=seen, still=self._still(scope, scopes))
         response.headers["x-request-id"] = request_id
-        await response(scope, receive, send)
+        task = asyncio.ensure_future(response(scope, receive, self._bounded(send, lambda: task.cancel())))
+        try:
+            await asyncio.wait({task})
+        finally:
+            task.cancel()
+        if task.cancelled():
+            return 499
+        task.result()
         return response.status_code
+
+    def _bounded(self, send: Send, give_up: Callable[[], object]) -> Send:
+        """A caller that does not read holds no place for ever."""
+
+        async def bounded(message: MutableMapping[str, Any]) -> None:
+            try:
+                async with asyncio.timeout(self._send_timeout):
+                    await send(message)
+            except TimeoutError:
+                give_up()
+                await asyncio.sleep(0)  # where the end reaches us
+
+        return bounded
 
     def _still(self, scope: Scope, scopes: frozenset[str]) -> Callable[[], Awaitable[bool]] | None:
         """Whether the caller's key is still good: a stream may outlive it."""

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -100,6 +105,59 @@ class TestASharedHistory:
         forward_history(lambda: Queue(url), home)
         queue.close()
         assert len(told(home)) == 2
+
+
+FORWARD = """
+import sys
+from pathlib import Path
+from avyay.engine import forward
+from avyay.engine.queue import Queue
+forward._BATCH = 7
+print("ready", flush=True)
+while True:
+    forward.forward_history(lambda: Queue(sys.argv[1]), Path(sys.argv[2]))
+"""
+
+
+@pytest.mark.parametrize("rounds", [2, pytest.param(25, marks=pytest.mark.soak)])
+def test_killed_while_it_forwards(rounds: int, place: Path | str, tmp_path: Path) -> None:
+    """Whenever it is killed, the next goes on: every line of history is told once and in order."""
+    url, home = str(place), tmp_path / "engine" / "events.db"
+    queue, ending = Queue(url), threading.Event()
+
+    def work() -> None:
+        own = Queue(url)
+        while not ending.is_set():
+            own.add([NewTask("a task")])
+        own.close()
+
+    worker = threading.Thread(target=work)
+    worker.start()
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    for number in range(rounds):
+        process = subprocess.Popen(
+            [sys.executable, "-c", FORWARD, url, str(home)], stdout=subprocess.PIPE, env=environment
+        )
+        assert process.stdout is not None
+        process.stdout.readline()
+        time.sleep(0.01 * (number % 9))
+        process.kill()
+        process.wait(30)
+        process.stdout.close()
+    ending.set()
+    worker.join()
+    forward_history(lambda: Queue(url), home)
+    happened = [entry.task for entry in _all(queue)]
+    queue.close()
+    assert [data["task"] for _, data in told(home)] == happened[-len(told(home)) :]
+    assert len(happened) == len(told(home))
+
+
+def _all(queue: Queue) -> list[Entry]:
+    found: list[Entry] = []
+    while batch := queue.history(after=found[-1].number if found else 0):
+        found += batch
+    return found
 
 
 class Machine(Node):

@@ -168,12 +168,18 @@ def test_what_is_no_event_is_left_out(tmp_path: Path) -> None:
         event(2, "../../etc"),
         event(3, big="x" * 70_000),
         b'data: {"id": "evt_1", "type": "a.b", "timestamp": "2026-11-21T16:00:00Z", "data": {}}\n\n',
-        b'event: avyay.events.missed\ndata: {"rag": 3}\n\n',
         b": still here\n\n",
     ]
     home = Home([*bad, event(1)])
     assert follow(tmp_path, lambda: bool(kept(tmp_path)), home).garbled == 5
     assert kept(tmp_path) == [1]
+
+
+def test_what_was_pruned_there_before_it_was_followed_is_told(tmp_path: Path) -> None:
+    missed = b'event: avyay.events.missed\ndata: {"rag": 3, "x": "?"}\n\n'
+    follow(tmp_path, lambda: len(told(tmp_path / "gateway" / "followed.db")) == 2, Home([missed, event(9)]))
+    name, data = told(tmp_path / "gateway" / "followed.db")[0]
+    assert (name, data) == ("gateway.events.missed", {"component": "c0", "outboxes": {"rag": 3}})
 
 
 def test_a_frame_without_end_is_cut_off(tmp_path: Path) -> None:

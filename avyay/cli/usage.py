@@ -36,7 +36,7 @@ def usage(
         rows = reader.days(since=day_text(since), key=identity)
         calls, differences, problem = None, None, None
         if (remote := _remote(run)) is None:
-            calls = [asdict(row) for row in services.calls.usage(since=since, key=identity)]
+            calls = [asdict(row) for row in services.calls.usage(since=since, key=identity, keyless=True)]
             known = {row.key for row in reader.days(since=day_text(since))}
             wanted = known if identity is None else known & {identity}
             seen = ((d, k) for d, k in reader.decisions(since=since, until=until) if k in wanted)
@@ -64,14 +64,17 @@ def _remote(run: Run) -> str | None:
 
 
 def _text(run: Run, data: dict[str, Any], names: dict[str, str]) -> None:
-    def named(key: str) -> str:
+    def named(key: str | None) -> str:
+        if key is None:
+            return "no key"
         return f"{names[key]} ({key})" if key in names else key
 
     if not data["gateway"] and not data["router"]:
         run.out.note(f"Nothing was used since {data['since']}.")
         return
     rows = [(row["day"], named(row["key"]), row["endpoint"], row["requests"], row["errors"]) for row in data["gateway"]]
-    run.out.table(("Day", "Key", "Endpoint", "Requests", "Errors"), rows, title="Gateway")
+    if rows:
+        run.out.table(("Day", "Key", "Endpoint", "Requests", "Errors"), rows, title="Gateway")
     if data["router"] is None:
         run.out.note(data["router_problem"])
         return
@@ -80,6 +83,8 @@ def _text(run: Run, data: dict[str, Any], names: dict[str, str]) -> None:
         for row in data["router"]
     ]
     run.out.table(("Day", "Key", "Calls", "In", "Out", "Cost"), billed, title="Router")
+    if any(row["key"] is None for row in data["router"]):
+        run.out.note("no key: the command line, or a daemon that asks for none.")
     for one in data["reconciled"]:
         counts = f"{one['gateway']} decisions at the gateway, {one['ledger']} in the ledger"
         if one["agrees"] and not one["unseen_by_gateway"]:

@@ -47,7 +47,7 @@ class LocalCompleter:
     async def _run(self, request: Completion, *, stream: bool) -> AsyncIterator[CompletionDelta]:
         router = self._router
         if not router.usable():
-            raise no_provider()
+            raise no_provider(router.providers.values())
         router.open_store()  # before any money is spent: a call that cannot be kept is not made
         started = router.clock.monotonic()
         async with router:

@@ -361,7 +361,7 @@ class Dispatcher:
         if failure.kind in ("authentication", "billing", "permission"):
             # It is the router's key that was refused, not the caller's: the provider's words would mislead, and may
             # quote the key.
-            said = f"{name} refused the router's key (HTTP {status}): set a valid one and restart the router."
+            said = f"{name} refused the router's key (HTTP {status}): set a valid one (a running router: restart it)."
             failure = Failure(failure.kind, said, status=502, code="provider_key_refused")
         self._health.failed(health, candidate, classify_status(status), generation=generation)
         progress.attempts.append(Attempt(name, candidate.model.name, failure.kind, status, seconds))

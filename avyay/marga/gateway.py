@@ -12,8 +12,7 @@ from avyay.marga.call import Call
 from avyay.marga.compliance import PiiPolicy, answer_kinds, pii_policy
 from avyay.marga.context_limit import drop_too_long, near_limit
 from avyay.marga.envelope import Inbound, Outbound, error_reply
-from avyay.marga.providers import SETUP_HINT
-from avyay.marga.router import Router
+from avyay.marga.router import Router, no_provider
 from avyay.marga.shadowing import Shadowing
 from avyay.marga.sticky import conversation_of
 from avyay.marga.types import CallRecord, Hints
@@ -65,10 +64,10 @@ class Gateway:
             )
         except UsageError as error:
             if not router.usable():
-                return self._refuse(inbound, _no_provider())
+                return self._refuse(inbound, _no_provider(router))
             return self._refuse(inbound, Failure("not_found", f"{error.message} {error.hint}", code=error.code))
         if not decision.ranked:
-            return self._refuse(inbound, _no_provider() if not router.usable() else _nobody_able(features))
+            return self._refuse(inbound, _no_provider(router) if not router.usable() else _nobody_able(features))
         # Counting exactly sends the text to its provider: not before the rules on personal data have been asked.
         if self.pii is None and any(near_limit(decision, entry.candidate) for entry in decision.ranked):
             decision = await drop_too_long(router, inbound.dialect, body, decision)
@@ -100,8 +99,9 @@ class Gateway:
             self._log.error("call_not_recorded", decision=record.decision.id, error=str(error))
 
 
-def _no_provider() -> Failure:
-    return Failure("unavailable", f"No provider is configured. {SETUP_HINT}", code="no_provider")
+def _no_provider(router: Router) -> Failure:
+    error = no_provider(router.providers.values())
+    return Failure("unavailable", f"{error.message} {error.hint}", code="no_provider")
 
 
 def _nobody_able(features: RequestFeatures) -> Failure:

@@ -6,7 +6,7 @@ import asyncio
 import random
 import secrets
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -67,8 +67,13 @@ def new_decision_id() -> str:
     return f"dec_{time.time_ns() // 1_000_000:012x}{_random.getrandbits(48):012x}"
 
 
-def no_provider() -> AuthError:
-    """The error of a router without any provider, with the ways to get one."""
+def no_provider(providers: Iterable[Provider] = ()) -> AuthError:
+    """The error of a router without any provider it can call, with the ways to get one."""
+    problems = [f"{provider.name} ({provider.problem})" for provider in providers if provider.problem]
+    if problems:
+        return AuthError(
+            f"No provider can be used: {', '.join(problems)}.", hint="See: avyay marga providers", code="no_provider"
+        )
     return AuthError("No provider is configured.", hint=SETUP_HINT, code="no_provider")
 
 

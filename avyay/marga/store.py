@@ -131,10 +131,13 @@ class StatRow:
 
 @dataclass(frozen=True, slots=True)
 class UsageTotal:
-    """What a key used on a day (UTC). Tokens as the providers count them, cost in picodollars."""
+    """What a key used on a day (UTC). Tokens as the providers count them, cost in picodollars.
+
+    Without a key: calls of the command line, or of a daemon that asks for none.
+    """
 
     day: str
-    key: str
+    key: str | None
     calls: int
     input: int
     output: int
@@ -333,15 +336,19 @@ class SqliteStore:
                 found = dict(zip(_COLUMNS, row, strict=True))
                 yield {**found, "detail": orjson.loads(found["detail"])}
 
-    def usage(self, *, since: float, key: str | None = None) -> list[UsageTotal]:
-        """Totals by day and key since a time, newest first; calls without a key are not anybody's usage."""
+    def usage(self, *, since: float, key: str | None = None, keyless: bool = False) -> list[UsageTotal]:
+        """Totals by day and key since a time, newest first.
+
+        Args:
+            keyless: Calls without a key as well: on the owner's own machine they are the owner's.
+        """
         sql = """
             SELECT date(at, 'unixepoch') AS day, key, count(*), sum(input), sum(output), sum(cost),
                 sum(CASE WHEN estimated THEN cost ELSE 0 END)
-            FROM calls WHERE at >= ?1 AND key IS NOT NULL AND (?2 IS NULL OR key = ?2)
+            FROM calls WHERE at >= ?1 AND (?3 OR key IS NOT NULL) AND (?2 IS NULL OR key = ?2)
             GROUP BY day, key ORDER BY day DESC, key"""
         with self._database.errors():
-            return [UsageTotal(*row) for row in self._database.execute(sql, (since, key))]
+            return [UsageTotal(*row) for row in self._database.execute(sql, (since, key, keyless))]
 
     def spend(self, *, since: float) -> list[SpendDay]:
         """Totals by day since a time, oldest first; embeddings, which no router chooses a model for, included."""

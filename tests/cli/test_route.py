@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
@@ -140,6 +141,28 @@ def test_without_a_provider() -> None:
     assert (done.returncode, done.stdout) == (4, "")
     for way in ("OPENAI_API_KEY", "Ollama", "avyay.yaml"):
         assert way in done.stderr
+
+
+def test_a_provider_whose_key_is_not_set_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "avyay.yaml"
+    file.write_text(
+        "marga: {providers: [{name: mine, endpoint: 'http://127.0.0.1:9/v1', api_key_env: MY_KEY, models: [m]}]}\n"
+    )
+    done = avyay("route", "hi", "--config", str(file))
+    assert done.returncode == 4
+    assert done.stderr == "avyay: No provider can be used: mine (no key: set MY_KEY).\nSee: avyay marga providers\n"
+
+
+def test_usage_right_afterwards_is_the_bill(upstream: Upstream) -> None:
+    assert avyay("usage").stdout == ""
+    upstream.default = Reply("x", input=100, output=50)
+    costs = [json.loads(avyay("route", "hi", "--json", **openai(upstream)).stdout)["cost_usd"] for _ in range(3)]
+    (row,) = json.loads(avyay("usage", "--json").stdout)["router"]
+    assert (row["key"], row["calls"], row["input"], row["output"]) == (None, 3, 300, 150)
+    assert Decimal(row["cost_usd"]) == sum(map(Decimal, costs)) > 0
+    shown = avyay("usage")
+    assert f"${row['cost_usd']}" in shown.stdout
+    assert "no key: the command line" in shown.stderr
 
 
 def test_explain_without_a_provider_shows_models_one_could_have() -> None:

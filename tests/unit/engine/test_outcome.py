@@ -242,7 +242,10 @@ class TestReaders:
             ('{"error": {"message": "x", "type": "invalid_request_error", "code": null}}', 400),
             ('[API Error: {"error":{"code":503,"message":"x"}}]', 503),
             ("API Error: 529 overloaded", 529),
-            ("API Error: 502 one refused the router's key (HTTP 401): set a valid one and restart the router.", 401),
+            (
+                "API Error: 502 one refused the router's key (HTTP 401): set a valid one (a running router: restart it).",
+                401,
+            ),
             ('{"error": {"type": "server_error", "code": "provider_key_refused"}}', 401),
             ("I changed 404 lines", None),
         ],

@@ -243,7 +243,7 @@ class TestReaders:
             ('[API Error: {"error":{"code":503,"message":"x"}}]', 503),
             ("API Error: 529 overloaded", 529),
             (
-                "API Error: 502 one refused the router's key (HTTP 401): set a valid one (a running router: restart it).",
+                "API Error: 502 one refused the router's key (HTTP 401): set a valid one.",
                 401,
             ),
             ('{"error": {"type": "server_error", "code": "provider_key_refused"}}', 401),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlencode
@@ -17,6 +18,7 @@ from avyay.engine.types import NewTask
 from avyay.ports import Event
 from avyay.serve.console.chart import Bar, bar_chart
 from avyay.serve.engine import build_app as engine_app
+from avyay.serve.rag import build_app as rag_app
 from avyay.serve.raksha import build_app as raksha_app
 
 PAGE = "text/html,application/xhtml+xml"
@@ -154,6 +156,17 @@ def test_a_gateway_without_keys_shows_itself_to_this_machine(tmp_path: Path) -> 
         assert send(gate, "GET", "/", host="evil.example").status == 403
 
 
+def test_runbooks_say_when_they_were_checked(tmp_path: Path) -> None:
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "disk.md").write_text("# Disk full\n\nDelete old logs.\n")
+    made = services_in(tmp_path, {}, AVYAY_RAG_EMBEDDER_NAME="hashing", AVYAY_RAG_POLL_INTERVAL="0")
+    made.rag.index(str(tmp_path / "docs"))
+    with Served(made, rag_app(made)) as rag, Gate(tmp_path, {"rag": rag.url}) as gate:
+        page = send(gate, "GET", "/").raw.decode()
+    row = page[page.index("<td>docs</td>") :]
+    assert re.search(r'<td class="number">\d+ s ago</td>', row[: row.index("</tr>")])
+
+
 def test_charts() -> None:
     drawn = bar_chart([Bar("a<b", 1.5, 3.0, "<told>"), Bar("c", 0.0)], unit="$", title="Spend")
     assert "&lt;told&gt;" in drawn
@@ -170,6 +183,10 @@ def test_in_a_browser(gate: Gate, admin: str, tmp_path: Path) -> None:
         await tab.until("document.body.innerText.includes('Recent decisions')")
         assert await tab.value("document.querySelectorAll('svg rect.part').length") == 14
         assert await tab.value("document.documentElement.scrollWidth <= window.innerWidth")
+        await tab.call("Emulation.setDeviceMetricsOverride", width=380, height=800, deviceScaleFactor=1, mobile=True)
+        assert await tab.value("document.documentElement.scrollWidth <= window.innerWidth")
+        rows = "[...document.querySelectorAll('section:has(.why) tbody tr')].map(row => row.offsetHeight)"
+        assert max(await tab.value(rows)) < 200, "on a narrow screen the reasons stay readable"
         await tab.picture(tmp_path / "console.png")
         assert (tmp_path / "console.png").stat().st_size > 20_000
         await tab.press(".sign-out button")

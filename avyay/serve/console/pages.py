@@ -132,6 +132,7 @@ class Console:
             panels=panels,
             signed_in=bool(who),
             age=lambda at: _age(now - at),
+            ago=_age,
             clock_time=clock_time,
         )
 

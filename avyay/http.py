@@ -7,11 +7,11 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import httpx2
-import stamina
 
 from avyay import __version__
 from avyay.errors import AuthError, UnreachableError
 from avyay.log import redact
+from avyay.retries import retry_context
 
 __all__ = ["RETRY_STATUS", "async_client", "client", "request_json", "timeouts", "unreachable"]
 
@@ -85,7 +85,7 @@ def request_json(
             or something that is not the expected JSON.
     """
     try:
-        for attempt in stamina.retry_context(
+        for attempt in retry_context(
             on=(httpx2.TransportError, _RetryableError), attempts=attempts, timeout=60.0, wait_initial=0.2, wait_max=5.0
         ):
             with attempt:

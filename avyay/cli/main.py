@@ -133,8 +133,9 @@ def _open_streams() -> None:
                 os.dup2(null, number)
                 os.close(null)
             setattr(sys, name, open(number, "w" if number else "r", encoding="utf-8", closefd=False))  # noqa: SIM115
-        elif number and getattr(sys, name).encoding.lower() not in ("utf-8", "utf8"):
-            getattr(sys, name).reconfigure(errors="replace")  # a table's lines in Latin-1: better marks than no answer
+        elif number and hasattr(stream := getattr(sys, name), "reconfigure"):
+            # A table's lines in Latin-1, a file name that is no text: better marks than no answer.
+            stream.reconfigure(errors="backslashreplace" if stream.encoding.lower() == "utf-8" else "replace")
 
 
 def _unwritten(error: OSError) -> int:

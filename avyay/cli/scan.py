@@ -236,11 +236,11 @@ def _write_files(
             from avyay.raksha.report.json import report_data
 
             data = {"schema_version": SCHEMA_VERSION, **report_data(report, fail_on=threshold, shown=shown)}
-            json_file.write_text(json.dumps(data, ensure_ascii=False), encoding="utf-8")
+            json_file.write_text(json.dumps(data, ensure_ascii=False), encoding="utf-8", errors="backslashreplace")
         if markdown is not None:
             from avyay.raksha.report.markdown import summary
 
-            with markdown.open("a", encoding="utf-8") as stream:
+            with markdown.open("a", encoding="utf-8", errors="backslashreplace") as stream:
                 stream.write(summary(report, fail_on=threshold, shown=shown))
             run.out.note(f"Wrote {markdown}.")
     except OSError as error:

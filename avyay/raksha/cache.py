@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -98,9 +99,8 @@ class ResultCache:
 
 def cache_key(engine: str, version: str, file: SourceFile) -> bytes:
     """Names a result: engine, its version and rules, the file's name and content."""
-    return hashlib.blake2b(b"\0".join((engine.encode(), version.encode(), file.name.encode(), file.digest))).digest()[
-        :20
-    ]
+    parts = (engine.encode(), version.encode(), os.fsencode(file.name), file.digest)
+    return hashlib.blake2b(b"\0".join(parts)).digest()[:20]
 
 
 def encode(result: FileResult, file: SourceFile) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -114,9 +115,8 @@ def finish(findings: Sequence[Finding], files: Mapping[str, SourceFile]) -> list
         file = files.get(finding.path)
         hidden = secrets[finding.path]
         lines = _lines(finding, file) if file is not None else []
-        base = hashlib.sha256(
-            "\0".join((finding.rule, finding.path, *(re.sub(r"\s+", "", line) for line in lines))).encode()
-        ).hexdigest()[:32]
+        parts = (finding.rule, finding.path, *(re.sub(r"\s+", "", line) for line in lines))
+        base = hashlib.sha256(os.fsencode("\0".join(parts))).hexdigest()[:32]
         seen[base] += 1
         finished.append(
             replace(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -140,8 +141,8 @@ class Project:
         for part in (*sorted(self.metadata_emails), *sorted(names)):
             digest.update(f"{part}\0".encode())
         for name, text in sorted(self.manifests.items()):
-            digest.update(f"{name}\0{text}\0".encode())
-        digest.update("\0".join(self.files).encode())
+            digest.update(os.fsencode(f"{name}\0{text}\0"))
+        digest.update(os.fsencode("\0".join(self.files)))  # names need not be text
         return digest.hexdigest()
 
 

@@ -163,3 +163,13 @@ def test_without_semgrep_the_scan_is_never_clean(tmp_path: Path) -> None:
     )
     assert done.returncode == 3, done.stdout + done.stderr
     assert "semgrep is not installed" in done.stdout + done.stderr
+
+
+def test_retries_say_nothing_where_results_go(tmp_path: Path) -> None:
+    """stamina logs every retry to whatever structlog is set up to: by default to standard output."""
+    done = avyay("rag", "index", "http://127.0.0.1:9/runbooks.git", "--json", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (3, "")
+    assert "retry" not in done.stderr
+    told = avyay("rag", "index", "http://127.0.0.1:9/runbooks.git", "-v", cwd=tmp_path)
+    assert told.stdout == ""
+    assert told.stderr.count("retry_scheduled") == 2

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import stat
+import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
@@ -122,3 +123,29 @@ def test_a_killed_engine_is_never_clean(code: Path, monkeypatch: pytest.MonkeyPa
     assert document["verdict"] == "unchecked"
     assert f"signal {signal}" in json.dumps(document["skipped"])
     assert listing(code) == before
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="macOS refuses names that are no UTF-8")
+@pytest.mark.parametrize("repository", [False, True])
+def test_names_that_are_no_text(code: Path, repository: bool) -> None:
+    bad = b'import os\nos.system("ls " + input())\n'
+    for name in (b"odd\xff.py", b"new\nline.py", b"a b.py", "日本.py".encode(), b"Dockerfile.\xff", b"\xff.js"):
+        body = b"FROM x\nRUN curl https://a.dev | sh\nUSER a\n" if name.startswith(b"D") else bad
+        body = b"eval(location.hash)\n" if name.endswith(b".js") else body
+        Path(os.fsdecode(os.fsencode(code) + b"/" + name)).write_bytes(body)
+    if repository:
+        subprocess.run(["git", "init", "--quiet"], cwd=code, check=True)
+    command = [sys.executable, "-m", "avyay", "scan", str(code), "--sarif", "out.sarif", "-q"]
+    for _ in range(2):  # the second answer comes from the record
+        done = subprocess.run([*command, "--json"], capture_output=True, timeout=120, check=False)
+        assert (done.returncode, done.stderr) == (1, b"")
+        found = json.loads(done.stdout)
+        assert found["skipped"] == []
+        names = {os.fsencode(item["path"]) for item in found["findings"]}
+        assert names >= {b"odd\xff.py", b"new\nline.py", b"a b.py", "日本.py".encode(), b"Dockerfile.\xff"}
+    text = subprocess.run(command, capture_output=True, timeout=120, check=False)
+    assert (text.returncode, text.stderr) == (1, b"")
+    assert b"odd\\udcff.py:2" in text.stdout
+    assert len(json.loads(Path("out.sarif").read_text())["runs"][0]["results"]) >= 5
+    for option in ("--github", "--agent", "--markdown=out.md"):
+        assert subprocess.run([*command, option], capture_output=True, timeout=120, check=False).stderr == b""

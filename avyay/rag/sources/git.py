@@ -213,7 +213,7 @@ def _sound(mirror: GitRepository, target: str) -> bool:
 
 
 def _fetch(repository: GitRepository, spec: SourceSpec, refspec: str) -> None:
-    import stamina
+    from avyay.retries import retry_context
 
     arguments = [
         "-c",
@@ -227,7 +227,7 @@ def _fetch(repository: GitRepository, spec: SourceSpec, refspec: str) -> None:
         spec.location,
         refspec,
     ]
-    for attempt in stamina.retry_context(
+    for attempt in retry_context(
         on=UnreachableError, attempts=FETCH_ATTEMPTS, timeout=FETCH_TIMEOUT, wait_initial=0.3, wait_max=5.0
     ):
         with attempt:

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import lancedb
 import numpy as np
 import pyarrow as pa
-import stamina
 
 from avyay.errors import CorruptError, DependencyError, UnreachableError
 from avyay.log import redact
+from avyay.retries import retry_context
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -118,9 +118,7 @@ class LanceStore:
     def _retried(self, work: Callable[[], T]) -> T:
         """Commits of two writers conflict now and then; LanceDB says so and means: again."""
         with self._errors():
-            for attempt in stamina.retry_context(
-                on=_is_conflict, attempts=6, timeout=60.0, wait_initial=0.05, wait_max=2.0
-            ):
+            for attempt in retry_context(on=_is_conflict, attempts=6, timeout=60.0, wait_initial=0.05, wait_max=2.0):
                 with attempt:
                     return work()
         raise AssertionError("unreachable")

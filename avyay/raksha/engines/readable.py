@@ -6,6 +6,7 @@ file. Only what no parser of ours reads is rewritten: the rest of the file is th
 
 from __future__ import annotations
 
+import codecs
 import re
 from collections.abc import Iterator
 
@@ -27,13 +28,18 @@ ACTION = re.compile(r"\{\{.*?\}\}", re.DOTALL)
 
 def readable(file: SourceFile) -> bytes | None:
     """What the parser is given instead of the file; None: the file itself."""
+    if file.language in ("dockerfile", "yaml") or file.data.startswith(codecs.BOM_UTF8):
+        text = _readable(file)
+        return None if text.encode() == file.data else text.encode()
+    return None
+
+
+def _readable(file: SourceFile) -> str:
     if file.language == "dockerfile":
-        text = "\n".join(_dockerfile(file.lines))
-    elif file.language == "yaml" and "{{" in file.text and not file.is_yaml:
-        text = _template(file.text)
-    else:
-        return None
-    return None if text == file.text else text.encode()
+        return "\n".join(_dockerfile(file.lines))
+    if file.language == "yaml" and "{{" in file.text and not file.is_yaml:
+        return _template(file.text)
+    return file.text  # a byte-order mark has gone: the parser would read it as code
 
 
 def _dockerfile(lines: list[str]) -> Iterator[str]:

@@ -168,7 +168,7 @@ class SemgrepEngine:
                 kinds = languages.intersection((*GENERIC, file.language))
                 plan.wanted.update((file.name, kind) for kind in kinds)
             if len(possible) < len(mine) and "include" not in (rule.get("paths") or {}):
-                names = [f"/{glob.escape(file.name)}" for file in possible]
+                names = [f"/{glob.escape(_as_text(file.name))}" for file in possible]
                 lean["paths"] = {**(rule.get("paths") or {}), "include": names}
         return plan
 
@@ -232,7 +232,11 @@ class SemgrepEngine:
         targets = [
             [
                 "CodeTarget",
-                {"path": {"fpath": place, "ppath": f"/{file.name}"}, "analyzer": analyzer, "products": ["sast"]},
+                {
+                    "path": {"fpath": place, "ppath": f"/{_as_text(file.name)}"},
+                    "analyzer": analyzer,
+                    "products": ["sast"],
+                },
             ]
             for place, file in places.items()
             for analyzer in (file.language, *GENERIC)
@@ -377,13 +381,22 @@ def _places(files: Sequence[SourceFile], folder: Path) -> Iterator[tuple[str, So
     """
     for number, file in enumerate(files):
         data = readable(file)
-        if file.path is not None and data is None:
+        if file.path is not None and data is None and _is_text(str(file.path)):
             yield str(file.path), file
             continue
-        place = folder / str(number) / Path(file.name).name
+        place = folder / str(number) / _as_text(Path(file.name).name)
         place.parent.mkdir()
         place.write_bytes(file.data if data is None else data)
         yield str(place), file
+
+
+def _is_text(name: str) -> bool:
+    """Whether a file name is UTF-8: the engine's own names are."""
+    return name.isprintable() or _as_text(name) == name
+
+
+def _as_text(name: str) -> str:
+    return name.encode("utf-8", "replace").decode()
 
 
 def _finding(

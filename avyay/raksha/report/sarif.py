@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -105,7 +106,7 @@ def write_sarif(path: Path, report: Report, *, shown: Sequence[Finding] | None =
     text = json.dumps(sarif_document(report, shown=shown, top=top), ensure_ascii=False, indent=2)
     temporary = path.with_name(f".{path.name}.tmp")
     try:
-        temporary.write_text(f"{text}\n", encoding="utf-8")
+        temporary.write_text(f"{text}\n", encoding="utf-8", errors="replace")
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -119,7 +120,7 @@ def _prefix(root: Path, top: Path | None) -> str:
 
 
 def _uri(prefix: str, name: str) -> str:
-    return quote(f"{prefix}{name}", safe="/~!$&'()*+,;=@")
+    return quote(os.fsencode(f"{prefix}{name}"), safe="/~!$&'()*+,;=@")
 
 
 def _rule(rule: Rule) -> Any:

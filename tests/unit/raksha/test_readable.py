@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import threading
 from pathlib import Path
 
@@ -103,6 +104,14 @@ def test_a_chart_that_is_no_yaml_around_its_actions_is_still_told_of() -> None:
 
 def test_yaml_with_braces_in_it_is_left_alone() -> None:
     assert readable(SourceFile("w.yaml", b'run: echo "${{ inputs.x }}"\n', "yaml")) is None
+
+
+def test_a_byte_order_mark_hides_nothing() -> None:
+    texts = {"a.py": (b"eval(input())\n", "python"), "a.js": (b"eval(location.hash)\n", "javascript")}
+    plain = scan(*(SourceFile(name, text, language) for name, (text, language) in texts.items()))
+    marked = scan(*(SourceFile(name, codecs.BOM_UTF8 + text, language) for name, (text, language) in texts.items()))
+    assert marked == plain
+    assert all(result.findings for result in plain.values())
 
 
 @given(st.text(alphabet='{}x a:\n\t#-"', max_size=200))

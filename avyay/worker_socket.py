@@ -71,6 +71,16 @@ class OwnerEnd:
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
 
+    @property
+    def peers(self) -> list[Peer]:
+        """The members there are."""
+        return list(self._peers.values())
+
+    @property
+    def gone(self) -> dict[str, float]:
+        """The counters of members that have ended."""
+        return dict(self._gone)
+
     async def serve(self, path: Path) -> None:
         """Listen at `path`, in a folder that nobody else can enter."""
         self._server = await asyncio.start_unix_server(self._member, str(path), limit=_MOST_LINE)
@@ -137,7 +147,7 @@ class MemberEnd:
 
     Args:
         lost: Called when the owner is gone.
-        totals: This worker's counters.
+        totals: This worker's counters; None: it reports none.
 
     Attributes:
         handlers: By kind, what is done with a message.
@@ -146,7 +156,7 @@ class MemberEnd:
         losing: Done when the owner is gone.
     """
 
-    def __init__(self, lost: Callable[[], None], totals: Callable[[], dict[str, float]]) -> None:
+    def __init__(self, lost: Callable[[], None], totals: Callable[[], dict[str, float]] | None = None) -> None:
         self.handlers: dict[str, Callable[[Message], None]] = {"m": self._counted, "a": self._answered}
         self.leaving: list[Callable[[], None]] = []
         self.losing: list[Callable[[], None]] = [lost]
@@ -169,14 +179,17 @@ class MemberEnd:
             OSError: nobody listens there.
         """
         reader, self._writer = await asyncio.open_unix_connection(str(path), limit=_MOST_LINE)
-        self._tasks = [asyncio.ensure_future(self._listen(reader)), asyncio.ensure_future(self._report())]
+        self._tasks = [asyncio.ensure_future(self._listen(reader))]
+        if self._totals is not None:
+            self._tasks.append(asyncio.ensure_future(self._report(self._totals)))
 
     async def stop(self) -> None:
         """Report what is left, and leave."""
         self.losing.clear()
         for last in self.leaving:
             last()
-        self.send(["m", self._totals()])
+        if self._totals is not None:
+            self.send(["m", self._totals()])
         if self._writer is not None:
             with suppress(ConnectionError):
                 await self._writer.drain()
@@ -212,10 +225,10 @@ class MemberEnd:
         finally:
             self._waiting.pop(number, None)
 
-    async def _report(self) -> None:
+    async def _report(self, totals: Callable[[], dict[str, float]]) -> None:
         while True:
             await asyncio.sleep(_COUNTS)
-            self.send(["m", self._totals()])
+            self.send(["m", totals()])
 
     async def _listen(self, reader: asyncio.StreamReader) -> None:
         async for message in _messages(reader):
@@ -242,7 +255,9 @@ async def _messages(reader: asyncio.StreamReader) -> AsyncIterator[Message]:
     try:
         while line := await reader.readline():
             yield orjson.loads(line)
-    except (ConnectionError, ValueError) as error:
+    except ConnectionError:
+        return  # it was still being told something when it left
+    except ValueError as error:
         get_logger("workers").error("other_end_unreadable", error=type(error).__name__)
 
 

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from avyay.config.types import Name, Seconds, Section, Usd
+from avyay.config.types import Name, Seconds, Section, Usd, Workers
 
 __all__ = [
     "EngineAgentSettings",
@@ -133,6 +133,7 @@ class EngineSettings(Section):
     heartbeat: Seconds = Field(20.0, gt=0, description="Between two signs of life of an attempt.")
     lease_timeout: Seconds = Field(60.0, gt=0, description="Silence after which a task is given to somebody else.")
     api_key_env: str | None = Field(None, description="Environment variable with the key the daemon's callers send.")
+    workers: Workers | None = Field(None, description="Processes that serve it; by default serve.workers.")
     context_tokens: int = Field(4000, ge=0, description="Tokens of an agent's prompt for the map of relevant files.")
     runbooks: int = Field(3, ge=0, le=20, description="Passages of the runbooks in an agent's prompt.")
 

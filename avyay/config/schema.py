@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from avyay.config.engine import EngineSettings
-from avyay.config.types import Fraction, Name, Port, Seconds, Section, Usd, project_safe
+from avyay.config.types import Fraction, Name, Port, Seconds, Section, Usd, Workers, project_safe
 from avyay.errors import UsageError
 from avyay.money import parse_usd
 
@@ -312,6 +312,7 @@ class MargaSettings(Section):
     budgets: tuple[BudgetSettings, ...] = Field((), description="Caps on spending; every one that applies must hold.")
     max_body: int = Field(32_000_000, ge=1000, description="Largest request the daemon reads, in bytes.")
     api_key_env: str | None = Field(None, description="Environment variable with the key the daemon asks callers for.")
+    workers: Workers | None = Field(None, description="Processes that serve it; by default serve.workers.")
     aliases: dict[str, str] = Field({}, description="Model names of your own: alias to model.")
     discover: bool = Field(True, description="Also use providers found through the environment and a local Ollama.")
 
@@ -389,6 +390,7 @@ class RagSettings(Section):
     reconcile_interval: Seconds = Field(86_400.0, description="It compares index and sources so often; 0: never.")
     webhook_secret_env: str | None = Field(None, description="Environment variable with the secret of push webhooks.")
     api_key_env: str | None = Field(None, description="Environment variable with the key the daemon's callers send.")
+    workers: Workers | None = Field(None, description="Processes that serve it; by default serve.workers.")
 
 
 class AllowSettings(Section):
@@ -422,6 +424,7 @@ class RakshaSettings(Section):
         "auto", description="Lock files against known vulnerabilities: auto, when `avyay raksha db update` was run."
     )
     api_key_env: str | None = Field(None, description="Variable that holds the key callers of the daemon must send.")
+    workers: Workers | None = Field(None, description="Processes that serve it; by default serve.workers.")
     git_hosts: tuple[str, ...] = Field((), description="Hosts of which the daemon fetches repositories.")
     advisories_url: str = Field(
         "https://osv-vulnerabilities.storage.googleapis.com", description="Where `avyay raksha db update` fetches."
@@ -506,6 +509,7 @@ class SiddhiSettings(Section):
     page: SiddhiPageSettings = SiddhiPageSettings()
     mail: SiddhiMailSettings = SiddhiMailSettings()
     api_key_env: str | None = Field(None, description="Environment variable with the key the daemon's callers send.")
+    workers: Workers | None = Field(None, description="Processes that serve it; by default serve.workers.")
     run_interval: Seconds = Field(0.0, description="The daemon makes a dry run so often; 0: never.")
 
 
@@ -568,6 +572,7 @@ class ServeSettings(Section):
 
     host: str = Field("127.0.0.1", description="Address to bind; wider than loopback needs authentication.")
     port: Port | None = Field(None, description="By default each daemon's own.")
+    workers: Workers = Field(1, description="Processes that serve a daemon; each component may set its own.")
     tailscale_serve: bool = Field(False, description="Publish through `tailscale serve`; see also --tailscale-serve.")
     tailnet_users: tuple[str, ...] = Field(
         (), description="Logins that need no key when they come through `tailscale serve`; *@example.com for a domain."
@@ -659,6 +664,7 @@ class LimitSettings(Section):
 class GatewaySettings(Section):
     """The one door in front of the components."""
 
+    workers: Workers | None = Field(None, description="Processes that serve it; by default serve.workers.")
     upstreams: UpstreamsSettings = UpstreamsSettings()
     jwt: tuple[JwtSettings, ...] = Field((), description="Issuers of tokens that are accepted besides API keys.")
     limits: tuple[LimitSettings, ...] = Field((), description="Rate limits.")

@@ -53,6 +53,11 @@ class StateOwner:
         """Hang up on every member."""
         await self._end.close()
 
+    @property
+    def members(self) -> int:
+        """How many are connected."""
+        return len(self._end.peers)
+
     def _changed(self, health: EndpointHealth, change: Transition) -> None:
         if self._told is not None:
             self._told(health, change)
@@ -85,12 +90,11 @@ class StateMember:
 
     Args:
         lost: Called when the owner is gone.
-        counters: This worker's counters.
     """
 
-    def __init__(self, router: Router, *, counters: Callable[[], dict[str, int]], lost: Callable[[], None]) -> None:
+    def __init__(self, router: Router, *, lost: Callable[[], None]) -> None:
         self._router = router
-        self._end = end = MemberEnd(lost, lambda: dict(counters()))
+        self._end = end = MemberEnd(lost)
         end.losing.append(self._alone)
         end.leaving.append(self._flush_now)
         end.handlers |= {"t": self._changed} | dict.fromkeys(_LEARNED, partial(_learn, router))
@@ -120,11 +124,6 @@ class StateMember:
     def joined(self) -> bool:
         """Whether there are other workers."""
         return self._end.joined
-
-    @property
-    def others(self) -> dict[str, int]:
-        """The counters of all other workers."""
-        return {name: int(count) for name, count in self._end.others.items()}
 
     # ------------------------------------------------------------ what happened here
 

@@ -1,9 +1,10 @@
-"""Keeping a running index fresh: syncs when a push is announced, polls in case none is, reconciles once a day."""
+"""Keeping a running index fresh: syncs what was pushed, polls in case nobody says so, reconciles once a day."""
 
 from __future__ import annotations
 
 import asyncio
 import random
+import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -12,6 +13,7 @@ from avyay.errors import AvyayError
 from avyay.log import get_logger
 
 if TYPE_CHECKING:
+    from avyay.ports import Progress
     from avyay.rag.plan import SyncReport
     from avyay.rag.service import RagService
 
@@ -57,18 +59,13 @@ class Keeper:
         self._clock = rag.clock
         self._poll, self._reconcile = poll_interval, reconcile_interval
         self._jitter = jitter
-        self._announced: set[str] = set()
         self._wake = asyncio.Event()
         self._stopping = False
         start = self._clock.monotonic()
         self._next_poll = start if poll_interval else None
         self._next_reconcile = start + self._spread(reconcile_interval) if reconcile_interval else None
+        self._noting = threading.Lock()
         self.status = KeeperStatus()
-
-    def announce(self, names: Iterable[str]) -> None:
-        """Sync these sources now."""
-        self._announced.update(names)
-        self._wake.set()
 
     def stop(self) -> None:
         """End `run` after what it is doing."""
@@ -80,8 +77,8 @@ class Keeper:
         while not self._stopping:
             await self.tick()
             self._wake.clear()
-            if self._announced or self._stopping:
-                continue
+            if self._stopping:
+                return
             try:
                 await asyncio.wait_for(self._wake.wait(), self._pause())
             except TimeoutError:
@@ -94,30 +91,37 @@ class Keeper:
             self._next_reconcile = now + self._spread(self._reconcile)
             await self._reconcile_once()
             return
-        names, self._announced = self._announced, set()
         if self._next_poll is not None and now >= self._next_poll:
             self._next_poll = now + self._spread(self._poll)
-            names.update(row.spec.name for row in self._rag.sources())
-        for name in sorted(names):
-            if self._stopping:
-                return
-            await self._sync(name)
+            for name in sorted(row.spec.name for row in self._rag.sources()):
+                if self._stopping:
+                    return
+                await asyncio.to_thread(self.sync, [name])
 
-    async def _sync(self, name: str) -> None:
-        try:
-            reports: list[SyncReport] = await asyncio.to_thread(self._rag.sync, [name])
-        except AvyayError as error:
-            self.status.failures += 1
-            self.status.problems[name] = error.message
-            log.warning("sync_failed", source=name, error=error.message)
-            return
-        self.status.syncs += 1
-        self.status.last_sync = self._clock.now()
-        self.status.problems.pop(name, None)
-        for report in reports:
-            if not report.up_to_date:
-                self.status.changes += 1
+    def sync(self, names: Iterable[str], progress: Progress | None = None) -> list[SyncReport]:
+        """Sync these sources, each by itself: an error of one is noted and touches no other. Blocks."""
+        found: list[SyncReport] = []
+        for name in names:
+            try:
+                reports = self._rag.sync([name], progress=progress)
+            except AvyayError as error:
+                if error.code == "cancelled":
+                    raise
+                with self._noting:
+                    self.status.failures += 1
+                    self.status.problems[name] = error.message
+                log.warning("sync_failed", source=name, error=error.message)
+                continue
+            found += reports
+            changed = [report for report in reports if not report.up_to_date]
+            with self._noting:
+                self.status.syncs += 1
+                self.status.changes += len(changed)
+                self.status.last_sync = self._clock.now()
+                self.status.problems.pop(name, None)
+            for report in changed:
                 log.info("source_changed", source=name, head=report.head, chunks=report.chunks)
+        return found
 
     async def _reconcile_once(self) -> None:
         try:

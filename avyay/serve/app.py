@@ -31,8 +31,10 @@ from avyay.serve.events import EventFeed, add_events
 from avyay.serve.house import Metric, render_metrics
 from avyay.serve.identity import Check, is_tailscaled, require_user
 from avyay.serve.jobs import ENDED, Job, JobBoard, JobKind, State
+from avyay.serve.lead import Lead
 from avyay.serve.principals import verifier
 from avyay.serve.run import Stopping, is_loopback
+from avyay.serve.siblings import Siblings
 
 if TYPE_CHECKING:
     from avyay.wiring import Services
@@ -89,17 +91,21 @@ class JobModel(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """How a component is. Called in threads.
+    """How a component is. Called in threads, but for `counts` and `facts`, which must be quick.
 
     Args:
         health: Each dependency's state; its `status` is ok or degraded.
         ready: Whether requests can be served.
-        metrics: For Prometheus.
+        metrics: For Prometheus: what all processes of the component see alike.
+        counts: For Prometheus: what this process has counted by itself; it is added up over all workers.
+        facts: What only the process knows that does the duties; part of every worker's health.
     """
 
     health: Callable[[], Mapping[str, Any]]
     ready: Callable[[], bool] = lambda: True
     metrics: Callable[[], Iterable[Metric]] = tuple
+    counts: Callable[[], Iterable[Metric]] = tuple
+    facts: Callable[[], Mapping[str, Any]] = dict
 
 
 class Kit:
@@ -108,9 +114,11 @@ class Kit:
     Args:
         key: What callers must send as a bearer token; None: no key is asked for.
         stopping: Told when the daemon drains.
+        siblings: What this process shares with the other workers of the daemon.
         jobs: Kinds of jobs; without any there is no `/v1/jobs`.
-        at_once: Jobs that run side by side.
+        at_once: Jobs that run side by side, in all processes together.
         beside: What runs as long as the daemon does; entered in order, left in reverse.
+        duties: What runs in one process of the home only, like the jobs: in whichever leads.
         max_body: Bytes of a request's body.
         private: Open to loopback only, so that other host names are refused; by default when there is no key and
             nothing is published.
@@ -125,9 +133,11 @@ class Kit:
         *,
         key: str | None = None,
         stopping: Stopping | None = None,
+        siblings: Siblings | None = None,
         jobs: Sequence[JobKind] = (),
         at_once: int = 2,
         beside: Sequence[Callable[[], AbstractAsyncContextManager[Any]]] = (),
+        duties: Sequence[Callable[[], AbstractAsyncContextManager[Any]]] = (),
         max_body: int = MAX_BODY,
         private: bool | None = None,
         is_tailscaled: Check = is_tailscaled,
@@ -140,10 +150,17 @@ class Kit:
         if stopping is not None:
             stopping.add(self._ending.set)
         self.feed = EventFeed(services, stopping=stopping)
+        self.siblings = siblings or Siblings()
         self.jobs: JobBoard | None = None
         if jobs:
             path = services.paths.component(name) / "jobs.db"
-            self.jobs = JobBoard(path, *jobs, clock=services.clock, at_once=at_once)
+            self.jobs = JobBoard(path, *jobs, clock=services.clock, at_once=at_once, news=self.siblings.news)
+            duties = [self.jobs.leading, *duties]
+        self.lead: Lead | None = None
+        if duties:
+            self.lead = Lead(services.paths.component(name) / "lead.lock", duties, name)
+            if stopping is not None:
+                stopping.add(self.lead.resign)
         self.authorised = Depends(self.authorise)
         self.reader = Depends(self.authorise_page)
         self.app = FastAPI(
@@ -235,11 +252,15 @@ class Kit:
             await asyncio.to_thread(services.events.prepare, self.name)
             stack.push_async_callback(self.feed.stop)
             await self.feed.start()
+            self.siblings.add(self)
+            stack.callback(self.siblings.remove, self)
             if self.jobs is not None:
                 stack.push_async_callback(self.jobs.drain)
-                await self.jobs.open()
             for beside in self._beside:
                 await stack.enter_async_context(beside())
+            if self.lead is not None:
+                stack.push_async_callback(self.lead.stop)
+                await self.lead.start()
             yield
             self._ending.set()
 
@@ -252,9 +273,20 @@ class Kit:
         async def health() -> dict[str, Any]:
             """The state of the component and of each of its dependencies."""
             found = dict(await asyncio.to_thread(self.report.health))
+            status = found.pop("status", "ok")
+            if self.lead is not None:
+                facts = self.facts()
+                if facts is None:
+                    _, facts = await self.siblings.ask()
+                told = dict(facts or {})
+                theirs = told.pop("status", "ok")
+                status = theirs if status == "ok" else status
+                found |= told
+                where = "another worker" if facts is not None else "another process"
+                found["duties"] = "here" if self.lead.leads else where
             if self.jobs is not None:
-                found["jobs"] = self.jobs.running
-            return {"status": found.pop("status", "ok"), "component": self.name, "version": __version__, **found}
+                found["jobs"] = await asyncio.to_thread(self.jobs.open_jobs)
+            return {"status": status, "component": self.name, "version": __version__, **found}
 
         @app.get("/ready", responses={503: {"description": "It cannot."}})
         async def ready() -> Response:
@@ -265,18 +297,31 @@ class Kit:
         @app.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
         async def metrics() -> Response:
             """For Prometheus."""
-            own = await asyncio.to_thread(lambda: list(self.report.metrics()))
-            every = [*own, *self._own_metrics()]
-            return Response(render_metrics(every), media_type="text/plain; version=0.0.4; charset=utf-8")
+            every = await asyncio.to_thread(lambda: [*self.report.metrics(), *self._open_jobs()])
+            counted, _ = await self.siblings.ask()
+            return Response(render_metrics([*every, *counted]), media_type="text/plain; version=0.0.4; charset=utf-8")
 
-    def _own_metrics(self) -> Iterable[Metric]:
+    def facts(self) -> Mapping[str, Any] | None:
+        """What only the leader knows; None when this process does not lead."""
+        return self.report.facts() if self.lead is not None and self.lead.leads else None
+
+    def news(self) -> None:
+        """Another process has accepted a job, or called one off."""
+        if self.jobs is not None:
+            self.jobs.look()
+
+    def counts(self) -> Iterable[Metric]:
+        """What this process has counted."""
+        yield from self.report.counts()
         for envelope in self._envelopes:
             yield from envelope.metrics()
         yield f"{self.name}_event_streams", "gauge", "Callers that listen to events.", [({}, self.feed.streams)]
         dropped = self.services.events.dropped
         yield f"{self.name}_events_dropped_total", "counter", "Events that could not be kept.", [({}, dropped)]
+
+    def _open_jobs(self) -> Iterable[Metric]:
         if self.jobs is not None:
-            yield f"{self.name}_jobs_open", "gauge", "Jobs that wait or run.", [({}, self.jobs.running)]
+            yield f"{self.name}_jobs_open", "gauge", "Jobs that wait or run.", [({}, self.jobs.open_jobs())]
 
     def _add_jobs(self, board: JobBoard) -> None:
         app = self.app
@@ -306,7 +351,9 @@ class Kit:
         @app.delete("/v1/jobs/{identity}", dependencies=[self.authorised], status_code=202)
         async def cancel(identity: str) -> JobModel:
             """Call a job off."""
-            return _model(await asyncio.to_thread(board.cancel, identity))
+            job = await asyncio.to_thread(board.cancel, identity)
+            self.siblings.news()  # whoever runs it
+            return _model(job)
 
     async def _watch(self, board: JobBoard, job: Job) -> AsyncIterator[bytes]:
         last: dict[str, Any] = {}

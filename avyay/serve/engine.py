@@ -25,14 +25,15 @@ from avyay.log import get_logger
 from avyay.serve.app import Kit, Report, daemon_key
 from avyay.serve.board import board, clock_time, stages
 from avyay.serve.house import Metric
-from avyay.serve.launch import Launch, launch
+from avyay.serve.launch import Daemon, Launch, Site, launch
 from avyay.serve.run import App, Stopping
+from avyay.serve.siblings import Siblings
 
 if TYPE_CHECKING:
     from avyay.engine.queue import Queue
     from avyay.wiring import Services
 
-__all__ = ["DEFAULT_PORT", "build_app", "serve_engine"]
+__all__ = ["DEFAULT_PORT", "build_app", "engine_daemon", "serve_engine"]
 
 DEFAULT_PORT = 8086
 _SHOWN = 100
@@ -110,8 +111,8 @@ class ApproveBody(BaseModel):
     by: str = Field(min_length=1, max_length=100)
 
 
-def serve_engine(services: Services, how: Launch | None = None, *, run: bool = False) -> None:
-    """Run the daemon until it is told to end.
+def serve_engine(services: Services, how: Launch | None = None, *, run: bool = False) -> int:
+    """Run the daemon until it is told to end; returns the exit code.
 
     Args:
         run: Whether it also gives tasks to agents.
@@ -120,16 +121,26 @@ def serve_engine(services: Services, how: Launch | None = None, *, run: bool = F
         UsageError: the port is taken, or the variable that the configuration names is not set.
         PolicyError: others could reach it, and it has no key.
     """
-    how = how or Launch()
+    return launch(services, engine_daemon(run=run), how or Launch())
 
-    def build(services: Services, stopping: Stopping) -> App:
-        host, _ = how.place(services, DEFAULT_PORT)
-        risk = "Anyone who reaches {host} could have commands run by your agents."
-        key = daemon_key(services, "engine", host, services.settings.engine.api_key_env, risk)
-        beside = [partial(dispatching, services)] if run else []
-        return build_app(services, key=key, stopping=stopping, beside=beside)
 
-    launch(services, "engine", build, how, port=DEFAULT_PORT)
+def engine_daemon(*, run: bool = False) -> Daemon:
+    """What `avyay serve engine` runs; see `serve_engine`."""
+
+    def build(services: Services, site: Site) -> App:
+        duties = [partial(dispatching, services)] if run else []
+        key = _key(services, site.host)
+        return build_app(services, key=key, stopping=site.stopping, siblings=site.siblings, duties=duties)
+
+    about = "health: /health, board: /"
+    arguments = ("--run",) if run else ()
+    fixed = "--run and --reload-config exclude each other: agents at work would be ended." if run else ""
+    return Daemon("engine", "ENGINE", about, DEFAULT_PORT, _key, build, arguments=arguments, fixed=fixed)
+
+
+def _key(services: Services, host: str) -> str | None:
+    risk = "Anyone who reaches {host} could have commands run by your agents."
+    return daemon_key(services, "engine", host, services.settings.engine.api_key_env, risk)
 
 
 @asynccontextmanager
@@ -187,23 +198,28 @@ def build_app(
     *,
     key: str | None = None,
     stopping: Stopping | None = None,
-    beside: Iterable[Callable[[], AbstractAsyncContextManager[Any]]] = (),
+    siblings: Siblings | None = None,
+    duties: Iterable[Callable[[], AbstractAsyncContextManager[Any]]] = (),
 ) -> FastAPI:
     """The ASGI application.
 
     Args:
         key: What callers must send as a bearer token; None: no key is asked for.
         stopping: Told when the daemon drains.
-        beside: What runs as long as the daemon does: the dispatcher's loop.
+        siblings: What this process shares with other workers.
+        duties: What runs in one process of the home only: the dispatcher's loop.
     """
     desk = Desk(services.open_queue)
+    telling = [partial(_telling, services)] if services.settings.engine.queue_url is not None else []
     kit = Kit(
         services,
         "engine",
         Report(partial(desk.wait, _health), metrics=lambda: desk.wait(lambda queue: list(_metrics(queue)))),
         key=key,
         stopping=stopping,
-        beside=(desk.open, partial(_telling, services), *beside),
+        siblings=siblings,
+        beside=(desk.open,),
+        duties=(*telling, *duties),
     )
     _add_reading(kit, desk, services.clock.now)
     _add_writing(kit, desk)

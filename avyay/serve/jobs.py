@@ -1,7 +1,8 @@
 """Work that takes longer than a request: an id at once, then its state, progress and result, and a way to call it off.
 
-Jobs are rows of the component's own `jobs.db`, so they outlive the daemon. One that a restart interrupts runs again
-where its kind says that this is harmless, and is reported as interrupted where not.
+Jobs are rows of the component's own `jobs.db`, so they outlive the daemon. Any process of a home accepts them, tells of
+them and calls them off; one of them, the leader, claims and runs them. One that a restart interrupts runs again where
+its kind says that this is harmless, and is reported as interrupted where not.
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ import hashlib
 import os
 import secrets
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -20,7 +21,7 @@ from typing import Any, Literal
 import orjson
 
 from avyay.clock import SYSTEM_CLOCK, Clock
-from avyay.db import Migration, Schema, open_database
+from avyay.db import Database, Migration, Schema, open_database
 from avyay.db_gaps import hold_liveness, is_held
 from avyay.errors import AvyayError, InternalError, PolicyError, UsageError
 from avyay.events.outbox import OUTBOX, append_event
@@ -34,9 +35,10 @@ ENDED = frozenset({"done", "failed", "cancelled", "interrupted"})
 KEPT = 200  # ended jobs
 MOST_OPEN = 100  # queued or running
 AT_ONCE = 2
-ADOPT = 5.0  # seconds between two looks for jobs whose daemon has died
+LOOK = 5.0  # seconds between two looks for jobs that nobody told of: another daemon's, or of one that has died
 _WRITE = 0.5  # seconds between two times that progress is written down
 _GRACE = 25.0
+_CANCELLED = "The job was cancelled."
 _MOST_RUNS = 3  # a job that takes the daemon with it each time is not run for ever
 _STALE = 3_600.0  # seconds after which the lock file of a daemon that died is cleared away
 _SCHEMA = Schema(
@@ -115,12 +117,13 @@ class _Running:
 
 
 class JobBoard:
-    """The jobs of one component. Several daemons of a home may share the file; each runs what it accepted.
+    """The jobs of one component. All processes of a home share the file; who leads runs them.
 
     Args:
         path: The file.
         kinds: What jobs there are.
-        at_once: Jobs that run side by side; the others wait.
+        at_once: Jobs that run side by side, whoever runs them; the others wait.
+        news: Called when others may want to look: a job was accepted, called off, or has ended.
     """
 
     def __init__(
@@ -129,39 +132,60 @@ class JobBoard:
         *kinds: JobKind,
         clock: Clock = SYSTEM_CLOCK,
         at_once: int = AT_ONCE,
+        news: Callable[[], None] = lambda: None,
     ) -> None:
         self._path, self._clock = path, clock
         self._kinds = {kind.name: kind for kind in kinds}
+        self._at_once, self._news = at_once, news
         self._lock = threading.Lock()
         self._database = open_database(path, _SCHEMA, OUTBOX, check_same_thread=False)
         self._token = secrets.token_hex(8)
         self._liveness = hold_liveness(self._lock_file(self._token))
-        self._free = asyncio.Semaphore(at_once)
         self._running: dict[str, _Running] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._draining = asyncio.Event()
-        self._adopting: asyncio.Task[None] | None = None
+        self._wake = asyncio.Event()
+        self._claiming: asyncio.Task[None] | None = None
+        self._resting = False
         self._log = get_logger("jobs")
 
     # ------------------------------------------------------------ for a daemon's life
 
     async def open(self) -> None:
-        """Take over what a daemon before left behind; needs a running loop."""
-        await asyncio.to_thread(self._adopt_into_loop, asyncio.get_running_loop())
-        self._adopting = asyncio.create_task(self._keep_adopting())
+        """Run what waits and what comes; needs a running loop."""
+        self._resting = False
+        self._claiming = asyncio.create_task(self._keep_claiming())
+
+    async def rest(self) -> None:
+        """Begin nothing more; what runs goes on."""
+        self._resting = True
+        self._wake.set()
+        if self._claiming is not None:
+            await self._claiming  # not cancelled: a job claimed in its thread must be begun
+            self._claiming = None
+
+    @asynccontextmanager
+    async def leading(self) -> AsyncIterator[None]:
+        """`open`, and in the end `rest`: a duty."""
+        await self.open()
+        try:
+            yield
+        finally:
+            await self.rest()
 
     async def drain(self) -> None:
-        """End: jobs that may run again wait for the next daemon, others are called off."""
+        """End: jobs that may run again wait for the next process, others are called off."""
         self._draining.set()
+        await self.rest()
         for running in self._running.values():
             running.stopped = running.stopped or "drained"
-        if self._adopting is not None:
-            self._adopting.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._adopting
         if self._tasks:  # what does not look at its progress is found as running by the next daemon
             await asyncio.wait(self._tasks, timeout=_GRACE)
         await asyncio.to_thread(self._close)
+
+    def look(self) -> None:
+        """Look at once at what there is to run and to call off; to be called in the loop."""
+        self._wake.set()
 
     def _close(self) -> None:
         with self._lock:
@@ -173,17 +197,30 @@ class JobBoard:
 
     @property
     def running(self) -> int:
-        """How many run or wait here."""
+        """How many run here."""
         return len(self._tasks)
 
+    def open_jobs(self) -> int:
+        """How many run or wait, wherever; may block for a moment."""
+        with self._lock, self._database.errors():
+            query = "SELECT count(*) FROM jobs WHERE state IN ('queued', 'running')"
+            return int(self._database.execute(query).fetchone()[0])
+
     async def start(
-        self, kind: str, arguments: Mapping[str, Any], *, payload: bytes | None = None, key: str | None = None
+        self,
+        kind: str,
+        arguments: Mapping[str, Any],
+        *,
+        payload: bytes | None = None,
+        key: str | None = None,
+        once: bool = False,
     ) -> Job:
         """Accept a job.
 
         Args:
             arguments: JSON; kept, like `payload`, until the job has ended.
             key: The caller's idempotency key: the same request with the same key is the same job.
+            once: An equal one that still waits is the same job.
 
         Raises:
             PolicyError: too many are open (`too_many_jobs`).
@@ -191,9 +228,10 @@ class JobBoard:
         """
         if self._draining.is_set():
             raise PolicyError("This daemon is ending.", hint="Ask again in a moment.", code="draining")
-        job, made = await asyncio.to_thread(self._insert, kind, arguments, payload, key)
+        job, made = await asyncio.to_thread(self._insert, kind, arguments, payload, key, once)
         if made:
-            self._spawn(job.id, kind)
+            self.look()
+            self._news()
         return job
 
     def get(self, identity: str) -> Job:
@@ -224,9 +262,14 @@ class JobBoard:
         if (running := self._running.get(identity)) is not None:
             running.stopped = "cancelled"
         with self._lock, self._database.transaction() as database:
-            database.execute(
-                "UPDATE jobs SET cancel_requested = 1 WHERE id = ? AND state IN ('queued', 'running')", (identity,)
-            )
+            waiting = database.execute(
+                "UPDATE jobs SET cancel_requested = 1, state = 'cancelled', code = 'cancelled', error = ?,"
+                " ended_at = ?, input = NULL WHERE id = ? AND state = 'queued' RETURNING kind",
+                (_CANCELLED, self._clock.now(), identity),
+            ).fetchone()
+            database.execute("UPDATE jobs SET cancel_requested = 1 WHERE id = ? AND state = 'running'", (identity,))
+            if waiting is not None:
+                self._record(database, identity, waiting[0], "cancelled", _CANCELLED)
         return self.get(identity)
 
     def _job(self, row: tuple[Any, ...]) -> Job:
@@ -240,7 +283,7 @@ class JobBoard:
     # ------------------------------------------------------------ accepting
 
     def _insert(
-        self, kind: str, arguments: Mapping[str, Any], payload: bytes | None, key: str | None
+        self, kind: str, arguments: Mapping[str, Any], payload: bytes | None, key: str | None, once: bool
     ) -> tuple[Job, bool]:
         if key is not None and not (0 < len(key) <= 255 and key.isprintable()):
             raise UsageError("An idempotency key is 1 to 255 printable characters.", code="bad_key")
@@ -256,17 +299,20 @@ class JobBoard:
                     raise UsageError(
                         "That idempotency key was used for another request.", hint="Use a new key.", code="key_reused"
                     )
-                identity = row[0] if row is not None else identity
+            elif once:
+                query = "SELECT id FROM jobs WHERE state = 'queued' AND kind = ? AND print = ?"
+                row = database.execute(query, (kind, fingerprint)).fetchone()
             else:
                 row = None
+            identity = row[0] if row is not None else identity
             if row is None:
                 query = "SELECT count(*) FROM jobs WHERE state IN ('queued', 'running')"
                 if database.execute(query).fetchone()[0] >= MOST_OPEN:
                     raise PolicyError("Too many jobs wait.", hint="Wait for one to end.", code="too_many_jobs")
                 database.execute(
                     "INSERT INTO jobs (id, kind, state, arguments, input, key, print, owner, created_at)"
-                    " VALUES (?, ?, 'queued', ?, ?, ?, ?, ?, ?)",
-                    (identity, kind, text.decode(), payload, key, fingerprint, self._token, self._clock.now()),
+                    " VALUES (?, ?, 'queued', ?, ?, ?, ?, '', ?)",
+                    (identity, kind, text.decode(), payload, key, fingerprint, self._clock.now()),
                 )
                 database.execute(
                     "DELETE FROM jobs WHERE number IN (SELECT number FROM jobs WHERE state NOT IN ('queued', 'running')"
@@ -277,8 +323,72 @@ class JobBoard:
 
     # ------------------------------------------------------------ running
 
+    async def _keep_claiming(self) -> None:
+        while not self._resting:
+            self._wake.clear()
+            try:
+                for identity, kind in await asyncio.to_thread(self._claim):
+                    self._spawn(identity, kind)
+            except AvyayError as error:
+                self._log.error("jobs_not_read", error=error.message)
+            if self._resting:
+                return
+            pauses = {asyncio.ensure_future(self._wake.wait()), asyncio.ensure_future(self._clock.sleep(LOOK))}
+            try:
+                await asyncio.wait(pauses, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for pause in pauses:
+                    pause.cancel()
+
+    def _claim(self) -> list[tuple[str, str]]:
+        """Take what may run now: this process is its owner from here on."""
+        self._take_back()
+        with self._lock, self._database.transaction() as database:
+            for (identity,) in database.execute(
+                "SELECT id FROM jobs WHERE state = 'running' AND owner = ? AND cancel_requested", (self._token,)
+            ):
+                if (running := self._running.get(identity)) is not None:
+                    running.stopped = running.stopped or "cancelled"
+            (busy,) = database.execute("SELECT count(*) FROM jobs WHERE state = 'running'").fetchone()
+            found = database.execute(
+                "SELECT id, kind FROM jobs WHERE state = 'queued' AND owner = '' ORDER BY number LIMIT ?",
+                (max(0, self._at_once - busy),),
+            ).fetchall()
+            for identity, _ in found:
+                database.execute(
+                    "UPDATE jobs SET state = 'running', owner = ?, runs = runs + 1, started_at = ? WHERE id = ?",
+                    (self._token, self._clock.now(), identity),
+                )
+        return found
+
+    def _take_back(self) -> None:
+        """What belongs to a process that has died waits again, or ends where it may not run again."""
+        with self._lock, self._database.errors():
+            query = "SELECT id, kind, owner, runs, state FROM jobs WHERE state IN ('queued', 'running') AND owner != ?"
+            rows = self._database.execute(query, (self._token,)).fetchall()
+        for identity, name, owner, runs, state in rows:
+            if owner and is_held(self._lock_file(owner)):
+                continue
+            kind = self._kinds.get(name)
+            if kind is None or (state == "running" and not kind.again) or runs >= _MOST_RUNS:
+                ended = kind or JobKind(name, lambda arguments, payload, progress: None)
+                self._end(identity, ended, "interrupted", error="The daemon ended while it ran.", code="interrupted")
+            elif owner:
+                with self._lock, self._database.transaction() as database:
+                    query = "UPDATE jobs SET owner = '', state = 'queued' WHERE id = ? AND owner = ?"
+                    taken = database.execute(query, (identity, owner)).rowcount
+                if taken:
+                    self._log.warning("job_taken_over", job=identity, kind=name, runs=runs)
+        for file in self._path.parent.glob(f"{self._path.name}-owner-*.lock"):
+            # A fresh one may be about to be locked by who has just made it.
+            with suppress(OSError):
+                if self._clock.now() - file.stat().st_mtime > _STALE and not is_held(file):
+                    file.unlink()
+
     def _spawn(self, identity: str, kind: str) -> None:
         self._running[identity] = _Running()
+        if self._draining.is_set():
+            self._running[identity].stopped = "drained"
         task = asyncio.create_task(self._run(identity, self._kinds[kind]))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -286,12 +396,13 @@ class JobBoard:
     async def _run(self, identity: str, kind: JobKind) -> None:
         running = self._running[identity]
         try:
-            async with self._free:
-                await asyncio.to_thread(self._work, identity, kind, running)
+            await asyncio.to_thread(self._work, identity, kind, running)
         except Exception as error:  # noqa: BLE001 - the disk fails, or a bug: the job's row says what it can
             self._log.error("job_not_recorded", job=identity, error=type(error).__name__)
         finally:
             self._running.pop(identity, None)
+            self.look()
+            self._news()
 
     def _work(self, identity: str, kind: JobKind, running: _Running) -> None:
         def progress(done: int, total: int | None, what: str) -> None:
@@ -302,12 +413,15 @@ class JobBoard:
                 if self._note(identity, done, total, what):
                     running.stopped = running.stopped or "cancelled"
             if running.stopped:
-                raise _StoppedError("The job was cancelled.", code="cancelled")
+                raise _StoppedError(_CANCELLED, code="cancelled")
 
-        if running.stopped or (begun := self._begin(identity)) is None:
+        if running.stopped == "drained":  # before it began
+            self._put_back(identity, unbegun=True)
+            return
+        if running.stopped:
             self._stop(identity, kind, running)
             return
-        arguments, payload = begun
+        arguments, payload = self._order(identity)
         try:
             result = orjson.dumps(kind.work(arguments, payload, progress), default=str)
         except _StoppedError:
@@ -320,20 +434,11 @@ class JobBoard:
         else:
             self._end(identity, kind, "done", result=result)
 
-    def _begin(self, identity: str) -> tuple[Mapping[str, Any], bytes | None] | None:
-        """Its arguments; None when it was called off while it waited."""
-        with self._lock, self._database.transaction() as database:
-            row = database.execute(
-                "SELECT arguments, input, cancel_requested FROM jobs WHERE id = ? AND owner = ?",
-                (identity, self._token),
-            ).fetchone()
-            if row is None or row[2]:
-                return None
-            database.execute(
-                "UPDATE jobs SET state = 'running', runs = runs + 1, started_at = ? WHERE id = ?",
-                (self._clock.now(), identity),
-            )
-        return orjson.loads(row[0]), row[1]
+    def _order(self, identity: str) -> tuple[Mapping[str, Any], bytes | None]:
+        with self._lock, self._database.errors():
+            query = "SELECT arguments, input FROM jobs WHERE id = ?"
+            arguments, payload = self._database.execute(query, (identity,)).fetchone()
+        return orjson.loads(arguments), payload
 
     def _note(self, identity: str, done: int, total: int | None, what: str) -> bool:
         """Write progress down; says whether somebody asked, perhaps of another process, to call the job off."""
@@ -350,15 +455,16 @@ class JobBoard:
     def _stop(self, identity: str, kind: JobKind, running: _Running) -> None:
         if running.stopped == "drained":
             if kind.again:
-                self._change(identity, "queued")
+                self._put_back(identity)
             else:
                 self._end(identity, kind, "interrupted", error="The daemon ended while it ran.", code="interrupted")
         else:
-            self._end(identity, kind, "cancelled", error="The job was cancelled.", code="cancelled")
+            self._end(identity, kind, "cancelled", error=_CANCELLED, code="cancelled")
 
-    def _change(self, identity: str, state: State) -> None:
+    def _put_back(self, identity: str, *, unbegun: bool = False) -> None:
         with self._lock, self._database.transaction() as database:
-            database.execute("UPDATE jobs SET state = ?, owner = '' WHERE id = ?", (state, identity))
+            query = "UPDATE jobs SET state = 'queued', owner = '', runs = runs - ? WHERE id = ?"
+            database.execute(query, (int(unbegun), identity))
 
     def _end(
         self,
@@ -378,46 +484,11 @@ class JobBoard:
                 " total = ?, what = ? WHERE id = ?",
                 (state, result, error, code, self._clock.now(), done, total, what[:200], identity),
             )
-            data = {"job": identity, "kind": kind.name, "state": state, "error": error}
-            append_event(database, Event(f"{self._path.parent.name}.job.ended", data), self._clock.now())
+            self._record(database, identity, kind.name, state, error)
 
-    # ------------------------------------------------------------ after a restart
-
-    async def _keep_adopting(self) -> None:
-        while True:
-            await self._clock.sleep(ADOPT)
-            try:
-                await asyncio.to_thread(self._adopt_into_loop, asyncio.get_running_loop())
-            except AvyayError as error:
-                self._log.error("jobs_not_read", error=error.message)
-
-    def _adopt_into_loop(self, loop: asyncio.AbstractEventLoop) -> None:
-        for identity, kind in self._adopt():
-            loop.call_soon_threadsafe(self._spawn, identity, kind)
-
-    def _adopt(self) -> Iterator[tuple[str, str]]:
-        with self._lock, self._database.errors():
-            query = "SELECT id, kind, owner, runs, state FROM jobs WHERE state IN ('queued', 'running') AND owner != ?"
-            rows = self._database.execute(query, (self._token,)).fetchall()
-        for identity, name, owner, runs, state in rows:
-            if owner and is_held(self._lock_file(owner)):
-                continue
-            kind = self._kinds.get(name)
-            if kind is None or (state == "running" and not kind.again) or runs >= _MOST_RUNS:
-                ended = kind or JobKind(name, lambda arguments, payload, progress: None)
-                self._end(identity, ended, "interrupted", error="The daemon ended while it ran.", code="interrupted")
-                continue
-            with self._lock, self._database.transaction() as database:
-                query = "UPDATE jobs SET owner = ?, state = 'queued' WHERE id = ? AND owner = ?"
-                taken = database.execute(query, (self._token, identity, owner)).rowcount
-            if taken:
-                self._log.warning("job_taken_over", job=identity, kind=name, runs=runs)
-                yield identity, name
-        for file in self._path.parent.glob(f"{self._path.name}-owner-*.lock"):
-            # A fresh one may be about to be locked by who has just made it.
-            with suppress(OSError):
-                if self._clock.now() - file.stat().st_mtime > _STALE and not is_held(file):
-                    file.unlink()
+    def _record(self, database: Database, identity: str, kind: str, state: State, error: str | None) -> None:
+        data = {"job": identity, "kind": kind, "state": state, "error": error}
+        append_event(database, Event(f"{self._path.parent.name}.job.ended", data), self._clock.now())
 
     def _lock_file(self, token: str) -> Path:
         return self._path.with_name(f"{self._path.name}-owner-{token}.lock")

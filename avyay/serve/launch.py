@@ -1,21 +1,47 @@
-"""From a component's application to a running daemon: the port, the word about it, reloading, the tailnet."""
+"""From a component's recipe to a running daemon: the port, the word about it, workers, reloading, the tailnet."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from dataclasses import dataclass
+import shutil
+import socket
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, ExitStack, closing, contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from itertools import count
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from avyay.errors import AvyayError, UsageError
 from avyay.log import get_logger
-from avyay.serve.reload import Build, Reloading
+from avyay.serve.reload import Reloading
 from avyay.serve.run import App, Stopping, bind, serve
+from avyay.serve.siblings import Hub, Joined, Siblings
+from avyay.serve.workers import Supervisor, worker_command
 from avyay.telemetry import enable_tracing, flush_tracing
 
 if TYPE_CHECKING:
     from avyay.wiring import Services
 
-__all__ = ["Launch", "launch", "trace"]
+__all__ = ["Daemon", "Launch", "Owner", "Site", "Worker", "launch"]
+
+Owner = Callable[["Services", Path], AbstractAsyncContextManager[Callable[[], int]]]
+"""What the parent of several workers keeps for them, at a Unix socket; tells how many are connected."""
+_LOOK = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """One of several processes of a daemon.
+
+    Args:
+        folder: Where the parent's sockets are.
+        listeners: The daemon's own socket and its further ones, inherited.
+    """
+
+    folder: Path
+    listeners: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,14 +50,20 @@ class Launch:
 
     Args:
         host, port: Where; by default as configured, and the daemon's own port.
+        workers: Processes that serve; by default as configured, else one.
         reload: Reads the configuration anew on SIGHUP; None: SIGHUP ends the daemon, as usual.
         bound: Told the address once it is bound.
+        arguments: Of the command line, for workers.
+        worker: This process is a worker, and this its place.
     """
 
     host: str | None = None
     port: int | None = None
+    workers: int | None = None
     reload: Callable[[], Services] | None = None
     bound: Callable[[str], None] = lambda url: None
+    arguments: tuple[str, ...] = ()
+    worker: Worker | None = None
 
     def place(self, services: Services, port: int) -> tuple[str, int]:
         """The address and the port; `port` is the daemon's own."""
@@ -40,61 +72,245 @@ class Launch:
         return self.host or settings.host, port if chosen is None else chosen
 
 
-def launch(
-    services: Services,
-    name: str,
-    build: Build,
-    how: Launch,
-    *,
-    port: int,
-    protocol: type[asyncio.Protocol] | None = None,
-) -> None:
-    """Run a daemon until it is told to end.
+@dataclass(frozen=True, slots=True)
+class Site:
+    """Where an application runs.
 
     Args:
-        build: Makes the application; also refuses what must not be started.
-        port: The daemon's own port.
+        host: The address its daemon is bound to.
+        stopping: Tells it that the daemon drains, or that a newer configuration has taken over.
+        siblings: What it shares with the other workers.
+        folder: Where the parent's sockets are, when it is one of several workers.
+        sockets: Those of the daemon's further ports.
+    """
+
+    host: str
+    stopping: Stopping = field(default_factory=Stopping)
+    siblings: Siblings = field(default_factory=Siblings)
+    folder: Path | None = None
+    sockets: tuple[socket.socket, ...] = ()
+
+    @property
+    def owner(self) -> Path | None:
+        """The socket of what the parent keeps for its workers."""
+        return None if self.folder is None else self.folder / "owner"
+
+
+@dataclass(frozen=True, slots=True)
+class Daemon:
+    """A component as a daemon.
+
+    Args:
+        title, about: For the line that says where it listens.
+        port: Its own.
+        check: Refuses what must not be started on an address; raises an `AvyayError`.
+        build: Makes the application.
+        further: More ports, bound on the same address.
+        owner: What the parent of several workers keeps for them.
+        protocol: Makes a protocol with limits of its own, for who meets strangers.
+        arguments: Of the command line, for workers.
+        fixed: Why it cannot change its configuration while it runs.
+    """
+
+    name: str
+    title: str
+    about: str
+    port: int
+    check: Callable[[Services, str], object]
+    build: Callable[[Services, Site], App]
+    further: tuple[int, ...] = ()
+    owner: Owner | None = None
+    protocol: Callable[[Services], type[asyncio.Protocol]] | None = None
+    arguments: tuple[str, ...] = ()
+    fixed: str = ""
+
+
+def launch(services: Services, daemon: Daemon, how: Launch) -> int:
+    """Run a daemon, or one of its workers, until it is told to end; returns the exit code.
 
     Raises:
         AvyayError: it cannot be started.
     """
-    host, number = how.place(services, port)
-    listener = bind(host, number, name=name)
-    number = listener.getsockname()[1]
-    stopping = Stopping()
+    host, number = how.place(services, daemon.port)
+    if how.worker is not None:
+        first, *rest = (socket.socket(fileno=one) for one in how.worker.listeners)
+        site = Site(host, folder=how.worker.folder, sockets=tuple(rest))
+        _serve(services, daemon, _application(services, daemon, how, site), first, site.stopping)
+        return 0
+    if how.reload is not None and daemon.fixed:
+        raise UsageError(daemon.fixed, hint="Leave --reload-config out, and restart it.")
+    with ExitStack() as stack:
+        listener = stack.enter_context(closing(bind(host, number, name=daemon.name)))
+        further = [stack.enter_context(closing(bind(host, one, name=daemon.name))) for one in daemon.further]
+        daemon.check(services, host)
+        number = listener.getsockname()[1]
+        site = Site(host, sockets=tuple(further))
+        workers = _workers(services, daemon.name, how)
+        app = _application(services, daemon, how, site) if workers == 1 else None
+        how.bound(f"http://{f'[{host}]' if ':' in host else host}:{number}")
+        if services.settings.serve.tailscale_serve:
+            stack.enter_context(_published(daemon.name, number, how.bound))
+        if app is None:
+            return _Family(services, daemon, how, host, [listener, *further]).run(workers)
+        _serve(services, daemon, app, listener, site.stopping)
+    return 0
+
+
+def _workers(services: Services, name: str, how: Launch) -> int:
+    own = getattr(services.settings, name).workers
+    return how.workers or own or services.settings.serve.workers
+
+
+def _application(services: Services, daemon: Daemon, how: Launch, site: Site) -> App:
+    def build(services: Services, stopping: Stopping) -> App:
+        daemon.check(services, site.host)
+        return daemon.build(services, replace(site, stopping=stopping))
+
+    if how.reload is None:
+        app = build(services, site.stopping)
+    else:
+        app = reloading = Reloading(services, build, how.reload, stopping=site.stopping)
+        site.siblings.reload = reloading.reload
+    return app if site.folder is None else Joined(app, site.siblings, site.folder / "hub")
+
+
+def _serve(services: Services, daemon: Daemon, app: App, listener: socket.socket, stopping: Stopping) -> None:
+    if (endpoint := services.settings.telemetry.otlp_endpoint) is not None:
+        enable_tracing(endpoint, service="marga-router" if daemon.name == "marga" else f"avyay-{daemon.name}")
+    protocol = daemon.protocol(services) if daemon.protocol is not None else None
     try:
-        app: App
-        if how.reload is not None:
-            app = Reloading(services, build, how.reload, stopping=stopping)
-        else:
-            app = build(services, stopping)
-    except BaseException:
-        listener.close()
-        raise
-    trace(services, name)
+        serve(app, listener, stopping=stopping, protocol=protocol)
+    finally:
+        flush_tracing()
 
-    def run() -> None:
-        try:
-            serve(app, listener, stopping=stopping, protocol=protocol)
-        finally:
-            flush_tracing()
 
-    how.bound(f"http://{f'[{host}]' if ':' in host else host}:{number}")
-    if not services.settings.serve.tailscale_serve:
-        run()
-        return
+@contextmanager
+def _published(name: str, port: int, bound: Callable[[str], None]) -> Iterator[None]:
+    """Known to the tailnet for the length of a block."""
     from avyay.tailnet import publish, unpublish
 
-    address = publish(number)
-    how.bound(address)
+    address = publish(port)
+    bound(address)
     try:
-        run()
+        yield
     finally:
-        if not unpublish(number):
-            get_logger(name).warning("still_published", address=address, undo=f"tailscale serve --https={number} off")
+        if not unpublish(port):
+            get_logger(name).warning("still_published", address=address, undo=f"tailscale serve --https={port} off")
 
 
-def trace(services: Services, name: str) -> None:
-    """Have this process export its spans, where the configuration says where to."""
-    if (endpoint := services.settings.telemetry.otlp_endpoint) is not None:
-        enable_tracing(endpoint, service="marga-router" if name == "marga" else f"avyay-{name}")
+class _Family:
+    """The parent of several workers, and what it keeps for them."""
+
+    def __init__(
+        self, services: Services, daemon: Daemon, how: Launch, host: str, listeners: Sequence[socket.socket]
+    ) -> None:
+        self._services, self._daemon, self._how, self._host = services, daemon, how, host
+        self._descriptors = [one.fileno() for one in listeners]
+        self._log = get_logger("serve")
+        # Short: the path of a Unix socket holds about 100 characters. Nobody else may enter it.
+        self._folder = Path(tempfile.mkdtemp(prefix="avyay-"))
+        self._owners: list[_Owned] = []
+        self._retiring: set[asyncio.Task[None]] = set()
+        self._numbers = count(1)
+        self._hub = Hub()
+
+    def run(self, workers: int) -> int:
+        """Until told to end; returns the exit code."""
+        try:
+            return asyncio.run(self._run(workers))
+        finally:
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+    async def _run(self, workers: int) -> int:
+        place = ["--quiet", "--host", self._host, "--worker-of", str(self._folder)]
+        for descriptor in self._descriptors:
+            place += ["--listen-fd", str(descriptor)]
+        command = worker_command(self._daemon.name, *self._how.arguments, *self._daemon.arguments, *place)
+        supervisor = Supervisor(
+            command,
+            workers,
+            self._descriptors,
+            reload=self._reload if self._how.reload is not None else None,
+        )
+        self._hub.born = supervisor.born
+        try:
+            await self._hub.serve(self._folder / "hub")
+            self._point_at(await self._own(self._services))
+            return await supervisor.run()
+        finally:
+            for task in self._retiring:
+                task.cancel()
+            await asyncio.gather(*self._retiring, return_exceptions=True)
+            for owned in self._owners:
+                await owned.stack.aclose()
+            await self._hub.close()
+
+    async def _own(self, services: Services) -> _Owned:
+        """Keep for the workers what a configuration asks for."""
+        path = self._folder / f"owner-{next(self._numbers)}"
+        stack = AsyncExitStack()
+        stack.callback(services.close)
+        connected: Callable[[], int] = lambda: 0  # noqa: E731
+        try:
+            if self._daemon.owner is not None:
+                connected = await stack.enter_async_context(self._daemon.owner(services, path))
+        except BaseException:
+            await stack.aclose()
+            raise
+        owned = _Owned(path, stack, connected)
+        self._owners.append(owned)
+        return owned
+
+    def _point_at(self, owned: _Owned) -> None:
+        """Have workers find it from now on."""
+        link = self._folder / "owner.next"
+        with suppress(FileNotFoundError):
+            link.unlink()
+        link.symlink_to(owned.path.name)
+        link.replace(self._folder / "owner")
+
+    async def _reload(self) -> None:
+        """Put the configuration to use in one worker after the other; a bad one changes nothing."""
+        old = self._owners[-1]
+        load = self._how.reload
+        assert load is not None
+        try:
+            services = await asyncio.to_thread(load)
+            try:
+                await asyncio.to_thread(self._daemon.check, services, self._host)
+            except AvyayError:
+                services.close()
+                raise
+            fresh = await self._own(services)
+        except AvyayError as error:
+            self._log.error("reload_refused", error=error.message, hint=error.hint)
+            return
+        self._point_at(fresh)
+        if await self._hub.reload():
+            self._log.warning("reloaded_all")
+            left = old
+        else:
+            self._log.error("reload_refused", error="A worker cannot use it; its own words stand above.")
+            self._point_at(old)
+            self._owners.remove(fresh)
+            self._owners.insert(0, fresh)
+            left = fresh
+        task = asyncio.create_task(self._retire(left))
+        self._retiring.add(task)
+        task.add_done_callback(self._retiring.discard)
+
+    async def _retire(self, owned: _Owned) -> None:
+        """Let go of it once no worker has requests of its configuration any more."""
+        while owned.connected():  # noqa: ASYNC110 - requests may take an hour
+            await asyncio.sleep(_LOOK)
+        self._owners.remove(owned)
+        await owned.stack.aclose()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Owned:
+    """What the parent keeps by one configuration."""
+
+    path: Path
+    stack: AsyncExitStack
+    connected: Callable[[], int]

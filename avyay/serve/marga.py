@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 import signal
-import socket
-import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -29,101 +26,81 @@ from avyay.marga.verdicts import VerdictStore
 from avyay.marga.watch import Watch
 from avyay.money import parse_usd
 from avyay.serve.app import Kit, Report, daemon_key
-from avyay.serve.launch import Launch, launch, trace
+from avyay.serve.launch import Daemon, Launch, Site, launch
 from avyay.serve.marga_contract import add_wire_endpoints
-from avyay.serve.marga_report import RouterReport, worker_counters
-from avyay.serve.run import App, Stopping, bind, serve
-from avyay.serve.workers import supervise, worker_command
+from avyay.serve.marga_report import RouterReport
+from avyay.serve.run import App, Stopping
+from avyay.serve.siblings import Siblings
 from avyay.telemetry import flush_tracing
 from avyay.wiring import Services
 
-__all__ = ["DEFAULT_PORT", "build_app", "serve_marga", "serve_worker"]
+__all__ = ["DEFAULT_PORT", "build_app", "marga_daemon", "serve_marga"]
 
 DEFAULT_PORT = 8081
 
 
-def serve_marga(
-    services: Services, how: Launch | None = None, *, workers: int = 1, arguments: Sequence[str] = ()
-) -> None:
-    """Run the daemon until it is told to end.
-
-    Args:
-        workers: Processes that serve; with more than one, breakers are shared through this one.
-        arguments: Of the command line, for the workers.
+def serve_marga(services: Services, how: Launch | None = None) -> int:
+    """Run the daemon until it is told to end; returns the exit code. With several workers, breakers are the parent's.
 
     Raises:
         UsageError: the port is taken, or the variable that the configuration names is not set.
         PolicyError: others could reach it, and it has no key.
     """
-    how = how or Launch()
-
-    def key(services: Services) -> str | None:
-        host, _ = how.place(services, DEFAULT_PORT)
-        risk = "The router would answer anyone who reaches {host}, at your cost."
-        variable = services.settings.marga.api_key_env
-        return daemon_key(services, "marga", host, variable, risk, knows_users=False)  # the hot path has keys only
-
-    if workers == 1:
-        launch(
-            services,
-            "marga",
-            lambda services, stopping: build_app(services, key=key(services), stopping=stopping),
-            how,
-            port=DEFAULT_PORT,
-        )
-        return
-    key(services)
-    host, port = how.place(services, DEFAULT_PORT)
-    listener = bind(host, port, name="marga")
-    how.bound(f"http://{host}:{listener.getsockname()[1]}")
-    _serve_with(services, listener, workers, arguments)
+    return launch(services, marga_daemon(), how or Launch())
 
 
-def _serve_with(services: Services, listener: socket.socket, workers: int, arguments: Sequence[str]) -> None:
-    """Be the owner of several workers."""
+def marga_daemon() -> Daemon:
+    """What `avyay serve marga` runs."""
+
+    def build(services: Services, site: Site) -> App:
+        key = _key(services, site.host)
+        return build_app(services, key=key, owner=site.owner, stopping=site.stopping, siblings=site.siblings)
+
+    return Daemon("marga", "MARGA", "health: /health", DEFAULT_PORT, _key, build, owner=_owning)
+
+
+def _key(services: Services, host: str) -> str | None:
+    risk = "The router would answer anyone who reaches {host}, at your cost."
+    variable = services.settings.marga.api_key_env
+    return daemon_key(services, "marga", host, variable, risk, knows_users=False)  # the hot path has keys only
+
+
+@asynccontextmanager
+async def _owning(services: Services, path: Path) -> AsyncIterator[Callable[[], int]]:
+    """Be the owner of several workers: breakers, probes and alarms are one for all of them."""
     store = WriterStore(services.paths.component("marga") / "marga.db")  # for its probes
     router = services.router_with(lambda: store)
     watch = Watch(router, events=services.events, near=services.settings.events.budget_share)
     verdicts = services.verdicts
     owner = StateOwner(router)
-    folder = Path(tempfile.mkdtemp(prefix="avyay-"))  # short: the path of a Unix socket holds about 100 characters
-
-    async def started() -> None:
-        await router.__aenter__()
-        await owner.serve(folder / "state")
+    await router.__aenter__()
+    try:
+        await owner.serve(path)
         watch.start()
         watch.run_beside(_alarms(services, verdicts))
-
-    async def stopped() -> None:
+        yield lambda: owner.members
+    finally:
         await watch.stop()
         await owner.close()
         await router.__aexit__()
         await asyncio.to_thread(store.close)
-        services.close()
-        shutil.rmtree(folder, ignore_errors=True)
-
-    listener.set_inheritable(True)
-    options = ("--worker-of", str(folder / "state"), "--listen-fd", str(listener.fileno()), "--quiet")
-    supervise(worker_command("marga", *arguments, *options), workers, listener, started=started, stopped=stopped)
-
-
-def serve_worker(services: Services, *, owner: Path, listen_fd: int) -> None:
-    """Be one of several workers: serve on an inherited socket, with the breakers of the owner at a Unix socket."""
-    trace(services, "marga")
-    stopping = Stopping()
-    key = daemon_key(services, "marga", "127.0.0.1", services.settings.marga.api_key_env, "")
-    app = build_app(services, key=key, owner=owner, stopping=stopping)
-    serve(app, socket.socket(fileno=listen_fd), stopping=stopping)
 
 
 def build_app(
-    services: Services, *, key: str | None = None, owner: Path | None = None, stopping: Stopping | None = None
+    services: Services,
+    *,
+    key: str | None = None,
+    owner: Path | None = None,
+    stopping: Stopping | None = None,
+    siblings: Siblings | None = None,
 ) -> App:
     """The ASGI application.
 
     Args:
         key: What callers must present.
         owner: The Unix socket of the process that keeps the breakers, when this is one of several workers.
+        stopping: Told when the daemon drains.
+        siblings: What this process shares with other workers.
     """
     path = services.paths.component("marga") / "marga.db"
     store = WriterStore(path)
@@ -135,10 +112,11 @@ def build_app(
     knowledge = ClassKnowledge(verdicts, router)
     knowledge.refresh()
     watch = Watch(router, events=services.events, near=services.settings.events.budget_share)
-    member = StateMember(router, counters=lambda: worker_counters(gateway), lost=_end_worker)
+    member = StateMember(router, lost=_end_worker)
     report = RouterReport(services, gateway, store, member, knowledge)
 
-    kit = Kit(services, "marga", Report(report.health, report.ready, report.metrics), key=key, stopping=stopping)
+    told = Report(report.health, report.ready, report.metrics, counts=report.counts)
+    kit = Kit(services, "marga", told, key=key, stopping=stopping, siblings=siblings)
     _add_pages(kit, report)
     life = AsyncExitStack()
 

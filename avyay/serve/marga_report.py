@@ -20,14 +20,14 @@ from avyay.resilience.breaker import BreakerState
 from avyay.serve.house import Metric
 from avyay.wiring import Services
 
-__all__ = ["RouterReport", "worker_counters"]
+__all__ = ["RouterReport"]
 
 _CACHE = "cache_"
 _LATEST = 0.5  # seconds a row of another worker may need to be readable
 
 
-def worker_counters(gateway: Gateway) -> dict[str, int]:
-    """What workers tell one another of: requests by how they ended, and by what the cache had for them."""
+def _counters(gateway: Gateway) -> dict[str, int]:
+    """Requests by how they ended, and by what the cache had for them."""
     cache = gateway.cache
     counts = {} if cache is None else {f"{_CACHE}{name}": count for name, count in cache.counts.items()}
     return {**gateway.finished, **counts}
@@ -75,14 +75,7 @@ class RouterReport:
         return any(provider.up for provider in self._router.health.providers.values())
 
     def metrics(self) -> Iterable[Metric]:
-        """For Prometheus."""
-        totals = dict(self._member.others)
-        for status, count in worker_counters(self._gateway).items():
-            totals[status] = totals.get(status, 0) + count
-        answered = {name.removeprefix(_CACHE): totals.pop(name) for name in list(totals) if name.startswith(_CACHE)}
-        finished = [({"status": status}, count) for status, count in totals.items()]
-        yield "marga_requests_total", "counter", "Requests by how they ended.", finished
-        yield "marga_active", "gauge", "Requests under way.", [({}, self._gateway.active)]
+        """For Prometheus: what all workers see alike."""
         states = {BreakerState.CLOSED: 0.0, BreakerState.HALF_OPEN: 1.0, BreakerState.OPEN: 2.0}
         health = self._router.health
         yield (
@@ -97,13 +90,21 @@ class RouterReport:
                 for each in health.endpoints()
             ],
         )
-        if answered:
-            asked = [({"result": name}, count) for name, count in answered.items()]
-            yield "marga_cache_requests_total", "counter", "Requests by what the cache had for them.", asked
         found = [({"series": s, "signal": signal}, n) for (s, signal), n in sorted(self._knowledge.alarms.items())]
         yield "marga_anomalies_total", "counter", "Alarms on latency, error rate and spend.", found
         floors = [({"class": name, "tier": tier}, 1.0) for name, tier in sorted(self._router.floors.items())]
         yield "marga_class_floor", "gauge", "The lowest tier a request class is sent to.", floors
+
+    def counts(self) -> Iterable[Metric]:
+        """For Prometheus: what this process has counted."""
+        totals = _counters(self._gateway)
+        answered = {name.removeprefix(_CACHE): totals.pop(name) for name in list(totals) if name.startswith(_CACHE)}
+        finished = [({"status": status}, count) for status, count in totals.items()]
+        yield "marga_requests_total", "counter", "Requests by how they ended.", finished
+        yield "marga_active", "gauge", "Requests under way.", [({}, self._gateway.active)]
+        if self._gateway.cache is not None:
+            asked = [({"result": name}, count) for name, count in answered.items()]
+            yield "marga_cache_requests_total", "counter", "Requests by what the cache had for them.", asked
         ledger = self._store.state()
         yield "marga_ledger_backlog", "gauge", "Rows not yet on disk.", [({}, ledger.backlog)]
         yield "marga_ledger_rows_total", "counter", "Rows on disk.", [({}, ledger.committed)]

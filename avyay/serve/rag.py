@@ -23,15 +23,17 @@ from avyay.rag.webhooks import read_push, sources_of
 from avyay.serve.app import IdempotencyKey, JobModel, Kit, Report, accepted, daemon_key
 from avyay.serve.house import Metric
 from avyay.serve.jobs import JobKind
-from avyay.serve.launch import Launch, launch
+from avyay.serve.launch import Daemon, Launch, Site, launch
 from avyay.serve.run import App, Stopping
+from avyay.serve.siblings import Siblings
 
 if TYPE_CHECKING:
     from avyay.rag.answer import Answer
+    from avyay.rag.plan import SyncReport
     from avyay.rag.service import Prepared, RagService
     from avyay.wiring import Services
 
-__all__ = ["DEFAULT_PORT", "build_app", "serve_rag"]
+__all__ = ["DEFAULT_PORT", "build_app", "rag_daemon", "serve_rag"]
 
 DEFAULT_PORT = 8082
 
@@ -76,29 +78,42 @@ class FeedbackBody(BaseModel):
     comment: str = Field("", max_length=2_000)
 
 
-def serve_rag(services: Services, how: Launch | None = None) -> None:
-    """Run the daemon until it is told to end.
+def serve_rag(services: Services, how: Launch | None = None) -> int:
+    """Run the daemon until it is told to end; returns the exit code.
 
     Raises:
         UsageError: the port is taken, or a variable that the configuration names is not set.
         PolicyError: others could reach it, and it has no key.
     """
-    how = how or Launch()
+    return launch(services, rag_daemon(), how or Launch())
 
-    def build(services: Services, stopping: Stopping) -> App:
-        host, _ = how.place(services, DEFAULT_PORT)
-        settings = services.settings.rag
-        risk = "Anyone who reaches {host} could read your runbooks."
-        key = daemon_key(services, "rag", host, settings.api_key_env, risk)
-        variable = settings.webhook_secret_env
-        secret = services.loaded.environment.value(variable) if variable else None
-        if variable and secret is None:
-            raise UsageError(
-                f"rag.webhook_secret_env names {variable}, which is not set.", hint=f"export {variable}=..."
-            )
-        return build_app(services, host=host, key=key, webhook_secret=secret, stopping=stopping)
 
-    launch(services, "rag", build, how, port=DEFAULT_PORT)
+def rag_daemon() -> Daemon:
+    """What `avyay serve rag` runs."""
+
+    def build(services: Services, site: Site) -> App:
+        key, secret = _keys(services, site.host)
+        return build_app(
+            services,
+            host=site.host,
+            key=key,
+            webhook_secret=secret,
+            stopping=site.stopping,
+            siblings=site.siblings,
+        )
+
+    return Daemon("rag", "RAG", "health: /health, MCP: /mcp", DEFAULT_PORT, _keys, build)
+
+
+def _keys(services: Services, host: str) -> tuple[str | None, str | None]:
+    """What callers send, and what webhooks are signed with."""
+    settings = services.settings.rag
+    key = daemon_key(services, "rag", host, settings.api_key_env, "Anyone who reaches {host} could read your runbooks.")
+    variable = settings.webhook_secret_env
+    secret = services.loaded.environment.value(variable) if variable else None
+    if variable and secret is None:
+        raise UsageError(f"rag.webhook_secret_env names {variable}, which is not set.", hint=f"export {variable}=...")
+    return key, secret
 
 
 def build_app(
@@ -108,6 +123,7 @@ def build_app(
     key: str | None = None,
     webhook_secret: str | None = None,
     stopping: Stopping | None = None,
+    siblings: Siblings | None = None,
 ) -> FastAPI:
     """The ASGI application.
 
@@ -116,6 +132,7 @@ def build_app(
         key: What callers must send as a bearer token; None: no key is asked for.
         webhook_secret: What pushes are signed with; None: webhooks are refused.
         stopping: Told when the daemon drains.
+        siblings: What this process shares with other workers.
     """
     rag = services.rag
     settings = services.settings.rag
@@ -135,15 +152,23 @@ def build_app(
     kit = Kit(
         services,
         "rag",
-        Report(partial(_health, rag, keeper), lambda: _index_state(rag)["ready"], partial(_metrics, rag, keeper)),
+        Report(
+            partial(_health, rag),
+            lambda: _index_state(rag)["ready"],
+            partial(_metrics, rag),
+            counts=partial(_counts, keeper),
+            facts=partial(_facts, keeper),
+        ),
         key=key,
         stopping=stopping,
-        jobs=[JobKind("sync", partial(_sync, rag), again=True)],
-        beside=[mcp.session_manager.run, keeping],
+        siblings=siblings,
+        jobs=[JobKind("sync", partial(_sync, rag), again=True), JobKind("push", partial(_pushed, keeper), again=True)],
+        beside=[mcp.session_manager.run],
+        duties=[keeping],
     )
     _add_questions(kit.app, rag, kit.authorised)
     _add_upkeep(kit, rag)
-    _add_webhook(kit.app, rag, keeper, webhook_secret)
+    _add_webhook(kit, rag, webhook_secret)
 
     async def guarded_mcp(scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "http":
@@ -207,16 +232,21 @@ async def _events(rag: RagService, prepared: Prepared) -> AsyncIterator[bytes]:
 
 
 def _sync(rag: RagService, arguments: Mapping[str, Any], payload: bytes | None, progress: Progress) -> Any:
-    return [
-        {
-            "source": report.source,
-            "head": report.head,
-            "added": len(report.added),
-            "changed": len(report.changed),
-            "removed": len(report.removed),
-        }
-        for report in rag.sync(arguments["sources"], progress=progress)
-    ]
+    return [_changes(report) for report in rag.sync(arguments["sources"], progress=progress)]
+
+
+def _pushed(keeper: Keeper, arguments: Mapping[str, Any], payload: bytes | None, progress: Progress) -> Any:
+    return [_changes(report) for report in keeper.sync(arguments["sources"], progress)]
+
+
+def _changes(report: SyncReport) -> dict[str, Any]:
+    return {
+        "source": report.source,
+        "head": report.head,
+        "added": len(report.added),
+        "changed": len(report.changed),
+        "removed": len(report.removed),
+    }
 
 
 def _add_upkeep(kit: Kit, rag: RagService) -> None:
@@ -235,8 +265,11 @@ def _add_upkeep(kit: Kit, rag: RagService) -> None:
         return accepted(await jobs.start("sync", {"sources": body.sources}, key=key))
 
 
-def _add_webhook(app: FastAPI, rag: RagService, keeper: Keeper, secret: str | None) -> None:
-    @app.post("/v1/webhooks/push", status_code=202)
+def _add_webhook(kit: Kit, rag: RagService, secret: str | None) -> None:
+    jobs = kit.jobs
+    assert jobs is not None
+
+    @kit.app.post("/v1/webhooks/push", status_code=202)
     async def push(request: Request) -> dict[str, Any]:
         """A push, announced by GitHub, GitLab or Gitea and signed with the webhook's secret."""
         if secret is None:
@@ -245,7 +278,8 @@ def _add_webhook(app: FastAPI, rag: RagService, keeper: Keeper, secret: str | No
         headers = {name.lower(): value for name, value in request.headers.items()}
         found = read_push(headers, body, secret=secret, now=rag.clock.now())
         names = sources_of(found, [row.spec for row in rag.sources()]) if found is not None else []
-        keeper.announce(names)
+        if names:  # one that waits already will see this push as well
+            await jobs.start("push", {"sources": names}, once=True)
         return {"sources": names}
 
 
@@ -262,27 +296,34 @@ def _index_state(rag: RagService) -> dict[str, Any]:
     }
 
 
-def _health(rag: RagService, keeper: Keeper) -> dict[str, Any]:
-    index, status = _index_state(rag), keeper.status
+def _health(rag: RagService) -> dict[str, Any]:
+    index = _index_state(rag)
+    return {"status": "ok" if index["ready"] else "degraded", "index": index}
+
+
+def _facts(keeper: Keeper) -> dict[str, Any]:
+    status = keeper.status
     return {
-        "status": "ok" if index["ready"] and not status.problems else "degraded",
-        "index": index,
-        "problems": status.problems,
+        "status": "degraded" if status.problems else "ok",
+        "problems": dict(status.problems),
         "last_sync": status.last_sync,
         "last_reconcile": status.last_reconcile,
     }
 
 
-def _metrics(rag: RagService, keeper: Keeper) -> Iterable[Metric]:
-    index, verdicts, drift = _index_state(rag), rag.verdicts(), rag.drift()
+def _counts(keeper: Keeper) -> Iterable[Metric]:
     status = keeper.status
-    yield "rag_generation", "gauge", "Generation of the index that is visible.", [({}, index.get("generation", 0))]
-    yield "rag_chunks", "gauge", "Chunks that can be found.", [({}, index.get("chunks", 0))]
     yield "rag_syncs_total", "counter", "Sources looked at.", [({}, status.syncs)]
     yield "rag_sync_failures_total", "counter", "Sources that could not be read.", [({}, status.failures)]
     yield "rag_source_changes_total", "counter", "Syncs that found changes.", [({}, status.changes)]
     yield "rag_reconciles_total", "counter", "Reconciliations.", [({}, status.reconciles)]
     yield "rag_mended_total", "counter", "Faults that reconciliations mended.", [({}, status.mended)]
+
+
+def _metrics(rag: RagService) -> Iterable[Metric]:
+    index, verdicts, drift = _index_state(rag), rag.verdicts(), rag.drift()
+    yield "rag_generation", "gauge", "Generation of the index that is visible.", [({}, index.get("generation", 0))]
+    yield "rag_chunks", "gauge", "Chunks that can be found.", [({}, index.get("chunks", 0))]
     yield "rag_answers", "gauge", "Answers remembered.", [({}, verdicts.answers)]
     yield "rag_unanswered", "gauge", "Of them, not in the runbooks.", [({}, verdicts.unanswered)]
     votes: list[tuple[dict[str, str], float]] = [({"verdict": "up"}, verdicts.up), ({"verdict": "down"}, verdicts.down)]

@@ -26,15 +26,16 @@ from avyay.raksha.types import Report as ScanReport
 from avyay.serve.app import IdempotencyKey, JobModel, Kit, Report, accepted, daemon_key
 from avyay.serve.house import Metric
 from avyay.serve.jobs import JobKind
-from avyay.serve.launch import Launch, launch
+from avyay.serve.launch import Daemon, Launch, Site, launch
 from avyay.serve.run import App, Stopping
+from avyay.serve.siblings import Siblings
 from avyay.serve.uploads import Limits, clone, unpack, write_files
 
 if TYPE_CHECKING:
     from avyay.raksha.scan import CodeScanner
     from avyay.wiring import Services
 
-__all__ = ["DEFAULT_PORT", "build_app", "serve_raksha"]
+__all__ = ["DEFAULT_PORT", "build_app", "raksha_daemon", "serve_raksha"]
 
 DEFAULT_PORT = 8083
 MAX_BODY = 25_000_000
@@ -127,32 +128,44 @@ def _baseline(services: Services) -> Baseline | None:
     return read_baseline(path) if path is not None else None
 
 
-def serve_raksha(services: Services, how: Launch | None = None) -> None:
-    """Run the daemon until it is told to end.
+def serve_raksha(services: Services, how: Launch | None = None) -> int:
+    """Run the daemon until it is told to end; returns the exit code.
 
     Raises:
         UsageError: the port is taken, or the variable that the configuration names is not set.
         PolicyError: others could reach it, and it has no key.
     """
-    how = how or Launch()
+    return launch(services, raksha_daemon(), how or Launch())
 
-    def build(services: Services, stopping: Stopping) -> App:
-        host, _ = how.place(services, DEFAULT_PORT)
-        risk = "Anyone who reaches {host} could use this machine to scan."
-        key = daemon_key(services, "raksha", host, services.settings.raksha.api_key_env, risk)
-        return build_app(services, key=key, stopping=stopping)
 
-    launch(services, "raksha", build, how, port=DEFAULT_PORT)
+def raksha_daemon() -> Daemon:
+    """What `avyay serve raksha` runs."""
+
+    def build(services: Services, site: Site) -> App:
+        return build_app(services, key=_key(services, site.host), stopping=site.stopping, siblings=site.siblings)
+
+    return Daemon("raksha", "RAKSHA", "health: /health", DEFAULT_PORT, _key, build)
+
+
+def _key(services: Services, host: str) -> str | None:
+    risk = "Anyone who reaches {host} could use this machine to scan."
+    return daemon_key(services, "raksha", host, services.settings.raksha.api_key_env, risk)
 
 
 def build_app(
-    services: Services, *, key: str | None = None, limits: Limits | None = None, stopping: Stopping | None = None
+    services: Services,
+    *,
+    key: str | None = None,
+    limits: Limits | None = None,
+    stopping: Stopping | None = None,
+    siblings: Siblings | None = None,
 ) -> FastAPI:
     """The ASGI application.
 
     Args:
         key: What callers must send as a bearer token; None: no key is asked for.
         stopping: Told when the daemon drains.
+        siblings: What this process shares with other workers.
     """
     scanner, counts = services.scanner, Counts()
     bench = Bench(
@@ -165,9 +178,10 @@ def build_app(
     kit = Kit(
         services,
         "raksha",
-        Report(partial(_health, scanner), metrics=partial(_metrics, counts)),
+        Report(partial(_health, scanner), counts=partial(_metrics, counts)),
         key=key,
         stopping=stopping,
+        siblings=siblings,
         jobs=[JobKind("scan", bench.work, again=True)],
         at_once=PARALLEL,
         max_body=MAX_BODY,

@@ -17,7 +17,11 @@ if TYPE_CHECKING:
 
 __all__ = ["FIXED", "Reloading"]
 
-FIXED = ("serve.host", "serve.port", "telemetry", "gateway.max_head", "gateway.head_timeout", "gateway.max_connections")
+_WORKERS = ("serve", "gateway", "marga", "rag", "raksha", "siddhi", "engine")
+FIXED = (
+    *("serve.host", "serve.port", "serve.tailscale_serve", *(f"{name}.workers" for name in _WORKERS), "telemetry"),
+    *("gateway.max_head", "gateway.head_timeout", "gateway.max_connections"),
+)
 """Settings that only a restart changes."""
 _LOOK = 0.2
 _PATIENCE = 3_600.0  # seconds that requests and jobs of the old configuration may take
@@ -35,6 +39,7 @@ class _Generation:
         self._started = asyncio.Event()
         self._ended = asyncio.Event()
         self._problem: str | None = None
+        self.failure: AvyayError | None = None
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -76,6 +81,8 @@ class _Generation:
         scope: dict[str, Any] = {"type": "lifespan", "asgi": {"version": "3.0"}, "state": {}}
         try:
             await self.app(scope, self._inbox.get, send)
+        except AvyayError as error:
+            self.failure, self._problem = error, error.message
         except Exception as error:  # noqa: BLE001 - whatever a startup raises: the old application stays
             get_logger("serve").exception("application_failed")
             self._problem = self._problem or type(error).__name__
@@ -156,6 +163,8 @@ class Reloading:
             await self._now.start()
         except RuntimeError as error:
             await send({"type": "lifespan.startup.failed", "message": str(error)})
+            if self._now.failure is not None:
+                raise self._now.failure from None
             return
         loop = asyncio.get_running_loop()
         with suppress(NotImplementedError, RuntimeError, ValueError):  # not in the main thread: tests, embedders

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from typing import Any, TypeAlias
 
-from avyay.errors import UsageError
+from avyay.errors import AvyayError, UsageError
 
 __all__ = ["App", "Stopping", "bind", "is_loopback", "serve", "serving_beside"]
 
@@ -97,6 +97,9 @@ def serve(
 
     Args:
         protocol: One that knows limits of its own, for who meets strangers.
+
+    Raises:
+        AvyayError: the application cannot start.
     """
     import uvicorn
 
@@ -109,7 +112,8 @@ def serve(
             await super().shutdown(sockets)
 
     options = {**_OPTIONS, "http": protocol or HttpProtocol, "timeout_graceful_shutdown": int(drain)}
-    config = uvicorn.Config(app, loop=_loop(), **options)
+    life = _Life(app)
+    config = uvicorn.Config(life, loop=_loop(), **options)
     # What is loaded by now stays: the collector need not look at it again, and may look less often at the rest.
     gc.collect()
     gc.freeze()
@@ -117,7 +121,41 @@ def serve(
     # uvicorn raises the signal anew once it has drained; by then the daemon has done all it was asked to.
     signal.signal(signal.SIGTERM, _already_done)
     signal.signal(signal.SIGINT, _already_done)
-    Server(config).run(sockets=[listener])
+    try:
+        Server(config).run(sockets=[listener])
+    except SystemExit:
+        if life.failure is not None:
+            raise life.failure from None
+        raise
+
+
+class _Life:
+    """ASGI middleware: keeps why an application could not start, which the server would print as a traceback."""
+
+    def __init__(self, app: App) -> None:
+        self._app = app
+        self.failure: AvyayError | None = None
+
+    def __call__(self, scope: Any, receive: Any, send: Any) -> Awaitable[None]:
+        return self._live(scope, receive, send) if scope["type"] == "lifespan" else self._app(scope, receive, send)
+
+    async def _live(self, scope: Any, receive: Any, send: Any) -> None:
+        failed: list[Any] = []
+
+        async def told(message: Any) -> None:
+            if message["type"] == "lifespan.startup.failed":
+                failed.append(message)
+            else:
+                await send(message)
+
+        try:
+            await self._app(scope, receive, told)
+        except AvyayError as error:
+            self.failure = error
+            await send({"type": "lifespan.startup.failed", "message": ""})
+        else:
+            for message in failed:
+                await send(message)
 
 
 @asynccontextmanager

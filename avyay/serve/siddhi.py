@@ -24,8 +24,10 @@ from avyay.serve.app import IdempotencyKey, JobModel, Kit, Report, accepted, dae
 from avyay.serve.board import board, stages
 from avyay.serve.house import Metric
 from avyay.serve.jobs import JobKind
-from avyay.serve.launch import Launch, launch
-from avyay.serve.run import App, Stopping, bind, serving_beside
+from avyay.serve.launch import Daemon, Launch, Site, launch
+from avyay.serve.lead import Lead
+from avyay.serve.run import App, Stopping, serving_beside
+from avyay.serve.siblings import Siblings
 from avyay.siddhi.build import build_mailer, open_miners, query_jobs
 from avyay.siddhi.collector import collector_app
 from avyay.siddhi.machine import State
@@ -35,7 +37,7 @@ if TYPE_CHECKING:
     from avyay.siddhi.pipeline import Report as RunReport
     from avyay.wiring import Services
 
-__all__ = ["COLLECTOR_PORT", "DEFAULT_PORT", "build_app", "build_collector", "serve_siddhi"]
+__all__ = ["COLLECTOR_PORT", "DEFAULT_PORT", "build_app", "build_collector", "serve_siddhi", "siddhi_daemon"]
 
 DEFAULT_PORT = 8084
 COLLECTOR_PORT = 8085
@@ -61,8 +63,8 @@ class StopBody(BaseModel):
     reason: str = Field("stopped over HTTP", min_length=1, max_length=500)
 
 
-def serve_siddhi(services: Services, how: Launch | None = None, *, collector_port: int | None = None) -> None:
-    """Run the daemon, and on a port of its own the collector, until it is told to end.
+def serve_siddhi(services: Services, how: Launch | None = None, *, collector_port: int | None = None) -> int:
+    """Run the daemon, and on a port of its own the collector, until it is told to end; returns the exit code.
 
     Args:
         collector_port: Where the collector listens, on the same address; None: it is not run.
@@ -71,20 +73,43 @@ def serve_siddhi(services: Services, how: Launch | None = None, *, collector_por
         UsageError: a port is taken, or the variable that the configuration names is not set.
         PolicyError: others could reach it, and it has no key.
     """
-    how = how or Launch()
-    host, _ = how.place(services, DEFAULT_PORT)
-    public: socket.socket | None = None
+    return launch(services, siddhi_daemon(collector_port), how or Launch())
 
-    def build(services: Services, stopping: Stopping) -> App:
-        nonlocal public
-        risk = "Anyone who reaches {host} could see and steer what you test."
-        key = daemon_key(services, "siddhi", host, services.settings.siddhi.api_key_env, risk)
-        if collector_port is not None and public is None:
-            public = bind(host, collector_port, name="siddhi")
-        beside = [partial(serving_beside, build_collector(services), public)] if public is not None else []
-        return build_app(services, key=key, stopping=stopping, beside=beside)
 
-    launch(services, "siddhi", build, how, port=DEFAULT_PORT)
+def siddhi_daemon(collector_port: int | None = None) -> Daemon:
+    """What `avyay serve siddhi` runs; see `serve_siddhi`."""
+
+    def build(services: Services, site: Site) -> App:
+        beside = [partial(_collecting, services, site, public) for public in site.sockets]
+        key = _key(services, site.host)
+        return build_app(services, key=key, stopping=site.stopping, siblings=site.siblings, beside=beside)
+
+    public = f", collector: port {collector_port}" if collector_port is not None else ""
+    further = () if collector_port is None else (collector_port,)
+    about = f"health: /health, board: /{public}"
+    return Daemon("siddhi", "SIDDHI", about, DEFAULT_PORT, _key, build, further=further)
+
+
+def _key(services: Services, host: str) -> str | None:
+    risk = "Anyone who reaches {host} could see and steer what you test."
+    return daemon_key(services, "siddhi", host, services.settings.siddhi.api_key_env, risk)
+
+
+@asynccontextmanager
+async def _collecting(services: Services, site: Site, public: socket.socket) -> AsyncIterator[None]:
+    """The collector, in one worker only: it limits strangers by what it remembers of them."""
+    serving = partial(serving_beside, build_collector(services), public)
+    if site.folder is None:
+        async with serving():
+            yield
+        return
+    lead = Lead(site.folder / "collector.lock", [serving], "siddhi")
+    site.stopping.add(lead.resign)
+    await lead.start()
+    try:
+        yield
+    finally:
+        await lead.stop()
 
 
 def build_collector(services: Services) -> App:
@@ -106,6 +131,7 @@ def build_app(
     *,
     key: str | None = None,
     stopping: Stopping | None = None,
+    siblings: Siblings | None = None,
     beside: Iterable[Callable[[], AbstractAsyncContextManager[Any]]] = (),
 ) -> FastAPI:
     """The ASGI application.
@@ -113,6 +139,7 @@ def build_app(
     Args:
         key: What callers must send as a bearer token; None: no key is asked for.
         stopping: Told when the daemon drains.
+        siblings: What this process shares with other workers.
         beside: What runs as long as the daemon does.
     """
     siddhi = services.siddhi
@@ -123,9 +150,11 @@ def build_app(
         Report(partial(_health, siddhi), metrics=partial(_metrics, siddhi)),
         key=key,
         stopping=stopping,
+        siblings=siblings,
         jobs=[JobKind("run", runner.work)],  # not again by itself: a run may spend
         at_once=1,
-        beside=[*beside, runner.now_and_then],
+        beside=tuple(beside),
+        duties=[runner.now_and_then],
         max_body=100_000,
     )
     _add_hypotheses(kit, siddhi)

@@ -26,11 +26,12 @@ _RESTART = Backoff(base=0.5, cap=30.0, attempts=1_000_000)
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One daemon: its name, its command and what it finds in its environment besides ours."""
+    """One daemon: its name, its command, what its environment has besides ours, and whether SIGHUP is for it."""
 
     name: str
     command: Sequence[str]
     environment: Mapping[str, str] = field(default_factory=dict)
+    reloads: bool = True
 
 
 def members(
@@ -42,6 +43,8 @@ def members(
     collector: int = 8085,
     remote: Sequence[str] = (),
     arguments: Sequence[str] = (),
+    reload: bool = False,
+    dispatch: bool = False,
 ) -> list[Member]:
     """The gateway in front, the rest on loopback.
 
@@ -51,6 +54,8 @@ def members(
         without: Components that are not run.
         remote: Components that the configuration finds elsewhere.
         arguments: Of every daemon.
+        reload: Whether they read their configuration anew on SIGHUP.
+        dispatch: Whether the engine gives tasks to agents. It keeps its configuration then: a new one would end them.
 
     Raises:
         UsageError: a component has no such name, or two would share a port.
@@ -65,9 +70,13 @@ def members(
     urls = {f"AVYAY_GATEWAY_UPSTREAMS_{name.upper()}_URL": f"http://127.0.0.1:{port}" for name, port in here.items()}
     made = []
     for name, port in here.items():
-        own = ("--collector-port", str(collector)) if name == "siddhi" else ()
-        made.append(Member(name, worker_command(name, "--host", "127.0.0.1", "--port", str(port), *own, *arguments)))
-    front = worker_command("gateway", "--host", host, "--port", str(gateway), *arguments)
+        own = ["--collector-port", str(collector)] if name == "siddhi" else []
+        agents = dispatch and name == "engine"
+        own += ["--run"] if agents else ["--reload-config"] if reload else []
+        command = worker_command(name, "--host", "127.0.0.1", "--port", str(port), *own, *arguments)
+        made.append(Member(name, command, reloads=not agents))
+    again = ("--reload-config",) if reload else ()
+    front = worker_command("gateway", "--host", host, "--port", str(gateway), *again, *arguments)
     return [*made, Member("gateway", front, urls)]
 
 
@@ -94,7 +103,7 @@ class Tree:
         self._ending = asyncio.Event()
         self._code = 0
         self._reload = reload
-        self._alive: set[asyncio.subprocess.Process] = set()
+        self._alive: dict[asyncio.subprocess.Process, Member] = {}
 
     def run(self) -> int:
         """Watch over the members; returns the exit code."""
@@ -143,12 +152,12 @@ class Tree:
                 env={**os.environ, **member.environment},
                 process_group=0,  # Ctrl-C is for this process; it ends the others in order
             )
-            self._alive.add(process)
+            self._alive[process] = member
             ended = asyncio.create_task(process.wait())
             told = asyncio.create_task(until.wait())
             await asyncio.wait({ended, told}, return_when=asyncio.FIRST_COMPLETED)
             told.cancel()
-            self._alive.discard(process)
+            self._alive.pop(process)
             if not ended.done():
                 await _end(process, ended)
                 return
@@ -171,7 +180,10 @@ class Tree:
                 await asyncio.wait_for(self._ending.wait(), delay)
 
     def _pass_on(self, number: int) -> None:
-        for process in self._alive:
+        for process, member in self._alive.items():
+            if not member.reloads:
+                self._log.warning("not_reloaded", component=member.name, why="its agents would be ended: restart it")
+                continue
             with suppress(ProcessLookupError):
                 process.send_signal(number)
 

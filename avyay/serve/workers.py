@@ -3,90 +3,143 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
+import random
 import signal
-import socket
 import sys
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 
-from avyay.errors import InternalError
+from avyay.errors import ExitCode, InternalError
 from avyay.log import get_logger
+from avyay.resilience.backoff import Backoff
 
-__all__ = ["supervise", "worker_command"]
+__all__ = ["Supervisor", "worker_command"]
 
 _YOUNG = 5.0  # seconds: a worker that dies younger than this may die for the same reason again
 _MOST_YOUNG_DEATHS = 5
+_RESTART = Backoff(base=0.2, cap=10.0, attempts=1_000_000)
 _DRAIN = 35.0
+_HOPELESS = (ExitCode.USAGE, ExitCode.AUTH, ExitCode.POLICY)
 
 
-def supervise(
-    command: Sequence[str],
-    count: int,
-    listener: socket.socket,
-    *,
-    started: Callable[[], Awaitable[None]],
-    stopped: Callable[[], Awaitable[None]],
-) -> None:
-    """Run `count` workers until SIGTERM or SIGINT.
+class Supervisor:
+    """Keeps `count` workers running until SIGTERM or SIGINT. One that dies is replaced, at first at once.
+
+    Where one of the first refuses its configuration, all end with its exit code.
 
     Args:
-        command: What starts a worker; it inherits `listener` under the same number.
-        started, stopped: Run in the parent's event loop before the first worker and after the last.
-
-    Raises:
-        InternalError: the workers die as soon as they start.
+        command: What starts a worker.
+        descriptors: Open files that it inherits under the same numbers.
+        reload: Run on SIGHUP; None: SIGHUP ends the daemon.
     """
-    asyncio.run(_Supervisor(command, count, listener).run(started, stopped))
 
-
-class _Supervisor:
-    def __init__(self, command: Sequence[str], count: int, listener: socket.socket) -> None:
-        self._command = command
-        self._count = count
-        self._listener = listener
+    def __init__(
+        self,
+        command: Sequence[str],
+        count: int,
+        descriptors: Sequence[int],
+        *,
+        reload: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
+        self._command, self._count, self._descriptors = command, count, tuple(descriptors)
+        self._reload = reload
         self._log = get_logger("serve")
         self._ending = asyncio.Event()
-        self._young_deaths = 0
+        self._deaths = [0] * count  # young ones in a row
+        self._born = [math.inf] * count
+        self._births: dict[int, float] = {}
+        self._reloading: asyncio.Task[None] | None = None
+        self._again = False
+        self._code = 0
 
-    async def run(self, started: Callable[[], Awaitable[None]], stopped: Callable[[], Awaitable[None]]) -> None:
+    async def run(self) -> int:
+        """Watch over the workers; returns the exit code.
+
+        Raises:
+            InternalError: they all die as soon as they start.
+        """
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._ending.set)
-        await started()
-        workers = [asyncio.ensure_future(self._keep_one()) for _ in range(self._count)]
+        loop.add_signal_handler(signal.SIGHUP, self._ending.set if self._reload is None else self._hung_up)
+        workers = [asyncio.ensure_future(self._keep_one(slot)) for slot in range(self._count)]
         try:
             await asyncio.gather(*workers)
         finally:
             self._ending.set()
             await asyncio.gather(*workers, return_exceptions=True)
-            await stopped()
-        if self._young_deaths >= _MOST_YOUNG_DEATHS:
+            if self._reloading is not None:
+                self._reloading.cancel()
+                await asyncio.gather(self._reloading, return_exceptions=True)
+        if self._none_lives():
             raise InternalError("The workers die as soon as they start; the log says why.", code="workers_die")
+        return self._code
 
-    async def _keep_one(self) -> None:
+    def born(self, pid: int) -> float:
+        """When a worker was started, on the monotonic clock."""
+        return self._births.get(pid, math.inf)
+
+    def _hung_up(self) -> None:
+        if self._reloading is not None and not self._reloading.done():
+            self._again = True  # the file may have been written since it was read
+            return
+        self._reloading = asyncio.ensure_future(self._reload_all())
+
+    async def _reload_all(self) -> None:
+        assert self._reload is not None
+        self._again = True
+        while self._again:
+            self._again = False
+            await self._reload()
+
+    def _none_lives(self) -> bool:
+        now = time.monotonic()
+        return all(
+            deaths >= _MOST_YOUNG_DEATHS and now - born < _YOUNG
+            for deaths, born in zip(self._deaths, self._born, strict=True)
+        )
+
+    async def _keep_one(self, slot: int) -> None:
         """Keep one worker running."""
+        first = True
         while not self._ending.is_set():
-            born = time.monotonic()
+            self._born[slot] = born = time.monotonic()
             process = await asyncio.create_subprocess_exec(
-                *self._command, pass_fds=(self._listener.fileno(),), env=dict(os.environ)
+                *self._command,
+                pass_fds=self._descriptors,
+                env=dict(os.environ),
+                process_group=0,  # Ctrl-C is for the parent; it ends the others in order
             )
+            self._births[process.pid] = born
             ended = asyncio.ensure_future(process.wait())
             told = asyncio.ensure_future(self._ending.wait())
             await asyncio.wait({ended, told}, return_when=asyncio.FIRST_COMPLETED)
             told.cancel()
-            if ended.done():
-                self._log.error("worker_died", pid=process.pid, code=process.returncode)
-                if time.monotonic() - born < _YOUNG:
-                    self._young_deaths += 1
-                    if self._young_deaths >= _MOST_YOUNG_DEATHS:
-                        self._ending.set()
-                        return
-                else:
-                    self._young_deaths = 0
-                continue
-            await _end(process, ended)
+            del self._births[process.pid]
+            if not ended.done():
+                await _end(process, ended)
+                return
+            if self._ending.is_set():
+                return
+            self._born[slot] = math.inf
+            code = process.returncode
+            self._log.error("worker_died", pid=process.pid, code=code)
+            if first and code in _HOPELESS:
+                self._code = self._code or int(code)  # its own words stand above
+                self._ending.set()
+                return
+            first = False
+            self._deaths[slot] = self._deaths[slot] + 1 if time.monotonic() - born < _YOUNG else 0
+            if self._none_lives():
+                self._ending.set()
+                return
+            if self._deaths[slot] > 1:
+                delay = _RESTART.delay(self._deaths[slot] - 1, random.random) or 0.0
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._ending.wait(), delay)
 
 
 async def _end(process: asyncio.subprocess.Process, ended: asyncio.Future[int]) -> None:
@@ -102,5 +155,5 @@ async def _end(process: asyncio.subprocess.Process, ended: asyncio.Future[int]) 
 
 
 def worker_command(component: str, *arguments: str) -> list[str]:
-    """The command line of a worker."""
+    """The command line of a daemon or of one of its workers."""
     return [sys.executable, "-m", "avyay", "serve", component, *arguments]

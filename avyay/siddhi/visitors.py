@@ -95,16 +95,18 @@ def load_key(path: Path, given: str | None = None) -> bytes:
     if given is None:
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            try:
-                descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
-            except FileExistsError:
-                if path.stat().st_mode & 0o077:
-                    raise DependencyError(
-                        f"{path} can be read by others.", hint=f"chmod 600 {path}", code="key_exposed"
-                    ) from None
-            else:
-                with os.fdopen(descriptor, "wb") as file:
+            if not path.exists():
+                draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+                with os.fdopen(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb") as file:
                     file.write(Fernet.generate_key())
+                try:
+                    path.hardlink_to(draft)  # whole or not at all, and the first of two makers wins
+                except FileExistsError:
+                    pass
+                finally:
+                    draft.unlink()
+            if path.stat().st_mode & 0o077:
+                raise DependencyError(f"{path} can be read by others.", hint=f"chmod 600 {path}", code="key_exposed")
             given = path.read_text(encoding="ascii").strip()
         except (OSError, UnicodeDecodeError) as error:
             raise DependencyError(f"Cannot read the key {path}: {error}.", hint="Check its permissions.") from error

@@ -113,7 +113,7 @@ def test_with_its_loop_tasks_are_done_and_told(home: Path, tmp_path: Path) -> No
     config.write_text(f"engine:\n  repository: {root}\n  agents: [{agent}]\n  tick: 0.2\n")
     values = {"AVYAY_HOME": str(home / "avyay"), "PATH": os.environ["PATH"], "HOME": str(home)}
     made = open_services(config_file=config, environment=Environment(values))
-    app = build_app(made, beside=[partial(dispatching, made)])
+    app = build_app(made, duties=[partial(dispatching, made)])
     with TestClient(app, base_url="http://127.0.0.1") as client:
         task = add(client, accept="test -e x.txt", files=["x.txt"])
         wait_for(lambda: client.get(f"/v1/engine/tasks/{task}").json()["state"] in ("done", "failed", "dead"), 60)

@@ -20,11 +20,12 @@ def taken() -> int:
         yield server.getsockname()[1]  # type: ignore[misc]
 
 
+@pytest.mark.parametrize("more", [(), ("--workers", "2", "--reload-config")], ids=["one", "two"])
 @pytest.mark.parametrize("name", ["gateway", "marga", "rag", "raksha", "siddhi", "engine"])
 def test_a_taken_port_ends_it_at_once_and_names_the_holder(
-    name: str, taken: int, capsys: pytest.CaptureFixture[str]
+    name: str, more: tuple[str, ...], taken: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert avyay(["serve", name, "--port", str(taken)]) == 2
+    assert avyay(["serve", name, "--port", str(taken), *more]) == 2
     words = capsys.readouterr().err
     assert f"Port {taken} on 127.0.0.1 is taken" in words
     assert "listens on" not in words
@@ -40,7 +41,8 @@ def test_nobody_holds_a_free_port(taken: int) -> None:
 
 
 def test_options_that_exclude_each_other() -> None:
-    assert avyay(["serve", "marga", "--workers", "2", "--reload-config"]) == 2
+    assert avyay(["serve", "engine", "--run", "--reload-config"]) == 2
+    assert avyay(["serve", "rag", "--workers", "0"]) == 2
     assert avyay(["serve", "all", "--ports", "marga"]) == 2
     assert avyay(["serve", "all", "--without", "nobody"]) == 2
 
@@ -50,11 +52,11 @@ UNITS = ["gateway", "marga", "rag", "raksha", "siddhi", "engine", "all"]
 
 @pytest.mark.parametrize("name", UNITS)
 def test_units(name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    words = ["serve", name, "--port", "9999", "--print-unit"]
+    words = ["serve", name, "--port", "9999", "--workers", "3", "--print-unit"]
     monkeypatch.setattr(sys, "argv", ["avyay", *words])
     assert avyay(words) == 0
     unit = capsys.readouterr().out
-    assert f"serve {name} --port 9999 --reload-config\n" in unit
+    assert f"serve {name} --port 9999 --workers 3 --reload-config\n" in unit
     assert "--print-unit" not in unit
     assert "NoNewPrivileges=yes" in unit
     assert ("PrivateDevices=yes" in unit) == (name not in ("engine", "all"))

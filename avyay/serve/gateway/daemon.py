@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 import signal
-import socket
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,57 +30,41 @@ from avyay.serve.gateway.shared_breakers import BreakerMember, BreakerOwner
 from avyay.serve.gateway.stream import EventsPage, remotes_of
 from avyay.serve.gateway.tokens import make_issuers
 from avyay.serve.gateway.usage import UsageJournal, UsageReader
-from avyay.serve.launch import Launch, launch, trace
-from avyay.serve.run import App, Stopping, bind, is_loopback, serve
-from avyay.serve.workers import supervise, worker_command
+from avyay.serve.launch import Daemon, Launch, launch
+from avyay.serve.run import Stopping, is_loopback
 from avyay.worker_socket import MemberEnd, OwnerEnd
 
 if TYPE_CHECKING:
     from avyay.wiring import Services
 
-__all__ = ["DEFAULT_PORT", "build_app", "make_first_key", "open_keys", "open_usage", "serve_gateway", "serve_worker"]
+__all__ = ["DEFAULT_PORT", "build_app", "gateway_daemon", "make_first_key", "open_keys", "open_usage", "serve_gateway"]
 
 DEFAULT_PORT = 8080
 _PORTS = {"marga": 8081, "rag": 8082, "raksha": 8083, "siddhi": 8084, "engine": 8086}
 
 
-def serve_gateway(
-    services: Services, how: Launch | None = None, *, workers: int = 1, arguments: Sequence[str] = ()
-) -> None:
-    """Run the gateway until it is told to end.
-
-    Args:
-        workers: Processes that serve; with more than one, limits and breakers are kept by this one.
-        arguments: Of the command line, for the workers.
+def serve_gateway(services: Services, how: Launch | None = None) -> int:
+    """Run the gateway until it is told to end; returns the exit code.
 
     Raises:
         UsageError: the port is taken.
         PolicyError: others could reach it, and nobody would have to say who he is.
     """
-    how = how or Launch()
-
-    def build(services: Services, stopping: Stopping) -> App:
-        check_authentication(services, how.place(services, DEFAULT_PORT)[0])
-        return build_app(services, stopping=stopping)
-
-    check_authentication(services, how.place(services, DEFAULT_PORT)[0])
-    if workers == 1:
-        protocol = door_protocol(door_limits(services.settings.gateway))
-        launch(services, "gateway", build, how, port=DEFAULT_PORT, protocol=protocol)
-        return
-    host, port = how.place(services, DEFAULT_PORT)
-    listener = bind(host, port, name="gateway")
-    how.bound(f"http://{host}:{listener.getsockname()[1]}")
-    _serve_with(services, listener, workers, arguments)
+    return launch(services, gateway_daemon(), how or Launch())
 
 
-def serve_worker(services: Services, *, owner: Path, listen_fd: int) -> None:
-    """Be one of several workers: serve on an inherited socket, with what the owner at a Unix socket keeps."""
-    trace(services, "gateway")
-    stopping = Stopping()
-    app = build_app(services, owner=owner, stopping=stopping)
-    protocol = door_protocol(door_limits(services.settings.gateway))
-    serve(app, socket.socket(fileno=listen_fd), stopping=stopping, protocol=protocol)
+def gateway_daemon() -> Daemon:
+    """What `avyay serve gateway` runs."""
+    return Daemon(
+        "gateway",
+        "The gateway",
+        "health: /health",
+        DEFAULT_PORT,
+        check_authentication,
+        lambda services, site: build_app(services, owner=site.owner, stopping=site.stopping),
+        owner=_owning,
+        protocol=lambda services: door_protocol(door_limits(services.settings.gateway)),
+    )
 
 
 def check_authentication(services: Services, host: str) -> None:
@@ -156,16 +138,11 @@ def build_app(services: Services, *, owner: Path | None = None, stopping: Stoppi
     usage = open_usage(services)
     pruning: list[asyncio.Task[None]] = []
 
-    async def prune() -> None:
-        while True:
-            await asyncio.to_thread(usage_prune, services, clock.now() - settings.keep_requests)
-            await asyncio.sleep(6 * 3_600)
-
     async def started() -> None:
         if member is not None and owner is not None:
             await member.start(owner)
         else:
-            pruning.append(asyncio.ensure_future(prune()))
+            pruning.append(asyncio.ensure_future(_keep_pruning(services)))
         await events.start()
 
     async def stopped() -> None:
@@ -213,6 +190,12 @@ def make_limiter(services: Services) -> LocalLimiter | RedisLimiter:
     return RedisLimiter(settings.redis_url, services.clock, fallback=fallback)
 
 
+async def _keep_pruning(services: Services) -> None:
+    while True:
+        await asyncio.to_thread(usage_prune, services, services.clock.now() - services.settings.gateway.keep_requests)
+        await asyncio.sleep(6 * 3_600)
+
+
 def usage_prune(services: Services, before: float) -> None:
     """Forget single requests older than a time; in a thread, with a connection of its own."""
     reader = open_usage(services)
@@ -222,32 +205,28 @@ def usage_prune(services: Services, before: float) -> None:
         reader.close()
 
 
-def _serve_with(services: Services, listener: socket.socket, workers: int, arguments: Sequence[str]) -> None:
-    """Be the owner of several workers."""
+@asynccontextmanager
+async def _owning(services: Services, path: Path) -> AsyncIterator[Callable[[], int]]:
+    """Be the owner of several workers: limits and breakers are kept here for all of them."""
+    open_secret_once(services)
     limiter = make_limiter(services)
     local = limiter if isinstance(limiter, LocalLimiter) else LocalLimiter(services.clock)
     upstreams = dict(_upstreams(services, PrincipalSigner(_secret(services), services.clock)))
     end = OwnerEnd()
     LimitOwner(end, limiter, local.counters)
     breakers = BreakerOwner(end, upstreams, _options(services.settings.gateway).check_interval)
-    folder = Path(tempfile.mkdtemp(prefix="avyay-"))  # short: the path of a Unix socket holds about 100 characters
-
-    async def started() -> None:
-        await end.serve(folder / "state")
-        breakers.start()
-
-    async def stopped() -> None:
+    await end.serve(path)
+    breakers.start()
+    pruning = asyncio.ensure_future(_keep_pruning(services))
+    try:
+        yield lambda: len(end.peers)
+    finally:
+        pruning.cancel()
+        await asyncio.gather(pruning, return_exceptions=True)
         await breakers.stop()
         await end.close()
         if isinstance(limiter, RedisLimiter):
             await limiter.close()
-        services.close()
-        shutil.rmtree(folder, ignore_errors=True)
-
-    open_secret_once(services)
-    listener.set_inheritable(True)
-    options = ("--worker-of", str(folder / "state"), "--listen-fd", str(listener.fileno()), "--quiet")
-    supervise(worker_command("gateway", *arguments, *options), workers, listener, started=started, stopped=stopped)
 
 
 def open_secret_once(services: Services) -> None:

@@ -27,11 +27,7 @@ def with_workers(path: Path, check: Callable[[Router, list[Router], list[StateMe
         await owner.serve(path / "s")
         routers = [router(), router()]
         lost: list[int] = []
-        counts = [{"ok": 1}, {"ok": 2, "error": 1}]
-        members = [
-            StateMember(each, counters=lambda n=n: counts[n], lost=lambda n=n: lost.append(n))  # type: ignore[misc]
-            for n, each in enumerate(routers)
-        ]
+        members = [StateMember(each, lost=lambda n=n: lost.append(n)) for n, each in enumerate(routers)]  # type: ignore[misc]
         for member in members:
             await member.start(path / "s")
         await check(owned, routers, members)
@@ -92,18 +88,11 @@ def test_latencies_limits_and_conversations_are_passed_on(tmp_path: Path) -> Non
     with_workers(tmp_path, check)
 
 
-def test_counters_are_one_sum(tmp_path: Path) -> None:
-    async def check(owned: Router, routers: list[Router], members: list[StateMember]) -> None:
-        await until(lambda: members[0].others == {"ok": 2, "error": 1} and members[1].others == {"ok": 1})
-
-    with_workers(tmp_path, check)
-
-
 def test_a_late_worker_learns_what_is_open(tmp_path: Path) -> None:
     async def check(owned: Router, routers: list[Router], members: list[StateMember]) -> None:
         owned.health.mirror("p", "chat", is_open=True, reason="by hand")
         late = router()
-        member = StateMember(late, counters=dict, lost=lambda: None)
+        member = StateMember(late, lost=lambda: None)
         await member.start(tmp_path / "s")
         await until(lambda: late.health.state("p", "chat") is BreakerState.OPEN)
         await member.stop()

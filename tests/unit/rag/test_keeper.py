@@ -1,4 +1,4 @@
-"""The keeper: announced pushes at once, polls on time, a failing source without harm to others, a daily round."""
+"""The keeper: what was pushed at once, polls on time, a failing source without harm to others, a daily round."""
 
 from __future__ import annotations
 
@@ -17,23 +17,29 @@ def keeper(rag: RagService, **intervals: float) -> Keeper:
     return Keeper(rag, **times, jitter=lambda: 0.5)
 
 
-def test_an_announced_push_is_synced(rag: RagService, repository: Repository) -> None:
+def test_what_was_pushed_is_synced(rag: RagService, repository: Repository) -> None:
     rag.index(str(repository.root))
     repository.write("etcd.md", ETCD + "\nzebra\n")
     repository.commit()
+    made = keeper(rag)
+    (report,) = made.sync(["runbooks"])
+    assert list(report.changed) == ["etcd.md"]
+    assert (made.status.syncs, made.status.changes, made.status.failures) == (1, 1, 0)
+    assert "zebra" in rag.search("zebra")[0].text
+
+
+def test_it_works_until_told_to_stop(rag: RagService, repository: Repository) -> None:
+    rag.index(str(repository.root))
 
     async def run() -> None:
-        made = keeper(rag)
+        made = keeper(rag, poll_interval=300)
         running = asyncio.create_task(made.run())
-        made.announce(["runbooks"])
         while not made.status.syncs:
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(0.005)
         made.stop()
         await running
-        assert (made.status.syncs, made.status.changes, made.status.failures) == (1, 1, 0)
 
     asyncio.run(run())
-    assert "zebra" in rag.search("zebra")[0].text
 
 
 def test_polls_and_the_daily_round(rag: RagService, repository: Repository, clock: FakeClock) -> None:

@@ -27,15 +27,15 @@ from avyay.resilience.backoff import Backoff
 from avyay.serve.tree import Member, Tree
 folder = sys.argv[1]
 family = [Member(name, (sys.executable, {member!r}, folder, name)) for name in ("one", "two", "front")]
-sys.exit(Tree(family, grown=0.2, backoff=Backoff(base=0.01, cap=0.05, attempts=10**6)).run())
+sys.exit(Tree(family, grown=float(sys.argv[2]), backoff=Backoff(base=0.01, cap=0.05, attempts=10**6)).run())
 """
 
 
 class Family:
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, grown: float = 0.2) -> None:
         self.folder = folder
         environment = {**os.environ, "PYTHONPATH": str(Path.cwd())}
-        command = [sys.executable, "-c", SCRIPT.format(member=str(MEMBER)), str(folder)]
+        command = [sys.executable, "-c", SCRIPT.format(member=str(MEMBER)), str(folder), str(grown)]
         self.process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
 
     def pids(self, name: str) -> list[int]:
@@ -97,7 +97,7 @@ def test_nobody_outlives_a_supervisor_that_was_killed(family: Family) -> None:
 
 def test_who_cannot_start_at_all_ends_the_tree(tmp_path: Path) -> None:
     (tmp_path / "two.refuses").touch()
-    family = Family(tmp_path)
+    family = Family(tmp_path, grown=60)  # however long a start takes
     assert family.process.wait(30) == 2
     wait_for(lambda: all(gone(pid) for name in ("one", "two", "front") for pid in family.pids(name)))
 
@@ -107,6 +107,12 @@ def test_members_and_their_ports() -> None:
     assert [member.name for member in family] == ["rag", "raksha", "engine", "gateway"]
     assert family[-1].environment["AVYAY_GATEWAY_UPSTREAMS_RAG_URL"] == "http://127.0.0.1:9082"
     assert "9082" in family[0].command
+    assert [member.reloads for member in family] == [True] * 4
+    family = members({}, gateway=8080, host="127.0.0.1", arguments=["--workers", "2"], reload=True, dispatch=True)
+    assert all("--workers" in member.command for member in family)
+    ((name, command, reloads),) = [(one.name, one.command, one.reloads) for one in family if "--run" in one.command]
+    assert (name, reloads, "--reload-config" in command) == ("engine", False, False)
+    assert sum("--reload-config" in member.command for member in family) == 5
     for bad in ({"nope": 1}, {"rag": 9080}, {"rag": 8083}, {"rag": 8085}):
         with pytest.raises(UsageError):
             members(bad, gateway=9080, host="127.0.0.1")

@@ -1,19 +1,22 @@
-"""A model provider on loopback whose answers stand in the prompt: Anthropic Messages and OpenAI Responses, streamed.
+"""A model provider on loopback whose answers stand in the prompt, in the dialects of the coding agents there are.
 
-`[[run: SHELL]]` asks for the client's shell tool, `[[say: TEXT]]` ends, `[[loop]]` never does, `[[status N]]` refuses.
+`[[run: SHELL]]` asks for the client's shell tool, `[[write PATH: TEXT]]` makes a file, with that tool or, for a client
+that has none, in prose; `[[say: TEXT]]` ends, `[[loop]]` never does, `[[status N]]` refuses, `[[wait S]]` waits before
+every answer.
 The step to play is the number of tool results in the conversation, so that any number of agents may talk at once.
 """
 
 from __future__ import annotations
 
 import json
+import posixpath
 import re
 import threading
 import uuid
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-_DIRECTIVE = re.compile(r"\[\[(run|say|loop|status)\b:?\s*(.*?)\]\]", re.DOTALL)
+_DIRECTIVE = re.compile(r"\[\[(run|write|say|loop|status|wait)\b:?\s*(.*?)\]\]", re.DOTALL)
 
 _ERRORS = {"400": "invalid_request_error", "401": "authentication_error", "429": "rate_limit_error"}
 
@@ -40,62 +43,57 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers.get("content-length", "0"))) or b"{}")
-        if self.path.split("?")[0].endswith("/count_tokens"):
-            self._send(200, b'{"input_tokens": 10}')
+        path = self.path.split("?")[0]
+        if path.endswith(("/count_tokens", ":countTokens")):
+            self._send(200, b'{"input_tokens": 10, "totalTokens": 10}')
             return
-        responses = self.path.split("?")[0].endswith("/responses")
-        conversation = body.get("input" if responses else "messages", [])
-        script: dict[tuple[str, str], None] = dict.fromkeys(_DIRECTIVE.findall("\n".join(_texts(conversation))))
-        tools = {tool.get("name"): tool for tool in body.get("tools", [])}
-        if not tools or not script:
-            self._answer(responses, body, text="fine")
+        dialect = next((made for end, made in _DIALECTS if path.endswith(end)), _Messages())
+        conversation = dialect.conversation(body)
+        texts = _texts(conversation)
+        script: dict[tuple[str, str], None] = dict.fromkeys(_DIRECTIVE.findall("\n".join(texts)))
+        tools = dialect.tools(body)
+        # aider has no tools: it takes whole files from prose.
+        prose = not tools and any("file listing" in text for text in texts)
+        if not (tools or prose) or not script:
+            self._reply(dialect, body, text="fine")
             return
         with self.server.lock:
             self.server.requests.append({"path": self.path, "headers": dict(self.headers), "script": list(script)})
         for kind, words in script:
             if kind == "status":
-                error = {"type": _ERRORS.get(words, "api_error"), "message": "scripted"}
-                self._send(int(words), json.dumps({"type": "error", "error": error}).encode())
+                self._send(int(words), json.dumps(dialect.error(int(words))).encode())
                 return
-        kinds = ("function_call_output", "custom_tool_call_output", "local_shell_call_output")
-        done = sum(item.get("type") in kinds for item in conversation) if responses else _results(conversation)
-        steps = [words for kind, words in script if kind == "run"]
+            if kind == "wait":
+                self.server.over.wait(float(words))
+        done = dialect.results(conversation)
+        steps = [_command(kind, words) for kind, words in script if kind in ("run", "write")]
+        said = [words for kind, words in script if kind == "say"]
+        if prose:
+            files = [words.partition(": ") for kind, words in script if kind == "write"]
+            blocks = [f"{name}\n```\n{content}\n```\n" for name, _, content in files]
+            self._reply(dialect, body, text="\n".join([*blocks, said[0] if said else "done"]))
+            return
         if ("loop", "") in script:
             steps += [f"echo {done}"] * (done + 1 - len(steps))
         if done < len(steps):
-            self._answer(responses, body, tool=self._tool(tools, steps[done]))
+            self._reply(dialect, body, tool=self._tool(tools, steps[done]))
         else:
-            said = [words for kind, words in script if kind == "say"]
-            self._answer(responses, body, text=said[0] if said else "done")
+            self._reply(dialect, body, text=said[0] if said else "done")
 
-    def _tool(self, tools: dict[str, Any], command: str) -> tuple[str, dict[str, Any]]:
-        if "Bash" in tools:
-            return "Bash", {"command": command, "description": "a step"}
+    def _tool(self, tools: set[str], command: str) -> tuple[str, dict[str, Any]]:
+        for name in ("Bash", "bash", "run_shell_command"):
+            if name in tools:
+                return name, {"command": command, "description": "a step"}
         if "exec_command" in tools:
             return "exec_command", {"cmd": command}
         if "shell_command" in tools:
             return "shell_command", {"command": command}
         return "shell", {"command": ["bash", "-c", command]}
 
-    def _answer(
-        self, responses: bool, body: dict[str, Any], *, text: str = "", tool: tuple[str, dict[str, Any]] | None = None
-    ) -> None:
-        events = _responses(text, tool) if responses else _messages(body.get("model"), text, tool)
-        if not responses and not body.get("stream"):
-            content = [{"type": "text", "text": text}]
-            usage = {"input_tokens": 10, "output_tokens": 5}
-            answer = {
-                "id": "m",
-                "type": "message",
-                "role": "assistant",
-                "model": "m",
-                "content": content,
-                "usage": usage,
-            }
-            self._send(200, json.dumps({**answer, "stop_reason": "end_turn"}).encode())
-            return
-        stream = "".join(f"event: {event['type']}\ndata: {json.dumps(event)}\n\n" for event in events)
-        self._send(200, stream.encode(), "text/event-stream")
+    def _reply(self, dialect: _Dialect, body: dict[str, Any], *, text: str = "", tool: _Tool | None = None) -> None:
+        streamed = body.get("stream") or self.path.split("?")[0].endswith(":streamGenerateContent")
+        kind, answer = dialect.answer(body, text, tool, streamed=bool(streamed))
+        self._send(200, answer.encode(), kind)
 
     def _send(self, status: int, body: bytes, kind: str = "application/json") -> None:
         self.send_response(status)
@@ -105,9 +103,132 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
 
-def _results(messages: list[dict[str, Any]]) -> int:
-    contents = [message["content"] for message in messages if isinstance(message.get("content"), list)]
-    return sum(block.get("type") == "tool_result" for content in contents for block in content)
+def _command(kind: str, words: str) -> str:
+    if kind == "run":
+        return words
+    name, _, content = words.partition(": ")
+    return f"mkdir -p '{posixpath.dirname(name) or '.'}' && printf '%s\\n' '{content}' > '{name}'"
+
+
+def _events(events: list[dict[str, Any]], *, named: bool = False) -> str:
+    return "".join((f"event: {e['type']}\n" if named else "") + f"data: {json.dumps(e)}\n\n" for e in events)
+
+
+_STREAM, _WHOLE = "text/event-stream", "application/json"
+_Tool = tuple[str, dict[str, Any]]
+
+
+class _Dialect:
+    """How one kind of client asks and is answered."""
+
+    def conversation(self, body: dict[str, Any]) -> list[Any]:
+        found: list[Any] = body.get("messages", [])
+        return found
+
+    def tools(self, body: dict[str, Any]) -> set[str]:
+        return {str(tool.get("name")) for tool in body.get("tools") or ()}
+
+    def results(self, conversation: list[Any]) -> int:
+        raise NotImplementedError
+
+    def error(self, status: int) -> dict[str, Any]:
+        error = {"type": _ERRORS.get(str(status), "api_error"), "message": "scripted"}
+        return {"type": "error", "error": error}
+
+    def answer(self, body: dict[str, Any], text: str, tool: _Tool | None, *, streamed: bool) -> tuple[str, str]:
+        raise NotImplementedError
+
+
+class _Messages(_Dialect):
+    """Anthropic Messages: Claude Code."""
+
+    def results(self, conversation: list[Any]) -> int:
+        contents = [message["content"] for message in conversation if isinstance(message.get("content"), list)]
+        return sum(block.get("type") == "tool_result" for content in contents for block in content)
+
+    def answer(self, body: dict[str, Any], text: str, tool: _Tool | None, *, streamed: bool) -> tuple[str, str]:
+        if streamed:
+            return _STREAM, _events(_messages(body.get("model"), text, tool), named=True)
+        whole = {"id": "m", "type": "message", "role": "assistant", "model": "m", "stop_reason": "end_turn"}
+        usage = {"input_tokens": 10, "output_tokens": 5}
+        return _WHOLE, json.dumps({**whole, "content": [{"type": "text", "text": text}], "usage": usage})
+
+
+class _Responses(_Dialect):
+    """OpenAI Responses: Codex."""
+
+    def conversation(self, body: dict[str, Any]) -> list[Any]:
+        found: list[Any] = body.get("input", [])
+        return found
+
+    def results(self, conversation: list[Any]) -> int:
+        kinds = ("function_call_output", "custom_tool_call_output", "local_shell_call_output")
+        return sum(item.get("type") in kinds for item in conversation)
+
+    def answer(self, body: dict[str, Any], text: str, tool: _Tool | None, *, streamed: bool) -> tuple[str, str]:
+        return _STREAM, _events(_responses(text, tool), named=True)
+
+
+class _Chat(_Dialect):
+    """OpenAI Chat Completions: opencode, aider."""
+
+    def tools(self, body: dict[str, Any]) -> set[str]:
+        return {str(tool["function"]["name"]) for tool in body.get("tools") or ()}
+
+    def results(self, conversation: list[Any]) -> int:
+        return sum(message.get("role") == "tool" for message in conversation)
+
+    def answer(self, body: dict[str, Any], text: str, tool: _Tool | None, *, streamed: bool) -> tuple[str, str]:
+        head = {"id": f"chatcmpl-{uuid.uuid4().hex[:12]}", "created": 0, "model": body.get("model") or "m"}
+        message: dict[str, Any] = {"role": "assistant", "content": text or None}
+        if tool is not None:
+            function = {"name": tool[0], "arguments": json.dumps(tool[1])}
+            message["tool_calls"] = [{"index": 0, "id": f"call_{uuid.uuid4().hex[:12]}", "type": "function"}]
+            message["tool_calls"][0]["function"] = function
+        stop = "tool_calls" if tool else "stop"
+        usage = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}
+        if not streamed:
+            choice = {"index": 0, "message": message, "finish_reason": stop}
+            return _WHOLE, json.dumps({**head, "object": "chat.completion", "choices": [choice], "usage": usage})
+        chunk = {**head, "object": "chat.completion.chunk"}
+        chunks: list[dict[str, Any]] = [
+            {**chunk, "choices": [{"index": 0, "delta": message, "finish_reason": None}]},
+            {**chunk, "choices": [{"index": 0, "delta": {}, "finish_reason": stop}]},
+            {**chunk, "choices": [], "usage": usage},
+        ]
+        return _STREAM, f"{_events(chunks)}data: [DONE]\n\n"
+
+
+class _Gemini(_Dialect):
+    """Gemini's generateContent: Gemini CLI."""
+
+    def conversation(self, body: dict[str, Any]) -> list[Any]:
+        found: list[Any] = body.get("contents", [])
+        return found
+
+    def tools(self, body: dict[str, Any]) -> set[str]:
+        return {str(f["name"]) for tool in body.get("tools") or () for f in tool.get("functionDeclarations", ())}
+
+    def results(self, conversation: list[Any]) -> int:
+        return sum("functionResponse" in part for content in conversation for part in content.get("parts", ()))
+
+    def error(self, status: int) -> dict[str, Any]:
+        return {"error": {"code": status, "message": "scripted", "status": "INVALID_ARGUMENT"}}
+
+    def answer(self, body: dict[str, Any], text: str, tool: _Tool | None, *, streamed: bool) -> tuple[str, str]:
+        part = {"text": text} if tool is None else {"functionCall": {"name": tool[0], "args": tool[1]}}
+        candidate = {"content": {"role": "model", "parts": [part]}, "finishReason": "STOP", "index": 0}
+        usage = {"promptTokenCount": 10, "candidatesTokenCount": 5, "totalTokenCount": 15}
+        whole = {"candidates": [candidate], "usageMetadata": usage, "modelVersion": "m"}
+        return (_STREAM, _events([whole])) if streamed else (_WHOLE, json.dumps(whole))
+
+
+_DIALECTS: tuple[tuple[str, _Dialect], ...] = (
+    ("/responses", _Responses()),
+    ("/chat/completions", _Chat()),
+    (":generateContent", _Gemini()),
+    (":streamGenerateContent", _Gemini()),
+)
 
 
 def _messages(model: Any, text: str, tool: tuple[str, dict[str, Any]] | None) -> list[dict[str, Any]]:
@@ -159,12 +280,14 @@ class ScriptedProvider(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.lock = threading.Lock()
+        self.over = threading.Event()
         self.requests: list[dict[str, Any]] = []
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
         self._thread = threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
         self._thread.start()
 
     def close(self) -> None:
+        self.over.set()
         self.shutdown()
         self._thread.join()
         self.server_close()

@@ -40,7 +40,8 @@ class Aider(Agent):
         argv += ["--no-check-update", "--analytics-disable", "--no-gitignore", "--no-pretty", "--no-stream"]
         argv += ["--no-auto-commits", "--no-detect-urls", "--input-history-file", "/dev/null"]
         argv += ["--chat-history-file", f"{place.home}/chat.md", "--no-suggest-shell-commands"]
-        environment = {"AIDER_CHECK_UPDATE": "false"}
+        # What it says is read line by line: it must not wrap it. What models cost it asks the network for otherwise.
+        environment = {"AIDER_CHECK_UPDATE": "false", "COLUMNS": "1000", "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
         files: dict[str, str] = {}
         if access.url is not None:
             model = f"openai/{access.model_or_auto}"

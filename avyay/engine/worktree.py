@@ -7,6 +7,7 @@ there. Only a verified commit goes back, by a fast-forward.
 from __future__ import annotations
 
 import fcntl
+import secrets
 import shutil
 import threading
 import time
@@ -115,8 +116,10 @@ class Workshop:
         with self.locked():
             if not (self.copy.root / "HEAD").exists():
                 shutil.rmtree(self.copy.root, ignore_errors=True)
-                new = self.folder / "copy.new"
-                shutil.rmtree(new, ignore_errors=True)
+                # A git that outlived its dispatcher may still be at work in a folder of an earlier try.
+                for old in self.folder.glob("copy.*.new"):
+                    shutil.rmtree(old, ignore_errors=True)
+                new = self.folder / f"copy.{secrets.token_hex(4)}.new"
                 source = str(self.repository.root.resolve())
                 self.repository.output(
                     "clone", "--quiet", "--bare", "--no-tags", source, str(new), timeout=_CLONE_TIMEOUT

@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from avyay.clock import SYSTEM_CLOCK, Clock
 from avyay.config.engine import EngineSettings
 from avyay.config.environment import Environment
 from avyay.engine.build import Offers, build_dispatcher
@@ -74,7 +75,8 @@ class Site:
         return log.split()
 
     def open_queue(self) -> Queue:
-        return Queue(self.paths.component("engine") / "engine.db", backoff=Backoff(0.01, 0.02, 1_000_000))
+        place = self.settings.queue_url or self.paths.component("engine") / "engine.db"
+        return Queue(place, backoff=Backoff(0.01, 0.02, 1_000_000))
 
     def add(self, name: str, *script: str, **more: Any) -> str:
         description = "\n".join(f"$ {line}" for line in script)
@@ -84,7 +86,7 @@ class Site:
         finally:
             queue.close()
 
-    def dispatcher(self, **offers: Any) -> Dispatcher:
+    def dispatcher(self, clock: Clock = SYSTEM_CLOCK, **offers: Any) -> Dispatcher:
         return build_dispatcher(
             self.settings,
             self.paths,
@@ -92,6 +94,7 @@ class Site:
             self.open_queue,
             replace(self.offers, **offers),
             directory=self.folder,
+            clock=clock,
         )
 
     def run(self, **offers: Any) -> None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 from collections import Counter
+from contextlib import closing
 from pathlib import Path
 
 import pytest
-from engine_site import Site, git
+from engine_site import Site, git, until
 
 from avyay.db import integrity_problems, open_database
 from avyay.engine.schema import SCHEMA
@@ -18,7 +20,7 @@ from avyay.engine.types import NewTask
 # Dispatchers without agents: each claims, makes a commit for the task, and merges it as the loop does. They are forked
 # from a process that has loaded everything, which kills one at random every now and then and starts another.
 RACE = """
-import os, random, signal, sys, time; from pathlib import Path; sys.path.insert(0, sys.argv[2])
+import json, os, random, signal, sys, time; from pathlib import Path; sys.path.insert(0, sys.argv[2])
 from engine_site import Site
 import avyay.engine.nodes.local
 from avyay.engine.loop import owner_name
@@ -31,7 +33,7 @@ class Moved(Exception):
     pass
 
 def work():
-    site = Site(folder)
+    site = Site(folder, **json.loads(sys.argv[6]))
     dispatcher, queue, owner = site.dispatcher(), site.open_queue(), owner_name("worker")
     (place,) = dispatcher.places.values()
     workshop = place.workshop
@@ -116,13 +118,15 @@ print("killed", killed)
 """
 
 
-def race(tmp_path: Path, *, processes: int, tasks: int, kills: int, pause: float) -> None:
-    site = Site(tmp_path)
+def race(place: Path | str, tmp_path: Path, *, processes: int, tasks: int, kills: int, pause: float) -> None:
+    shared = {"queue_url": place} if isinstance(place, str) else {}
+    site = Site(tmp_path, **shared)
     git(site.repository, "checkout", "--quiet", "--detach")
     queue = site.open_queue()
     queue.add([NewTask(f"task {i}", id=f"t{i}", attempts=10_000, accept="true") for i in range(tasks)])
     support = str(Path(__file__).parents[2] / "support")
-    command = [sys.executable, "-c", RACE, str(tmp_path), support, *map(str, (processes, kills, pause))]
+    numbers = (processes, kills, pause)
+    command = [sys.executable, "-c", RACE, str(tmp_path), support, *map(str, numbers), json.dumps(shared)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=3600)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -132,18 +136,65 @@ def race(tmp_path: Path, *, processes: int, tasks: int, kills: int, pause: float
     times = Counter(site.merged())
     assert [name for name, number in times.items() if number > 1] == [], "merged twice"
     assert len(times) == tasks, "lost"
-    assert integrity_problems(open_database(tmp_path / "avyay/data/engine/engine.db", SCHEMA)) == []
+    if not shared:
+        with closing(open_database(tmp_path / "avyay/data/engine/engine.db", SCHEMA)) as database:
+            assert integrity_problems(database) == []
 
 
-def test_dispatchers_that_are_killed_merge_everything_once(tmp_path: Path) -> None:
-    race(tmp_path, processes=3, tasks=30, kills=4, pause=0.7)
-
-
-@pytest.mark.soak
-def test_eight_processes_five_thousand_tasks(tmp_path: Path) -> None:
-    race(tmp_path, processes=8, tasks=5000, kills=10**9, pause=0.3)
+def test_dispatchers_that_are_killed_merge_everything_once(place: Path | str, tmp_path: Path) -> None:
+    race(place, tmp_path, processes=3, tasks=20, kills=4, pause=0.7)
 
 
 @pytest.mark.soak
-def test_two_dispatchers_two_thousand_tasks(tmp_path: Path) -> None:
-    race(tmp_path, processes=2, tasks=2000, kills=0, pause=0.1)
+def test_eight_processes_five_thousand_tasks(place: Path | str, tmp_path: Path) -> None:
+    race(place, tmp_path, processes=8, tasks=5000, kills=10**9, pause=0.3)
+
+
+@pytest.mark.soak
+def test_two_dispatchers_two_thousand_tasks(place: Path | str, tmp_path: Path) -> None:
+    race(place, tmp_path, processes=2, tasks=2000, kills=0, pause=0.1)
+
+
+# A dispatcher whose wall clock is set back and forward by an hour, again and again.
+JUMPING = """
+import json, random, signal, sys, time; from pathlib import Path; sys.path.insert(0, sys.argv[2])
+from engine_site import Site
+from avyay.clock import SystemClock
+
+class Jumping(SystemClock):
+    def now(self):
+        return super().now() + random.Random(int(time.monotonic() * 4)).choice((-3600.0, 0.0, 3600.0))
+
+dispatcher = Site(Path(sys.argv[1]), **json.loads(sys.argv[3])).dispatcher(clock=Jumping())
+signal.signal(signal.SIGTERM, lambda *_: dispatcher.stop())
+dispatcher.run()
+"""
+
+
+@pytest.mark.soak
+def test_clocks_that_jump_by_an_hour_expire_nothing(place: Path | str, tmp_path: Path) -> None:
+    shared = {"queue_url": place} if isinstance(place, str) else {}
+    sites = [Site(tmp_path, **shared, nodes=[{"name": f"node{number}", "slots": 3}]) for number in range(2)]
+    for number in range(60):
+        sites[0].add(f"t{number}", "sleep 3", f"echo x > t{number}.txt")
+    support = str(Path(__file__).parents[2] / "support")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", JUMPING, str(tmp_path), support, json.dumps(site.given)],
+            env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )
+        for site in sites
+    ]  # fmt: skip
+    with closing(sites[0].open_queue()) as queue:
+        try:
+            until(lambda: queue.counts().get("done", 0) == 60, 300)
+        finally:
+            for process in processes:
+                process.terminate()
+            for process in processes:
+                process.wait(60)
+        kinds = Counter(entry.kind for entry in queue.history(limit=10**6))
+        assert kinds["claimed"] == kinds["done"] == 60
+        assert kinds["lease_lost"] == 0
+    assert sorted(sites[0].merged()) == sorted(f"t{number}" for number in range(60))

@@ -8,7 +8,7 @@ the system has: cgroup, descent, mark, working folder. It does so when the progr
 `kill` on standard input), when a limit is reached, and when whoever started it goes away: standard input is closed
 then, also by kill -9. A keeper that is killed itself is swept up after by `end_marked`, which any process can call.
 
-The specification: {"argv", "cwd", "env", "mark", "folder", "result", "stdin"?, "wall"?, "grace"?, "cgroup"?}.
+The specification: {"argv", "cwd", "env", "mark", "folder", "result", "stdin"?, "wall"?, "grace"?, "cgroup"?, "ps"?}.
 The result: {"code", "signal", "ended_by", "seconds", "killed", "error"?}.
 """
 
@@ -23,12 +23,27 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterable, Mapping
 
 MARK = "AVYAY_ATTEMPT"
 """The environment variable that says whose process it is."""
 
 _PR_SET_CHILD_SUBREAPER = 36
 _LINUX = sys.platform.startswith("linux")
+_PS = "/bin/ps"
+_PS_ENVIRONMENT = ("axeww",) if _LINUX else ("-axww", "-E")
+_LOOK = 1.0  # seconds between two looks at who descends from whom, where orphans cannot be adopted
+
+
+def use_ps(yes: bool = True) -> None:
+    """Do without /proc, adoption and cgroups, as on macOS; what is found then is what `ps` shows."""
+    global _LINUX
+    _LINUX = not yes and sys.platform.startswith("linux")
+
+
+def uses_ps() -> bool:
+    """Whether processes are found with `ps`."""
+    return not _LINUX
 
 
 # ---------------------------------------------------------------- finding processes
@@ -42,14 +57,26 @@ def _processes() -> dict[int, int]:
             if name.isdigit() and (fields := _stat(int(name))) is not None and fields[0] not in "ZX":
                 found[int(name)] = int(fields[1])
         return found
-    listed = subprocess.run(
-        ["/bin/ps", "-axo", "pid=,ppid=,stat="], capture_output=True, text=True, check=False, timeout=30
-    )
-    for line in listed.stdout.splitlines():
-        pid, parent, state = line.split(None, 2)
+    return {pid: parent for pid, (parent, _) in _listed().items()}
+
+
+def _listed() -> dict[int, tuple[int, str]]:
+    """Every living process by `ps`: pid to parent and birth."""
+    found: dict[int, tuple[int, str]] = {}
+    for line in _ps("-axo", "pid=,ppid=,stat=,lstart="):
+        pid, parent, state, born = line.split(None, 3)
         if not state.startswith("Z"):
-            found[int(pid)] = int(parent)
+            found[int(pid)] = (int(parent), " ".join(born.split()))
     return found
+
+
+def _ps(*arguments: str) -> list[str]:
+    """The lines of `ps`, without the one about itself: it is a child of whoever asks, and gone when it has answered."""
+    with subprocess.Popen(
+        [_PS, *arguments], stdout=subprocess.PIPE, text=True, errors="replace", env={"LC_ALL": "C"}
+    ) as listing:
+        lines = listing.communicate(timeout=30)[0].splitlines()
+    return [line for line in lines if line.split(None, 1)[:1] != [str(listing.pid)]]
 
 
 def _stat(pid: int) -> list[str] | None:
@@ -66,10 +93,8 @@ def birth(pid: int) -> str | None:
     if _LINUX:
         fields = _stat(pid)
         return None if fields is None or fields[0] in "ZX" else fields[19]
-    listed = subprocess.run(
-        ["/bin/ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True, check=False, timeout=30
-    )
-    return " ".join(listed.stdout.split()) or None
+    state, *born = " ".join(_ps("-o", "stat=,lstart=", "-p", str(pid))).split() or ("Z",)
+    return None if state.startswith("Z") else " ".join(born)
 
 
 def marks(prefix: str) -> dict[int, str]:
@@ -77,10 +102,7 @@ def marks(prefix: str) -> dict[int, str]:
     wanted = f"{MARK}={prefix}"
     found: dict[int, str] = {}
     if not _LINUX:
-        listed = subprocess.run(
-            ["/bin/ps", "-axww", "-E", "-o", "pid=,command="], capture_output=True, text=True, check=False, timeout=30
-        )
-        for line in listed.stdout.splitlines():
+        for line in _ps(*_PS_ENVIRONMENT, "-o", "pid=,command="):
             number, _, rest = line.strip().partition(" ")
             _, seen, after = f" {rest}".partition(f" {wanted}")
             if seen and number.isdigit() and int(number) != os.getpid():
@@ -119,11 +141,15 @@ def inside(folder: str) -> set[int]:
 
 def descendants(root: int) -> set[int]:
     """All children of a process, and theirs."""
+    return _tree((root,), _processes())
+
+
+def _tree(roots: Iterable[int], parents: Mapping[int, int]) -> set[int]:
     children: dict[int, list[int]] = {}
-    for pid, parent in _processes().items():
+    for pid, parent in parents.items():
         children.setdefault(parent, []).append(pid)
     found: set[int] = set()
-    waiting = [root]
+    waiting = list(roots)
     while waiting:
         for child in children.get(waiting.pop(), []):
             if child not in found:
@@ -147,7 +173,7 @@ def end_marked(mark: str, folder: str = "", *, root: int | None = None, seconds:
         for pid in inside(folder):
             found |= {pid} | descendants(pid)
         if root is not None:
-            found |= descendants(root)
+            found |= descendants(root) | _Family.left()
         found -= {os.getpid(), root or 0}
         if not found or time.monotonic() > until:
             return len(killed), found
@@ -161,8 +187,8 @@ def end_marked(mark: str, folder: str = "", *, root: int | None = None, seconds:
 
 def _reap() -> None:
     """Take note of adopted children that died; the program itself is waited for by its owner."""
-    if not _Program.pid:
-        return  # not a keeper: the children of whoever calls us are theirs to wait for
+    if not _Program.pid or not _LINUX:
+        return  # not a keeper: the children of whoever calls us are theirs to wait for; or nobody is adopted here
     with contextlib.suppress(ChildProcessError):
         while os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
             found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
@@ -173,6 +199,37 @@ def _reap() -> None:
 
 class _Program:
     pid = 0
+
+
+class _Family:
+    """Where orphans cannot be adopted: who was ever seen to descend from us. Some systems hide environments, so that a
+    mark is not always to be seen."""
+
+    seen: dict[int, str] = {}  # noqa: RUF012
+    looked = 0.0
+
+    @classmethod
+    def look(cls) -> None:
+        if _LINUX or time.monotonic() - cls.looked < _LOOK:
+            return
+        everyone = _listed()
+        known = cls._present(everyone)
+        for pid in _tree({os.getpid(), *known}, {pid: parent for pid, (parent, _) in everyone.items()}):
+            cls.seen[pid] = everyone[pid][1]
+        cls.looked = time.monotonic()
+
+    @classmethod
+    def left(cls) -> set[int]:
+        """Those that are still there, and all that descend from them."""
+        if _LINUX or not cls.seen:
+            return set()
+        everyone = _listed()
+        known = cls._present(everyone)
+        return known | _tree(known, {pid: parent for pid, (parent, _) in everyone.items()})
+
+    @classmethod
+    def _present(cls, everyone: Mapping[int, tuple[int, str]]) -> set[int]:
+        return {pid for pid, born in cls.seen.items() if pid in everyone and everyone[pid][1] == born}
 
 
 # ---------------------------------------------------------------- cgroup v2, where it can be had
@@ -226,6 +283,8 @@ def _end_cgroup(path: str) -> None:
 
 def keep(spec: dict) -> dict:  # type: ignore[type-arg]
     """Run the program of a specification to its end; returns the result."""
+    if spec.get("ps"):
+        use_ps()
     if _LINUX:
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     os.setsid()
@@ -290,6 +349,7 @@ def _watch(program: subprocess.Popen, spec: dict, started: float) -> str | None:
                 if word in orders:
                     return word.decode()
         _reap()
+        _Family.look()
     return None
 
 

@@ -408,6 +408,8 @@ class Dispatcher:
             for task in active
             if task.id in lost and (breath := breaths.get(task.id)) is not None and breath.fence == task.fence
         ]
+        if said:  # those leases are over, and so are their branches
+            active = list(self._queue.tasks(*sorted(ACTIVE)))
         leased = {f"avyay/{task.id}/{task.fence}" for task in active} | {
             f"avyay/{task}/{fence}" for task, fence in ours
         }

@@ -68,6 +68,7 @@ def supervise(
         "result": str(result),
         "stdin": str(stdin) if stdin is not None else None,
         "wall": wall if wall != float("inf") else None,
+        "ps": keeper.uses_ps(),
     }
     with os.fdopen(os.open(spec, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
         json.dump(content, file)

@@ -135,17 +135,23 @@ def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
 RUN = """
 import json, signal, sys; from pathlib import Path; sys.path.insert(0, sys.argv[2])
 from engine_site import Site
+from avyay.engine import keeper
+keeper.use_ps(sys.argv[4] == "True" or keeper.uses_ps())
 dispatcher = Site(Path(sys.argv[1]), **json.loads(sys.argv[3])).dispatcher()
 signal.signal(signal.SIGTERM, lambda *_: dispatcher.stop())
 dispatcher.run()
 """
 
 
-def start(site: Site) -> subprocess.Popen[bytes]:
-    """A dispatcher in a process of its own, that can be killed."""
+def start(site: Site, *, ps: bool = False) -> subprocess.Popen[bytes]:
+    """A dispatcher in a process of its own, that can be killed.
+
+    Args:
+        ps: Processes are found as on macOS.
+    """
     support = Path(__file__).parent
     return subprocess.Popen(
-        [sys.executable, "-c", RUN, str(site.folder), str(support), json.dumps(site.given)],
+        [sys.executable, "-c", RUN, str(site.folder), str(support), json.dumps(site.given), str(ps)],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},

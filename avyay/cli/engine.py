@@ -66,7 +66,13 @@ def add(
     )  # fmt: skip
     with run.services as services:
         (added,) = services.engine.add([task])
-        run.out.result(_data(services.engine.get(added)), added)
+        found = services.engine.get(added)
+        run.out.result(_data(found), added)
+        if not found.accept and not services.settings.engine.verify.accept.strip():
+            run.out.note(
+                f"{added} has no acceptance command (--accept), and there is none for all tasks (engine.verify.accept):"
+                " it will fail without being started."
+            )
 
 
 @command(app, "list", results=True)
@@ -125,7 +131,7 @@ def cancel(run: Run, task: Name, reason: Annotated[str, typer.Option("--reason")
 
 @command(app)
 def retry(run: Run, task: Name) -> None:
-    """Give a failed, dead or cancelled task all its attempts again."""
+    """Give a task that ended badly all its attempts again."""
     with run.services as services:
         services.engine.retry(task)
         run.out.note(f"{task} is {services.engine.get(task).state}.")
@@ -155,7 +161,10 @@ def why(run: Run, task: Name) -> None:
 
 @command(app, "import", results=True)
 def import_(run: Run, file: Annotated[Path, typer.Argument(help="A JSON list, or JSON lines; - reads stdin.")]) -> None:
-    """Add the unfinished tasks of a JSON queue, all or none."""
+    """Add the unfinished tasks of a JSON queue.
+
+    All are added, or none.
+    """
     from avyay.engine.exchange import read_tasks
 
     try:
@@ -169,7 +178,7 @@ def import_(run: Run, file: Annotated[Path, typer.Argument(help="A JSON list, or
 
 @command(app)
 def export(run: Run) -> None:
-    """Print all tasks as JSON; `avyay engine import` takes it back."""
+    """Print all tasks as JSON, for `avyay engine import`."""
     import json
 
     from avyay.engine.exchange import export_tasks
@@ -187,3 +196,10 @@ def _table(run: Run, tasks: list[Task], counts: dict[str, int]) -> None:
         rows = [(task.id, task.state, task.priority, task.title, task.reason) for task in tasks]
         run.out.table(("Id", "State", "Prio", "Title", "Reason"), rows)
     run.out.line(", ".join(f"{number} {state}" for state, number in sorted(counts.items())) or "The queue is empty.")
+
+
+_ORDER = (
+    "add", "run", "list", "show", "why", "log", "graph", "approve", "cancel", "retry", "generate", "plan", "map",
+    "nodes", "doctor", "import", "export",
+)  # fmt: skip
+app.registered_commands.sort(key=lambda item: _ORDER.index(item.name or getattr(item.callback, "__name__", "")))

@@ -29,7 +29,10 @@ def generate(
     ] = False,
     online: Annotated[bool, typer.Option("--online", help="Also ask package registries and GitHub.")] = False,
 ) -> None:
-    """Find work in a codebase and queue it; close queued work whose evidence is gone."""
+    """Find work in a codebase and queue it.
+
+    What it queued before and whose evidence is gone is closed.
+    """
     with run.services as services:
         settings = services.settings.engine.generate
         generator = services.make_generator(online=online, sources=tuple(source or ()))

@@ -30,7 +30,7 @@ def graph(
     everything: Annotated[bool, typer.Option("--all", help="Also what has ended and holds up nothing.")] = False,
     repository: Annotated[Path, typer.Option("--repository", "-r", help="Where tasks' files are looked up.")] = Path(),
 ) -> None:
-    """Draw the tasks, what waits for what, and which open tasks touch the same files."""
+    """Draw what waits for what, and which tasks share files."""
     from avyay.engine.drawing import Node, svg
     from avyay.engine.graph import mermaid as draw
     from avyay.engine.graph import tree_lines

@@ -25,7 +25,10 @@ def map_(
     tokens: Annotated[int, typer.Option("--tokens", "-n", min=50, max=200_000, help="The budget.")] = 2000,
     repository: Annotated[Path, typer.Option("--repository", "-r", help="The repository.")] = Path(),
 ) -> None:
-    """Print the files and symbols that matter most, within a token budget; of one file, all that is known."""
+    """Print a ranked map of the code.
+
+    The files and symbols that matter most, within a token budget; of one file, all that is known.
+    """
     with run.services as services:
         knowledge = services.knowledge
         with run.out.progress("Reading the code") as progress:

@@ -23,7 +23,10 @@ def nodes(
     action: Annotated[str, typer.Argument(metavar="[list|drain|resume]", help="What to do.")] = "list",
     name: Annotated[str | None, typer.Argument(metavar="[NODE]", help="The node to drain or resume.")] = None,
 ) -> None:
-    """List the nodes with what they offer; drain one (no new tasks, running ones go on), or resume it."""
+    """List the nodes; drain one, or resume it.
+
+    A drained node gets no new tasks; what runs on it goes on.
+    """
     if action not in _ACTIONS:
         raise UsageError(f"{action!r} is nothing to do with nodes.", hint=f"Say {', '.join(_ACTIONS)}.")
     with run.services as services:

@@ -21,7 +21,10 @@ def plan(
     tokens: Annotated[int, typer.Option("--tokens", min=100, help="Budget of the map that the model sees.")] = 4000,
     yes: Annotated[bool, typer.Option("--yes", help="Queue it.")] = False,
 ) -> None:
-    """Let a model break an objective into tasks; print them, and queue them only with --yes."""
+    """Let a model break an objective into tasks.
+
+    They are printed, and queued only with --yes.
+    """
     import asyncio
     import secrets
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -13,7 +14,7 @@ from avyay.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
     from avyay.engine.checkup import Check
-    from avyay.engine.loop import Dispatcher
+    from avyay.engine.loop import Dispatcher, Plan
 
 
 @command(app, "run", results=True)
@@ -22,7 +23,9 @@ def run_(
     once: Annotated[bool, typer.Option("--once", help="End when nothing is left that can be worked on now.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be started.")] = False,
 ) -> ExitCode | None:
-    """Give tasks to agents, verify what they do, merge it; until Ctrl-C.
+    """Give tasks to agents, verify and merge what they do.
+
+    It goes on until Ctrl-C.
 
     With --once the exit code is 1 when a task that was worked on did not end well.
     """
@@ -32,9 +35,21 @@ def run_(
         dispatcher = services.make_dispatcher()
         if dry_run:
             plans = dispatcher.plan()
-            rows = [{"task": p.task.id, "title": p.task.title, "node": p.node, "agent": p.agent} for p in plans]
-            text = "\n".join(f"{row['task']}  {row['title']}  -> {row['agent']} on {row['node']}" for row in rows)
-            run.out.result({"would_start": rows}, text or "Nothing can be started now.")
+            common = services.settings.engine.verify.accept.strip()
+            rows = [
+                {
+                    "task": p.task.id,
+                    "title": p.task.title,
+                    "node": p.node,
+                    "agent": p.agent,
+                    "files": p.task.files,
+                    "guessed": p.task.guessed,
+                    "accept": p.task.accept or common,
+                }
+                for p in plans
+            ]
+            text = "\n".join(_line(plan, common) for plan in plans)
+            run.out.result({"would_start": rows}, text or _nothing(dispatcher, services.engine.counts()))
             for line in dispatcher.spending():
                 run.out.note(line)
             dispatcher.close()
@@ -53,6 +68,25 @@ def run_(
         lines = [f"{row['task']}  {row['state']}  {row['detail']}" for row in ends]
         run.out.result({"ended": ends}, "\n".join(lines) or "No task ended.")
         return ExitCode.FINDINGS if once and bad else None
+
+
+def _line(plan: Plan, common: str) -> str:
+    text = f"{plan.task.id}  {plan.task.title}  -> {plan.agent} on {plan.node}"
+    if plan.task.guessed:
+        text += f"; it is taken to touch {', '.join(plan.task.guessed)}"
+    if not (plan.task.accept.strip() or common):
+        text += "; it will fail: it has no acceptance command (--accept, or engine.verify.accept for all)"
+    return text
+
+
+def _nothing(dispatcher: Dispatcher, counts: Mapping[str, int]) -> str:
+    """Why nothing would be started."""
+    if not any(counts.get(state) for state in ("ready", "blocked", "leased", "running", "verifying", "merging")):
+        return "There is nothing to do: avyay engine add TITLE, or avyay engine generate."
+    if not any(node.agents() for node in dispatcher.nodes):
+        return "No node has an agent: avyay engine doctor."
+    told = ", ".join(f"{number} {state}" for state, number in sorted(counts.items()) if state != "done")
+    return f"Nothing can be started now ({told}): avyay engine why TASK tells what a task waits for."
 
 
 _ENDS = ("done", "failed", "dead", "cancelled")
@@ -81,7 +115,10 @@ def doctor(
     run: Run,
     fix: Annotated[bool, typer.Option("--fix", help="End and remove what dispatchers that are gone left.")] = False,
 ) -> ExitCode | None:
-    """Check agents, nodes, repositories, leases, processes, worktrees and branches."""
+    """Check what the engine needs, and what it left.
+
+    Agents, nodes, repositories, caps; leases against processes, worktrees and branches.
+    """
     from avyay.engine.checkup import inspect
 
     with run.services as services:

@@ -99,7 +99,9 @@ class EngineMergeSettings(Section):
         "merge",
         description="merge: fast-forward the branch; pull_request: push and open one with gh; branch: leave it.",
     )
-    branch: str = Field("main", description="The branch that takes the results.")
+    branch: str | None = Field(
+        None, description="The branch that takes the results; by default the repository's default branch."
+    )
     remote: str = Field("origin", description="Where pull requests go.")
     approval: bool = Field(False, description="A person approves every merge.")
 

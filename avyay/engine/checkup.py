@@ -11,7 +11,9 @@ from avyay.engine.types import ACTIVE
 from avyay.errors import AvyayError
 from avyay.lock_holder import file_locker
 
-__all__ = ["Check", "inspect"]
+__all__ = ["NO_AGENTS", "Check", "inspect"]
+
+NO_AGENTS = "none (install claude, codex, opencode, gemini or aider, or set engine.agents)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +33,8 @@ def inspect(dispatcher: Dispatcher, queue: TaskQueue) -> list[Check]:
         try:
             agents = ", ".join(node.agents())
             able = ", ".join(sorted(item for item in node.capabilities() if not item.startswith("agent:")))
-            state = f"{node.slots} slots; agents: {agents or 'none'}; offers {able}"
+            slots = f"{node.slots} slot{'' if node.slots == 1 else 's'}"
+            state = f"{slots}; agents: {agents or NO_AGENTS}; offers {able}"
             checks.append(Check(f"node {node.name}", bool(agents) and node.ready(), state))
         except AvyayError as error:
             checks.append(Check(f"node {node.name}", False, error.message))

@@ -48,16 +48,16 @@ def _check(db: QueueDatabase, fresh: Sequence[tuple[str, NewTask]]) -> None:
     times = Counter(name for name, _ in fresh)
     for name, task in fresh:
         if not task.title.strip():
-            raise UsageError(f"The task {name} has no title.", hint="Say in one line what is to be done.")
+            raise UsageError("A task has no title.", hint="Say in one line what is to be done.")
         if task.attempts < 1:
             raise UsageError(f"The task {name} allows {task.attempts} attempts.", hint="Allow at least one.")
         if times[name] > 1 or exists(db, name):
             raise UsageError(f"There is a task {name!r} already.", hint="Choose another id, or leave it out.")
-    for name, task in fresh:
+    for _, task in fresh:
         for need in task.needs:
             if need not in times and not exists(db, need):
                 raise UsageError(
-                    f"The task {name} needs {need!r}, which does not exist.",
+                    f"The task {task.id or repr(task.title)} needs {need!r}, which does not exist.",
                     hint="Add it first, or in the same call.",
                 )
     # What is in the queue already cannot need what is new, so a cycle can only lie among the new.

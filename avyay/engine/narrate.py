@@ -99,7 +99,7 @@ def why(task: Task, get: Callable[[str], Task], now: float, active: Iterable[Tas
         if in_the_way := [line for other in active if (line := _shares(task, other)) is not None]:
             return [f"{task.id} is ready, and waits for {'; '.join(in_the_way)}."]
         wanted = f" that offers {', '.join(sorted(task.requires))}" if task.requires else ""
-        return [f"{task.id} is ready: it waits for a free node{wanted}."]
+        return [f"{task.id} is ready: avyay engine run starts it when a node{wanted} is free."]
     if task.state != "blocked":
         return [f"{task.id} is {task.state}, held by {task.owner} with fence {task.fence}."]
     lines = [f"{task.id} is blocked: {task.reason}."]

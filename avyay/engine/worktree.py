@@ -22,7 +22,7 @@ from avyay.lock_holder import file_locker
 from avyay.log import get_logger
 from avyay.paths import ensure_directory
 
-__all__ = ["IDENTITY", "Workshop", "take_turn"]
+__all__ = ["IDENTITY", "Workshop", "default_branch", "take_turn"]
 
 IDENTITY = {"name": "avyay engine", "email": "engine@localhost"}
 _SIGNED = ("-c", f"user.name={IDENTITY['name']}", "-c", f"user.email={IDENTITY['email']}", "-c", "commit.gpgSign=false")
@@ -58,6 +58,16 @@ def take_turn(path: Path, *, patience: float = 60.0) -> Iterator[None]:
         yield
 
 
+def default_branch(repository: GitRepository) -> str:
+    """The branch that results go to where none is named: the remote's default one, main, master, or the current one."""
+    remote = repository.git("symbolic-ref", "--quiet", "--short", "refs/remotes/origin/HEAD").text.strip()
+    current = repository.git("symbolic-ref", "--quiet", "--short", "HEAD").text.strip()
+    for name in (remote.removeprefix("origin/"), "main", "master", current):
+        if name and repository.git("rev-parse", "--verify", "--quiet", f"refs/heads/{name}").code == 0:
+            return name
+    return current or "main"
+
+
 def _held(path: Path, patience: float) -> UnreachableError:
     holder = file_locker(path)
     return UnreachableError(
@@ -73,16 +83,16 @@ class Workshop:
     Args:
         repository: The user's repository, bare or not.
         folder: Ours, for the copy and the worktrees.
-        branch: The branch that takes the results.
+        branch: The branch that takes the results; by default the repository's default branch.
 
     Raises:
         UsageError: there is no such repository or branch.
     """
 
-    def __init__(self, repository: Path, folder: Path, branch: str = "main") -> None:
+    def __init__(self, repository: Path, folder: Path, branch: str | None = None) -> None:
         self.repository = GitRepository(repository)
         self.folder = ensure_directory(folder)
-        self.branch = branch
+        self.branch = branch or default_branch(self.repository)
         self.copy = GitRepository(self.folder / "copy.git")
         self._lock = threading.RLock()
         self.head()
@@ -97,7 +107,7 @@ class Workshop:
         if done.code != 0:
             raise UsageError(
                 f"{self.repository.root} has no branch {self.branch!r} with a commit.",
-                hint="Set engine.repository and engine.merge.branch.",
+                hint="Commit something, or name another branch: engine.merge.branch in avyay.yaml.",
             )
         return done.text.strip()
 

@@ -143,3 +143,43 @@ def test_generate_and_map(tmp_path: Path) -> None:
     card = json.loads(avyay("map", str(tmp_path / "app.py"), "-r", str(tmp_path), "--json").stdout)
     assert card["symbols"][0]["name"] == "serve"
     assert card["tasks"][0]["state"] == "blocked"
+
+
+def test_a_dry_run_says_what_it_would_do_and_why_not(tmp_path: Path) -> None:
+    """In a clone whose default branch is not main, from its first command on."""
+    repository = tmp_path / "clone"
+    repository.mkdir()
+    (repository / "parser.py").write_text("def parse_all(): ...\n")
+    for command in (["init", "-q", "-b", "trunk"], ["add", "-A"], ["commit", "-qm", "Begin"]):
+        subprocess.run(["git", "-C", str(repository), *command], check=True)
+    agents = [{"name": "codex", "program": "/bin/true"}]
+    config = tmp_path / "avyay.yaml"
+    config.write_text(json.dumps({"engine": {"repository": str(repository), "agents": agents}}))
+    there = ("--config", str(config))
+    assert "There is nothing to do" in avyay("run", "--dry-run", *there).stdout
+    checks = {row["what"]: row for row in json.loads(avyay("doctor", "--json", *there).stdout)["checks"]}
+    assert "trunk at" in checks["repository default"]["detail"]
+    assert checks["dollars"]["note"]
+    assert "Nothing counts what codex spends" in checks["dollars"]["detail"]
+    warned = avyay("add", "Make `parse_all` quick", "--id", "quick", *there)
+    assert "no acceptance command" in warned.stderr
+    planned = avyay("run", "--dry-run", *there)
+    assert (
+        "quick  Make `parse_all` quick  -> codex on local; it is taken to touch parser.py; it will fail"
+        in planned.stdout
+    )
+    assert "Nothing counts what codex spends" in planned.stderr
+    assert avyay("cancel", "quick").returncode == 0
+    assert avyay("add", "Later", "--id", "later", "--requires", "gpu", "--accept", "true", *there).stderr == ""
+    held = avyay("run", "--dry-run", *there).stdout
+    assert (
+        held
+        == "Nothing can be started now (1 cancelled, 1 ready): avyay engine why TASK tells what a task waits for.\n"
+    )
+    assert "when a node that offers gpu is free" in avyay("why", "later").stdout
+
+
+def test_commands_are_listed_in_the_order_of_their_use() -> None:
+    listed = avyay("--help").stdout.partition("Commands:")[2].splitlines()
+    assert [line.split()[0] for line in listed if line.strip()][:5] == ["add", "run", "list", "show", "why"]
+    assert "..." not in "".join(listed)

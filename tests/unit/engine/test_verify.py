@@ -11,7 +11,9 @@ from engine_site import Site, git
 from scripted_model import Model
 
 from avyay.engine.review import CHECKLIST, Reviewer
+from avyay.engine.worktree import default_branch
 from avyay.errors import UnreachableError
+from avyay.git import GitRepository
 from avyay.ports import Finding, ScanReport, Skipped
 from avyay.wiring import open_services
 
@@ -197,3 +199,26 @@ class TestApprovalOfMerges:
         assert site.merged() == ["one"]
         attempts = site.paths.component("engine") / "attempts/one"
         assert len(list(attempts.glob("*/prompt.md"))) == 1, "the agent's work was not done twice"
+
+
+@pytest.mark.parametrize(
+    ("branches", "remote", "current", "expected"),
+    [
+        (("main", "dev"), None, "dev", "main"),
+        (("master", "dev"), None, "dev", "master"),
+        (("main", "trunk"), "trunk", "main", "trunk"),
+        (("work",), "trunk", "work", "work"),  # the default branch was never checked out here
+        (("dev",), None, "dev", "dev"),
+    ],
+)
+def test_results_go_to_the_default_branch(
+    tmp_path: Path, branches: tuple[str, ...], remote: str | None, current: str, expected: str
+) -> None:
+    git(tmp_path, "init", "--quiet", f"--initial-branch={branches[0]}")
+    git(tmp_path, "commit", "--quiet", "--allow-empty", "-m", "Begin")
+    for name in branches[1:]:
+        git(tmp_path, "branch", name)
+    git(tmp_path, "checkout", "--quiet", current)
+    if remote is not None:
+        git(tmp_path, "symbolic-ref", "refs/remotes/origin/HEAD", f"refs/remotes/origin/{remote}")
+    assert default_branch(GitRepository(tmp_path)) == expected

@@ -78,9 +78,7 @@ async def _ask(router: Router, body: dict[str, Any], candidate: Candidate) -> in
     raw = edit_body(raw, orjson.loads(raw), {"model": candidate.model.name})
     call = Outgoing("anthropic_messages", candidate.model.name, raw, operation="count_tokens")
     deadline = Deadline()
-    timer = asyncio.get_running_loop().call_later(
-        _COUNT_TIMEOUT, deadline.fail, TransportError("timeout", "no answer in time")
-    )
+    deadline.start(_COUNT_TIMEOUT)
     try:
         incoming = await router.backends[candidate.provider.name].open(call, deadline)
         try:
@@ -93,7 +91,7 @@ async def _ask(router: Router, body: dict[str, Any], candidate: Candidate) -> in
         get_logger("marga").info("tokens_not_counted", provider=candidate.provider.name, error=str(error))
         return None
     finally:
-        timer.cancel()
+        deadline.cancel()
 
 
 _COUNTED = frozenset({"model", "messages", "system", "tools", "tool_choice", "thinking"})

@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -286,7 +285,7 @@ class Dispatcher:
         clock = self._clock
         started = clock.monotonic()
         deadline = Deadline()
-        timer = asyncio.get_running_loop().call_later(timeout.seconds(started), _expire, deadline)
+        deadline.start(timeout.seconds(started))
         health.waiting.add(deadline)
         incoming: Incoming | None = None
         try:
@@ -338,7 +337,7 @@ class Dispatcher:
                 incoming.close()
             raise
         finally:
-            timer.cancel()
+            deadline.cancel()
             health.waiting.discard(deadline)
         self._refused(entry, status, body, incoming.headers, progress, generation, clock.monotonic() - started)
         return None
@@ -379,7 +378,3 @@ class Dispatcher:
         else:
             progress.failing.add(name)
             progress.later.append(entry)
-
-
-def _expire(deadline: Deadline) -> None:
-    deadline.fail(TransportError("timeout", "no answer in time"))

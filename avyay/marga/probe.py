@@ -63,9 +63,7 @@ async def say_hi(router: Router, health: EndpointHealth) -> tuple[Outcome, float
     clock, started = router.clock, router.clock.monotonic()
     # As patient as with a caller's small request: a probe that hangs must not keep a provider out that is back.
     usual = health.timeout(kind_of(stream=False, chars=len(_PROMPT)))
-    timer = asyncio.get_running_loop().call_later(
-        min(_TIMEOUT, usual.seconds(started)), deadline.fail, TransportError("timeout", "no answer in time")
-    )
+    deadline.start(min(_TIMEOUT, usual.seconds(started)))
     try:
         incoming = await backend.open(probe.outgoing, deadline)
         try:
@@ -81,7 +79,7 @@ async def say_hi(router: Router, health: EndpointHealth) -> tuple[Outcome, float
         get_logger("marga").info("probe_failed", provider=health.provider, endpoint=health.endpoint, error=str(error))
         return Outcome.FAILURE, None
     finally:
-        timer.cancel()
+        deadline.cancel()
 
 
 def _probe(router: Router, health: EndpointHealth, backend: Backend) -> _Probe | None:

@@ -13,46 +13,17 @@ import ssl
 import zlib
 from collections import deque
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 import httptools
 
+from avyay.marga.deadline import LATE, Deadline, TransportError
+
 __all__ = ["Deadline", "Endpoint", "Incoming", "Transport", "TransportError"]
 
-TransportFault = Literal["connect", "timeout", "broken"]
 _HIGH_WATER = 256 * 1024  # bytes of an answer held before its connection is no longer read
 _HEAD_LIMIT = 64 * 1024
-
-
-class TransportError(Exception):
-    """The other side could not be reached, said nothing in time, or broke off. `fault` says which."""
-
-    def __init__(self, fault: TransportFault, detail: str) -> None:
-        super().__init__(detail)
-        self.fault = fault
-
-
-class Deadline:
-    """A handle by which a waiting call can be failed from outside: by a timer, or because its provider is given up."""
-
-    __slots__ = ("_future", "error")
-
-    def __init__(self) -> None:
-        self.error: TransportError | None = None
-        self._future: asyncio.Future[Any] | None = None
-
-    def watch(self, future: asyncio.Future[Any]) -> None:
-        """The call now waits for `future`."""
-        if self.error is not None and not future.done():
-            future.set_exception(self.error)
-        self._future = future
-
-    def fail(self, error: TransportError) -> None:
-        """End the call's waiting with `error`."""
-        self.error = error
-        if self._future is not None and not self._future.done():
-            self._future.set_exception(error)
 
 
 class Incoming(Protocol):
@@ -212,6 +183,19 @@ class Transport:
         if endpoint.tls:
             context = self._tls = self._tls or ssl.create_default_context()
         try:
+            connection = await self._open(endpoint, context, loop)
+        except TimeoutError as error:
+            raise TransportError("connect", "no connection in time") from error
+        except (OSError, ssl.SSLError, UnicodeError) as error:
+            raise TransportError("connect", f"no connection ({type(error).__name__})") from error
+        self._all.add(connection)
+        return connection
+
+    async def _open(
+        self, endpoint: Endpoint, context: ssl.SSLContext | None, loop: asyncio.AbstractEventLoop, *, again: bool = True
+    ) -> _Connection:
+        began = loop.time()
+        try:
             async with asyncio.timeout(self.connect_timeout):
                 _, connection = await loop.create_connection(
                     lambda: _Connection(self, endpoint.key, loop),
@@ -220,12 +204,11 @@ class Transport:
                     ssl=context,
                     server_hostname=endpoint.host if context is not None else None,
                 )
-        except TimeoutError as error:
-            raise TransportError("connect", "no connection in time") from error
-        except (OSError, ssl.SSLError, UnicodeError) as error:
-            raise TransportError("connect", f"no connection ({type(error).__name__})") from error
-        self._all.add(connection)
-        return connection
+            return connection
+        except TimeoutError:
+            if not again or loop.time() - began - self.connect_timeout < LATE:
+                raise
+        return await self._open(endpoint, context, loop, again=False)  # it was we who were held up
 
     def give_back(self, connection: _Connection) -> None:
         """A connection is free again."""

@@ -110,11 +110,20 @@ class Door:
     router: int
     port: int
     key: str
+    admin: str
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
     @property
     def home(self) -> Path:
         return self.folder / "home"
+
+    def metrics(self, name: str) -> dict[str, float]:
+        """What one of them counts, by name and labels."""
+        port = self.port if name == "gateway" else self.router
+        request = urllib.request.Request(f"http://127.0.0.1:{port}/metrics", headers={"x-api-key": self.admin})
+        with urllib.request.urlopen(request, timeout=10) as reply:
+            lines = [line.rpartition(" ") for line in reply.read().decode().splitlines() if line[:1] != "#"]
+        return {series: float(value) for series, _, value in lines if series}
 
     def start(self, name: str) -> None:
         """Start one of them, and wait until it answers."""
@@ -141,7 +150,8 @@ def daemons(folder: Path, provider: int) -> Iterator[Door]:
     config.write_text(
         yaml.safe_dump(
             {
-                "marga": {"discover": False, "providers": [up]},
+                # The provider shares this machine, so it is slow whenever the machine is: patience for it.
+                "marga": {"discover": False, "providers": [up], "timeouts": {"stream_min": 30.0}},
                 "gateway": {
                     "upstreams": {"marga": {"url": f"http://127.0.0.1:{ports[0]}"}},
                     "limits": [{"concurrent": 1_000}, {"requests": 1_000_000}],
@@ -149,7 +159,7 @@ def daemons(folder: Path, provider: int) -> Iterator[Door]:
             }
         )
     )
-    door = Door(folder, ports[0], ports[1], make_key(folder, "load"))
+    door = Door(folder, ports[0], ports[1], make_key(folder, "load"), make_key(folder, "watch", scopes=["admin"]))
     try:
         door.start("marga")
         door.start("gateway")

@@ -17,7 +17,7 @@ from avyay.money import Picodollars, usd_string
 from avyay.resilience.breaker import BreakerState
 from avyay.serve.gateway.app import GatewayApp
 from avyay.serve.gateway.auth import Identity
-from avyay.serve.gateway.limit_stores import RedisLimiter
+from avyay.serve.gateway.limit_stores import LocalLimiter, RedisLimiter
 from avyay.serve.gateway.openapi import openapi_document
 from avyay.serve.gateway.relay import Upstream
 from avyay.serve.gateway.replies import send_json
@@ -108,6 +108,16 @@ class _Pages:
         journal = app.journal.state()
         yield "gateway_usage_backlog", "gauge", "Rows not yet on disk.", [({}, float(journal.backlog))]
         yield "gateway_usage_rows_total", "counter", "Rows on disk.", [({}, float(journal.committed))]
+        yield (
+            "gateway_usage_unspooled_total",
+            "counter",
+            "Rows a kill could lose.",
+            [({}, float(app.journal.unspooled))],
+        )
+        yield "gateway_tasks", "gauge", "Tasks of the event loop.", [({}, float(len(asyncio.all_tasks())))]
+        if isinstance(app.limiter, LocalLimiter):
+            held = float(app.limiter.counters.held)
+            yield "gateway_concurrent_held", "gauge", "Places among answers at once that are taken.", [({}, held)]
         if isinstance(app.limiter, RedisLimiter):
             yield "gateway_redis_lost", "gauge", "Whether Redis is not there.", [({}, float(app.limiter.lost))]
             count = float(app.limiter.fallbacks)

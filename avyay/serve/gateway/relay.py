@@ -152,14 +152,13 @@ class Upstream:
             TransportError: there is no answer in `patience` seconds.
         """
         deadline = Deadline()
-        loop = asyncio.get_running_loop()
-        timer = loop.call_later(patience, deadline.fail, TransportError("timeout", "no answer in time"))
+        deadline.start(patience)
         head = f"GET {target} HTTP/1.1\r\n".encode("ascii") + self.host + self.authorization + self._credentials()
         try:
             reply = await self.transport.exchange(self.endpoint, head + b"\r\n", deadline)
             return reply.status, await reply.read()
         finally:
-            timer.cancel()
+            deadline.cancel()
 
     async def check(self) -> None:
         """Ask for its health, and close an open breaker when it is there again."""
@@ -280,9 +279,7 @@ class Passage:
         self._task = asyncio.current_task()
         generation = upstream.admit()
         deadline = Deadline()
-        timer: asyncio.TimerHandle | None = loop.call_later(
-            upstream.timeouts.first_byte, deadline.fail, TransportError("timeout", "no answer in time")
-        )
+        deadline.start(upstream.timeouts.first_byte)
         pump: asyncio.Task[None] | None = None
         reply: Any = None
         try:
@@ -308,8 +305,7 @@ class Passage:
                 self._timer = loop.call_later(_GRACE, self._look)
                 reply = await self._connected(lambda: upstream.transport.exchange(upstream.endpoint, head, deadline))
             piece = await reply.piece()
-            if timer is not None:
-                timer.cancel()
+            deadline.cancel()
             upstream.report(Outcome.SUCCESS, generation)
             await self._answer(reply, piece, decorate)
             reply = None
@@ -327,8 +323,7 @@ class Passage:
             raise _no_answer(upstream, error) from error
         finally:
             self._done = True
-            if timer is not None:
-                timer.cancel()
+            deadline.cancel()
             if self._timer is not None:
                 self._timer.cancel()
             if self._watcher is not None:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import gzip
 import itertools
+import time
 from collections.abc import Awaitable, Callable
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from upstream import Reply, Upstream
 
 from avyay.marga.transport import Deadline, Endpoint, Transport, TransportError
 
+CHAT = b'{"model": "m", "messages": []}'
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\n"
 
 
@@ -170,6 +173,33 @@ def test_a_deadline_fails_a_waiting_call() -> None:
         assert transport.connections == 0
 
     run(Script([60.0]), work)
+
+
+@pytest.mark.parametrize("held_up", [True, False], ids=["we are held up", "the other side is silent"])
+def test_time_in_which_we_are_held_up_is_not_the_other_sides(held_up: bool) -> None:
+    """libuv runs its timers before it reads: what came meanwhile must not be taken for silence."""
+
+    async def work(url: str) -> None:
+        transport, deadline = Transport(), Deadline()
+        request = asyncio.ensure_future(
+            transport.send(Endpoint("POST", f"{url}/v1/chat/completions", {}), CHAT, None, deadline)
+        )
+        deadline.start(0.2)
+        if held_up:
+            asyncio.get_running_loop().call_soon(time.sleep, 0.6)
+            assert (await request).status == 200
+        else:
+            with pytest.raises(TransportError, match="no answer in time"):
+                await request
+        deadline.cancel()
+        await transport.aclose()
+
+    with Upstream() as upstream:
+        if not held_up:
+            upstream.default = Reply(fault="hang")
+        new_loop = pytest.importorskip("uvloop").new_event_loop
+        with asyncio.Runner(loop_factory=new_loop) as runner:
+            runner.run(work(upstream.url))
 
 
 def test_a_slow_reader_holds_the_sender_back() -> None:

@@ -20,35 +20,29 @@ def usage(
     key: Annotated[str | None, typer.Option("--key", help="Only this key: its id or name.")] = None,
 ) -> ExitCode:
     """Show requests per key, endpoint and day beside tokens and cost; exit 1 when gateway and router disagree."""
-    from dataclasses import asdict
-
     from avyay.serve.gateway.daemon import open_keys, open_usage
-    from avyay.serve.gateway.pages import day_text, start_of, usage_data
-    from avyay.serve.gateway.usage import reconcile
+    from avyay.serve.gateway.reconcile import StoreLedger, compare
 
     services = run.services
     book, reader = open_keys(services), open_usage(services)
     try:
         names = {one.id: one.name for one in book.all()}
-        identity = next((i for i, name in names.items() if key == name), key)
-        until = services.clock.now()
-        since = start_of(days, until)
-        rows = reader.days(since=day_text(since), key=identity)
-        calls, differences, problem = None, None, None
-        if (remote := _remote(run)) is None:
-            calls = [asdict(row) for row in services.calls.usage(since=since, key=identity, keyless=True)]
-            known = {row.key for row in reader.days(since=day_text(since))}
-            wanted = known if identity is None else known & {identity}
-            seen = ((d, k) for d, k in reader.decisions(since=since, until=until) if k in wanted)
-            ledger = ((d, k) for d, k in services.calls.decisions(since=since, until=until) if k in wanted)
-            differences = reconcile(seen, ledger, gone=reader.gone(since=since, until=until))
-        else:
-            problem = f"The router is at {remote}: ask the gateway for both (GET /v1/usage)."
+        remote = _remote(run)
+        found = compare(
+            reader,
+            StoreLedger(services.calls) if remote is None else None,
+            days=days,
+            until=services.clock.now(),
+            key=next((i for i, name in names.items() if key == name), key),
+            kept=services.settings.gateway.keep_requests,
+        )
     finally:
         book.close()
         reader.close()
         services.close()
-    data = usage_data(since, rows, calls, differences, problem)
+    data = found.data()
+    if remote is not None:
+        data["router_problem"] = f"The router is at {remote}: ask the gateway for both (GET /v1/usage)."
     run.out.result(data, lambda: _text(run, data, names))
     return ExitCode.OK if all(one["agrees"] for one in data["reconciled"] or ()) else ExitCode.FINDINGS
 

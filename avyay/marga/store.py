@@ -358,11 +358,16 @@ class SqliteStore:
         with self._database.errors():
             return [SpendDay(*row) for row in self._database.execute(sql, (since,))]
 
-    def decisions(self, *, since: float, until: float) -> Iterator[tuple[str, str]]:
-        """(id, key) of the calls with a key that began in a span, by id."""
-        sql = "SELECT id, key FROM calls WHERE at >= ? AND at < ? AND key IS NOT NULL ORDER BY id"
+    def decisions(
+        self, *, since: float, until: float, key: str | None = None, after: str = "", limit: int = -1
+    ) -> Iterator[tuple[str, str, float]]:
+        """(id, key, when it began) of calls with a key that began in a span, by id; `limit` of them, `after` one."""
+        sql = (
+            "SELECT id, key, at FROM calls WHERE at >= ?1 AND at < ?2 AND key IS NOT NULL AND id > ?3"
+            " AND (?4 IS NULL OR key = ?4) ORDER BY id LIMIT ?5"
+        )
         with self._database.errors():
-            yield from self._database.execute(sql, (since, until))
+            yield from self._database.execute(sql, (since, until, after, key, limit))
 
     def call(self, part: str) -> dict[str, Any]:
         """One call with its details, by its id or by how that begins or ends.

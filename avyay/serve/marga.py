@@ -205,6 +205,18 @@ def _add_pages(kit: Kit, report: RouterReport) -> None:
         """Calls, tokens and cost by day and key since a time (Unix seconds); `cost` is in picodollars."""
         return await answer(report.usage, key or "", {"since": str(since)})
 
+    @app.get("/marga/usage/decisions", dependencies=[kit.authorised])
+    async def usage_decisions(
+        since: Annotated[float, Query(ge=0, le=10**11)],
+        until: Annotated[float, Query(ge=0, le=10**11)],
+        key: str | None = None,
+        after: str = "",
+        limit: Annotated[int, Query(ge=1, le=50_000)] = 20_000,
+    ) -> Response:
+        """The decisions that usage is made of, page by page, to be compared with others' records one by one."""
+        query = {"since": repr(since), "until": repr(until), "after": after, "limit": str(limit)}
+        return await answer(report.usage_decisions, key or "", query)
+
     @app.get("/marga/spend", dependencies=[kit.authorised])
     async def spend(since: Annotated[int, Query(ge=0, le=10**11)] = 0) -> Response:
         """Calls and cost by day since a time, and what the dearest configured model alone would have cost."""

@@ -177,6 +177,19 @@ class RouterReport:
         rows = self._read().usage(since=float(query["since"]), key=rest or None)
         return {"usage": [asdict(row) for row in rows]}
 
+    def usage_decisions(self, rest: str, query: Mapping[str, str]) -> Any:
+        """A page of the decisions that usage is made of: (id, key, when it began), by id."""
+        limit = int(query["limit"])
+        found = self._read().decisions(
+            since=float(query["since"]),
+            until=float(query["until"]),
+            key=rest or None,
+            after=query["after"],
+            limit=limit,
+        )
+        rows = list(found)
+        return {"decisions": rows, "next": rows[-1][0] if len(rows) == limit else None}
+
     def spend(self, rest: str, query: Mapping[str, str]) -> Any:
         """Cost by day, in picodollars, beside what one model for everything would have cost."""
         alone = dearest(self._router.providers.values())

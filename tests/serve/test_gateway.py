@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 from upstream import Reply, Upstream
 
 from avyay.cli.app import application
+from avyay.db import open_database
 from avyay.errors import ConfigError, PolicyError, UsageError
 from avyay.serve.gateway.daemon import build_app, check_authentication, serve_gateway
 from avyay.serve.launch import Launch
@@ -638,6 +639,7 @@ def test_usage_is_counted_shown_and_reconciled(router: Daemon, folder: Path, gat
     assert {row["key"] for row in got["router"]} == {counted["key"]}
     assert (got["router"][0]["calls"], got["router"][0]["cost_usd"]) == (3, "0.000066")
     assert got["reconciled"][0]["agrees"]
+    assert got["compared"] == {"by": "decision", "since": got["since"]}
     assert gate.get(f"/v1/usage?key={'key_other'}", **bearer(key)).status == 400
     everybody = gate.get("/v1/usage", **bearer(admin)).body
     assert len({row["key"] for row in everybody["gateway"]}) > 1
@@ -655,6 +657,32 @@ def test_usage_is_counted_shown_and_reconciled(router: Daemon, folder: Path, gat
     assert [row["requests"] for row in data["gateway"] if row["endpoint"] == "marga:chat"] == [4]
     (line,) = data["reconciled"]
     assert (line["gateway"], line["ledger"], line["agrees"]) == (3, 3, True)
+
+
+def test_http_and_the_command_line_compare_decision_by_decision(router: Daemon, folder: Path, gate: Gate) -> None:
+    """As many on either side, and yet not the same: numbers alone would agree."""
+    key = make_key(folder, "twisted")
+    got = gate.chat(**bearer(key))
+    assert wait_for_row(router, got)
+    identity = gate.gateway.authenticator.known(key.encode())
+    assert identity is not None
+    gate.gateway.journal.flush()
+    database = open_database(folder / "home" / "data" / "gateway" / "usage.db")
+    with database.transaction():
+        database.execute("UPDATE requests SET decision = 'dec_invented' WHERE key = ?", (identity.key,))
+    database.close()
+    (line,) = gate.get("/v1/usage", **bearer(key)).body["reconciled"]
+    assert (line["gateway"], line["ledger"], line["missing_in_ledger"], line["unseen_by_gateway"]) == (1, 1, 1, 1)
+    assert not line["agrees"]
+    assert set(line["examples"]) == {"dec_invented", got.headers["x-avyay-decision-id"]}
+    config = folder / "log.yaml"
+    config.write_text("log: {}\n")
+    shown = CliRunner().invoke(
+        application(),
+        ["usage", "--json", "--key", "twisted", "--config", str(config)],
+        env={"AVYAY_HOME": str(folder / "home")},
+    )
+    assert json.loads(shown.stdout[shown.stdout.index("{\n") :])["reconciled"] == [line]
 
 
 def test_the_usage_of_a_router_that_is_away(folder: Path, all_scopes: str) -> None:

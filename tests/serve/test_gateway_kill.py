@@ -16,7 +16,8 @@ from parrot import Door, Parrot, daemons
 
 from avyay.db import open_database
 from avyay.marga.store import SqliteStore
-from avyay.serve.gateway.usage import UsageReader, reconcile
+from avyay.serve.gateway.reconcile import reconcile
+from avyay.serve.gateway.usage import UsageReader
 
 
 @dataclass
@@ -101,7 +102,7 @@ def compare(data: Path, whole: list[str]) -> None:
     assert totals == database.execute("SELECT count(*), count(decision) FROM requests").fetchone()
     database.close()
     ledger, reader, now = SqliteStore(data / "marga" / "marga.db"), UsageReader(data / "gateway" / "usage.db"), 1e12
-    assert set(whole) <= {decision for decision, _ in ledger.decisions(since=0, until=now)}
+    assert set(whole) <= {decision for decision, _, _ in ledger.decisions(since=0, until=now)}
     difference = reconcile(
         reader.decisions(since=0, until=now), ledger.decisions(since=0, until=now), gone=reader.gone(since=0, until=now)
     )

@@ -18,7 +18,8 @@ import pytest
 from daemon import wait_for
 from parrot import WORDS, Door, Parrot, daemons, health
 
-from avyay.serve.gateway.usage import UsageReader, reconcile
+from avyay.serve.gateway.reconcile import reconcile
+from avyay.serve.gateway.usage import UsageReader
 
 
 @dataclass

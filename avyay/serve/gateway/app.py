@@ -57,6 +57,7 @@ class Options:
     body_timeout: float = 30.0
     send_timeout: float = 120.0
     check_interval: float = 5.0
+    keep_requests: float = 3_024_000.0
 
 
 @dataclass(slots=True)

@@ -286,6 +286,7 @@ def _options(settings: GatewaySettings) -> Options:
         max_body=settings.max_body,
         body_timeout=settings.body_timeout,
         send_timeout=settings.send_timeout,
+        keep_requests=settings.keep_requests,
     )
 
 

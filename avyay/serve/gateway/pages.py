@@ -4,33 +4,29 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeAlias
 from urllib.parse import parse_qsl
 
-import orjson
-
 from avyay.clock import Clock
-from avyay.errors import AvyayError, UnreachableError, UsageError
+from avyay.errors import UsageError
 from avyay.marga.transport import TransportError
-from avyay.money import Picodollars, usd_string
 from avyay.resilience.breaker import BreakerState
 from avyay.serve.gateway.app import GatewayApp
 from avyay.serve.gateway.auth import Identity
 from avyay.serve.gateway.limit_stores import LocalLimiter, RedisLimiter
 from avyay.serve.gateway.openapi import openapi_document
-from avyay.serve.gateway.relay import Upstream
+from avyay.serve.gateway.reconcile import RemoteLedger, compare
 from avyay.serve.gateway.replies import send_json
-from avyay.serve.gateway.usage import Difference, UsageReader, UsageRow, decided_by_key, reconcile_counts
+from avyay.serve.gateway.usage import UsageReader
 from avyay.serve.house import Metric, render_metrics
 
 if TYPE_CHECKING:
     from avyay.serve.console.pages import Console
 
-__all__ = ["add_pages", "usage_data"]
+__all__ = ["add_pages"]
 
 Scope: TypeAlias = MutableMapping[str, Any]
-_DAY = 86_400.0
+_PATIENCE = 10.0  # seconds the router may take for one question
 _STATES = {BreakerState.CLOSED: 0.0, BreakerState.HALF_OPEN: 1.0, BreakerState.OPEN: 2.0}
 
 
@@ -128,29 +124,31 @@ class _Pages:
     async def usage(self, scope: Scope, receive: Any, send: Any, identity: Identity | None, request_id: str) -> int:
         assert identity is not None
         query = dict(parse_qsl(scope["query_string"].decode("latin-1")))
-        since = _since(query.get("days", "7"), self._clock.now())
+        days = _days(query.get("days", "7"))
         everybody = "admin" in identity.scopes
         key = query.get("key") if everybody else identity.key
         if not everybody and query.get("key", identity.key) != identity.key:
             raise UsageError("A key sees its own usage; `admin` sees everybody's.", code="not_yours")
-        until = self._clock.now()
-        rows = await asyncio.to_thread(self._usage.days, since=day_text(since), key=key)
-        gone = await asyncio.to_thread(self._usage.gone, since=since, until=until)
-        try:
-            calls: list[dict[str, Any]] | None = await _calls(self._app.upstreams["marga"], since, key)
-            problem = None
-        except AvyayError as error:
-            calls, problem = None, error.message
-        differences = None
-        if calls is not None:
-            seen = decided_by_key(rows)
-            counted: dict[str, int] = {}
-            for row in calls:
-                if row["key"] in seen:
-                    counted[row["key"]] = counted.get(row["key"], 0) + row["calls"]
-            differences = reconcile_counts(seen, counted, gone=gone)
-        data = usage_data(since, rows, calls, differences, problem)
-        return await self._json(scope, send, 200, data, request_id)
+        loop = asyncio.get_running_loop()
+        router = self._app.upstreams["marga"]
+
+        def get(target: str) -> tuple[int, bytes]:
+            asked = asyncio.run_coroutine_threadsafe(router.get(target, patience=_PATIENCE), loop)
+            try:
+                return asked.result()
+            except TransportError as error:
+                raise OSError(str(error)) from error
+
+        found = await asyncio.to_thread(
+            compare,
+            self._usage,
+            RemoteLedger(get),
+            days=days,
+            until=self._clock.now(),
+            key=key,
+            kept=self._app.options.keep_requests,
+        )
+        return await self._json(scope, send, 200, found.data(), request_id)
 
     async def _json(self, scope: Scope, send: Any, status: int, data: Any, request_id: str) -> int:
         await send_json(send, status, data, request_id, head=scope["method"] == "HEAD")
@@ -187,89 +185,7 @@ def add_pages(
         app.pages.setdefault(path, page)
 
 
-def usage_data(
-    since: float,
-    rows: Iterable[UsageRow],
-    calls: Iterable[Mapping[str, Any]] | None,
-    differences: Iterable[Difference] | None,
-    problem: str | None,
-) -> dict[str, Any]:
-    """Usage as JSON: the gateway's counts, the router's tokens and money, and whether the two agree.
-
-    Args:
-        calls: The router's totals by day and key, `cost` in picodollars; None when it could not be asked.
-    """
-    router = None
-    if calls is not None:
-        router = [
-            {
-                **{name: value for name, value in row.items() if name not in ("cost", "estimated_cost")},
-                "cost_usd": usd_string(Picodollars(row["cost"])),
-                "estimated_cost_usd": usd_string(Picodollars(row["estimated_cost"])),
-            }
-            for row in calls
-        ]
-    reconciled = None
-    if differences is not None:
-        reconciled = [
-            {
-                "key": one.key,
-                "gateway": one.gateway,
-                "ledger": one.ledger,
-                "missing_in_ledger": one.missing,
-                "unseen_by_gateway": one.unseen,
-                "ended_without_answer": one.gone,
-                "agrees": one.agrees,
-                "examples": list(one.examples),
-            }
-            for one in differences
-        ]
-    return {
-        "since": day_text(since),
-        "gateway": [
-            {
-                "day": row.day,
-                "key": row.key,
-                "endpoint": row.endpoint,
-                "requests": row.requests,
-                "errors": row.errors,
-                "decided": row.decided,
-            }
-            for row in rows
-        ],
-        "router": router,
-        "router_problem": problem,
-        "reconciled": reconciled,
-    }
-
-
-def day_text(at: float) -> str:
-    """A time's day, in UTC."""
-    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d")
-
-
-def start_of(days: int, now: float) -> float:
-    """The beginning of the first of so many days, today included."""
-    return (now // _DAY - (days - 1)) * _DAY
-
-
-def _since(days: str, now: float) -> float:
-    if not days.isascii() or not days.isdigit() or not 1 <= int(days[:6]) <= 3_660:
+def _days(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text[:6]) <= 3_660:
         raise UsageError("`days` is a number from 1 to 3660.", code="bad_days")
-    return start_of(int(days), now)
-
-
-async def _calls(router: Upstream, since: float, key: str | None) -> list[dict[str, Any]]:
-    """The router's totals by day and key."""
-    from urllib.parse import quote
-
-    query = f"since={since:.0f}" + (f"&key={quote(key, safe='')}" if key is not None else "")
-    try:
-        status, body = await router.get(f"/marga/usage?{query}", patience=10.0)
-        if status != 200:
-            raise UnreachableError(f"The router answered HTTP {status}.")
-        return list(orjson.loads(body)["usage"])
-    except (TransportError, ValueError, KeyError) as error:
-        raise UnreachableError(
-            f"The router cannot be asked for tokens and cost ({error}).", hint="avyay serve marga"
-        ) from error
+    return int(text)

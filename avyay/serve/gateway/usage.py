@@ -10,7 +10,7 @@ database next; a request that was under way becomes a row with status 500.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -25,7 +25,7 @@ from avyay.errors import AvyayError
 from avyay.log import get_logger
 from avyay.serve.gateway.usage_spool import Left, Spool, left_behind
 
-__all__ = ["Difference", "UsageJournal", "UsageReader", "UsageRow", "day_of", "reconcile", "reconcile_counts"]
+__all__ = ["UsageJournal", "UsageReader", "UsageRow", "day_of", "recover"]
 
 USAGE_SCHEMA = Schema(
     "usage",
@@ -93,31 +93,6 @@ class UsageRow:
     requests: int
     errors: int
     decided: int
-
-
-@dataclass(frozen=True, slots=True)
-class Difference:
-    """Where gateway and router disagree about a key. All zero: they agree.
-
-    Attributes:
-        missing: Decisions the gateway saw an answer of and the ledger does not hold.
-        unseen: Calls in the ledger under this key that the gateway has no answer of.
-        gone: Requests without an answer (the caller went, or the router did not answer in time): each may be one of
-            `unseen`, since the router had begun.
-        examples: Some of their ids, where both could be compared one by one.
-    """
-
-    key: str
-    gateway: int
-    ledger: int
-    missing: int
-    unseen: int
-    gone: int = 0
-    examples: tuple[str, ...] = ()
-
-    @property
-    def agrees(self) -> bool:
-        return not self.missing and self.unseen <= self.gone
 
 
 @lru_cache(maxsize=8)
@@ -258,13 +233,13 @@ class UsageReader:
             )
             return [UsageRow(*row) for row in rows]
 
-    def decisions(self, *, since: float, until: float) -> Iterator[tuple[str, str]]:
-        """(decision, key) of requests that began in a span, by decision."""
+    def decisions(self, *, since: float, until: float, key: str | None = None) -> Iterator[tuple[str, str, float]]:
+        """(decision, key, when it began) of requests that began in a span, by decision."""
         with self._database.errors():
             yield from self._database.execute(
-                "SELECT decision, key FROM requests WHERE at >= ? AND at < ? AND decision IS NOT NULL"
-                " ORDER BY decision",
-                (since, until),
+                "SELECT decision, key, at FROM requests WHERE at >= ?1 AND at < ?2 AND decision IS NOT NULL"
+                " AND (?3 IS NULL OR key = ?3) ORDER BY decision",
+                (since, until, key),
             )
 
     def gone(self, *, since: float, until: float) -> dict[str, int]:
@@ -289,66 +264,3 @@ class UsageReader:
             gone += done
             if done < _PRUNED_AT_ONCE:
                 return gone
-
-
-def reconcile(
-    seen: Iterable[tuple[str, str]],
-    ledger: Iterable[tuple[str, str]],
-    *,
-    gone: Mapping[str, int] | None = None,
-    examples: int = 5,
-) -> list[Difference]:
-    """Compare one by one: what the gateway saw with what the router wrote, both as (decision, key) by decision.
-
-    Leave calls that never came through the gateway out of `ledger`: their keys are not the gateway's.
-    """
-    both: dict[str, list[Any]] = {}  # key -> gateway, ledger, missing, unseen, examples
-
-    def of(key: str) -> list[Any]:
-        return both.setdefault(key, [0, 0, 0, 0, []])
-
-    def note(key: str, place: int, decision: str) -> None:
-        entry = of(key)
-        entry[place] += 1
-        if len(entry[4]) < examples:
-            entry[4].append(decision)
-
-    left, right = iter(seen), iter(ledger)
-    one, other = next(left, None), next(right, None)
-    while one is not None or other is not None:
-        if other is None or (one is not None and one[0] < other[0]):
-            assert one is not None
-            of(one[1])[0] += 1
-            note(one[1], 2, one[0])
-            one = next(left, None)
-        elif one is None or other[0] < one[0]:
-            of(other[1])[1] += 1
-            note(other[1], 3, other[0])
-            other = next(right, None)
-        else:
-            of(one[1])[0] += 1
-            of(other[1])[1] += 1
-            one, other = next(left, None), next(right, None)
-    return [
-        Difference(key, entry[0], entry[1], entry[2], entry[3], (gone or {}).get(key, 0), tuple(entry[4]))
-        for key, entry in sorted(both.items())
-    ]
-
-
-def reconcile_counts(
-    decided: Mapping[str, int], calls: Mapping[str, int], *, gone: Mapping[str, int] | None = None
-) -> list[Difference]:
-    """Compare by numbers alone, where the ledger is on another machine."""
-    return [
-        Difference(key, seen, found, max(0, seen - found), max(0, found - seen), (gone or {}).get(key, 0))
-        for key in sorted(decided.keys() | calls.keys())
-        for seen, found in [(decided.get(key, 0), calls.get(key, 0))]
-    ]
-
-
-def decided_by_key(rows: Sequence[UsageRow]) -> dict[str, int]:
-    """Requests with a decision, by key."""
-    found: dict[str, int] = {}
-    for row in rows:
-        found[row.key] = found.get(row.key, 0) + row.decided
-    return found

@@ -8,7 +8,8 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from avyay.serve.gateway.usage import UsageJournal, UsageReader, day_of, decided_by_key, reconcile, reconcile_counts
+from avyay.serve.gateway.reconcile import decided_by_key, reconcile, reconcile_counts
+from avyay.serve.gateway.usage import UsageJournal, UsageReader, day_of
 
 NOON = 1_700_000_000.0
 
@@ -42,9 +43,13 @@ def test_days_are_utc() -> None:
 CALLS = st.dictionaries(st.text("abcdef", min_size=1, max_size=3), st.sampled_from(["key_1", "key_2"]), max_size=30)
 
 
+def timed(calls: dict[str, str]) -> list[tuple[str, str, float]]:
+    return [(decision, key, NOON) for decision, key in sorted(calls.items())]
+
+
 @given(CALLS, CALLS)
 def test_every_difference_is_named(seen: dict[str, str], ledger: dict[str, str]) -> None:
-    found = {one.key: one for one in reconcile(sorted(seen.items()), sorted(ledger.items()), examples=100)}
+    found = {one.key: one for one in reconcile(timed(seen), timed(ledger), examples=100)}
     missing, unseen = Counter[str](), Counter[str]()
     for decision, key in seen.items():
         missing[key] += decision not in ledger
@@ -58,7 +63,7 @@ def test_every_difference_is_named(seen: dict[str, str], ledger: dict[str, str])
 
 
 def test_what_ended_without_an_answer_explains_what_is_unseen() -> None:
-    (one,) = reconcile([], [("dec_1", "key_1")], gone={"key_1": 1})
+    (one,) = reconcile([], [("dec_1", "key_1", NOON)], gone={"key_1": 1})
     assert one.agrees
     (one,) = reconcile_counts({"key_1": 3}, {"key_1": 5}, gone={"key_1": 1})
     assert (one.missing, one.unseen, one.agrees) == (0, 2, False)

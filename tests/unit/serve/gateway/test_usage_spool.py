@@ -42,7 +42,7 @@ def killed(path: Path, *more: str) -> None:
 
 
 def decisions(reader: UsageReader) -> list[str]:
-    return [decision for decision, _ in reader.decisions(since=0, until=1e12)]
+    return [decision for decision, _, _ in reader.decisions(since=0, until=1e12)]
 
 
 def test_what_was_answered_is_there_after_a_kill(tmp_path: Path) -> None:

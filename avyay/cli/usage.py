@@ -24,6 +24,7 @@ def usage(
     from avyay.serve.gateway.reconcile import StoreLedger, compare
 
     services = run.services
+    marga = services.settings.gateway.upstreams.marga
     book, reader = open_keys(services), open_usage(services)
     try:
         names = {one.id: one.name for one in book.all()}
@@ -35,6 +36,7 @@ def usage(
             until=services.clock.now(),
             key=next((i for i, name in names.items() if key == name), key),
             kept=services.settings.gateway.keep_requests,
+            known=marga.api_key_env is None or marga.principal_key_env is not None,
         )
     finally:
         book.close()

@@ -588,6 +588,9 @@ class UpstreamSettings(Section):
 
     url: str | None = Field(None, description="Base URL; by default the component's port on this machine.")
     api_key_env: str | None = Field(None, description="Environment variable with a key the component asks for.")
+    principal_key_env: str | None = Field(
+        None, description="Environment variable with the secret shared with this component, to sign callers with."
+    )
     connect: Seconds = Field(2.0, description="Time to connect.")
     first_byte: Seconds = Field(600.0, description="Time from the request to the first byte of the answer.")
     idle: Seconds = Field(300.0, description="Silence in the middle of an answer after which it is given up.")
@@ -672,10 +675,15 @@ class GatewaySettings(Section):
     on_redis_loss: Literal["local", "refuse"] = Field(
         "local", description="Without Redis: each process limits by itself, or everything limited is refused."
     )
-    failed_attempts: int = Field(20, ge=1, description="Failed authentications in a minute from one address.")
+    failed_attempts: int = Field(
+        20, ge=1, description="Failed authentications, and webhooks refused, in a minute from one address."
+    )
     proxies: tuple[str, ...] = Field((), description="Networks whose X-Forwarded-For is believed.")
     cors_origins: tuple[str, ...] = Field((), description="Origins of web pages that may call; none by default.")
     max_body: int = Field(32_000_000, ge=1_000, description="Bytes of a request's body at most.")
+    max_push_body: int = Field(
+        2_000_000, ge=1_000, description="Bytes of a webhook's body, which needs no key, at most."
+    )
     max_head: int = Field(65_536, ge=1_024, description="Bytes of a request's line and headers at most.")
     head_timeout: Seconds = Field(10.0, description="Time a client has to send its line and headers.")
     body_timeout: Seconds = Field(30.0, description="Silence in the middle of a request's body that ends it.")

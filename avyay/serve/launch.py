@@ -139,10 +139,10 @@ def launch(services: Services, daemon: Daemon, how: Launch) -> int:
         return 0
     if how.reload is not None and daemon.fixed:
         raise UsageError(daemon.fixed, hint="Leave --reload-config out, and restart it.")
+    daemon.check(services, host)  # before anybody could connect
     with ExitStack() as stack:
         listener = stack.enter_context(closing(bind(host, number, name=daemon.name)))
         further = [stack.enter_context(closing(bind(host, one, name=daemon.name))) for one in daemon.further]
-        daemon.check(services, host)
         number = listener.getsockname()[1]
         site = Site(host, sockets=tuple(further))
         workers = _workers(services, daemon.name, how)

@@ -13,7 +13,7 @@ import anthropic
 import jwt
 import openai
 import pytest
-from daemon import Daemon, Got, Served, wait_for
+from daemon import Daemon, Got, Served, services_in, wait_for
 from gate import Gate, keys_in, make_key
 from typer.testing import CliRunner
 from upstream import Reply, Upstream
@@ -412,6 +412,67 @@ def test_a_component_with_a_key_of_its_own(echo: Served, folder: Path) -> None:
         Gate(folder, {}, place)
 
 
+def far(router: Daemon, *, principal: bool) -> dict[str, Any]:
+    place = {"url": router.url, "api_key_env": "ROUTER_KEY"}
+    return {"upstreams": {"marga": place | ({"principal_key_env": "SHARED"} if principal else {})}}
+
+
+def far_router(folder: Path, upstream: Upstream, **environment: str) -> Daemon:
+    """A router of another home, which asks for a key."""
+    provider = {
+        "name": "scripted",
+        "kind": "openai-compatible",
+        "endpoint": f"{upstream.url}/v1",
+        "models": [{"name": "test-model", "input_price": "1", "output_price": "2"}],
+    }
+    (folder / "elsewhere").mkdir()
+    return Daemon(folder / "elsewhere", {"providers": [provider]}, key="component-key", **environment)
+
+
+def test_a_component_elsewhere_knows_who_calls(upstream: Upstream, tmp_path: Path) -> None:
+    key, secret = make_key(tmp_path, "far", customer="acme", service="web"), "s" * 40
+    config = {"serve": {"principal_secret_env": "SHARED"}}
+    with far_router(tmp_path, upstream, more=config, SHARED=secret) as router:
+        with Gate(tmp_path, {}, far(router, principal=True), ROUTER_KEY="component-key", SHARED=secret) as gate:
+            got = gate.chat(**bearer(key), x_avyay_customer="somebody-else")
+            assert got.status == 200
+            assert wait_for_row(router, got)
+            call = router.services.calls.call(got.headers["x-avyay-decision-id"])
+            identity = gate.gateway.authenticator.known(key.encode())
+            assert identity is not None
+            assert (call["key"], call["customer"], call["service"]) == (identity.key, "acme", "web")
+            gate.gateway.journal.flush()
+            used = gate.get("/v1/usage", **bearer(key)).body
+            assert [(row["key"], row["calls"]) for row in used["router"]] == [(identity.key, 1)]
+            assert [one["agrees"] for one in used["reconciled"]] == [True]
+            assert gate.get("/health").body["components"]["marga"]["problem"] is None
+        for wrong in ("x" * 40, "short"):  # not the one they share; none at all
+            try:
+                with Gate(tmp_path, {}, far(router, principal=True), ROUTER_KEY="component-key", SHARED=wrong) as gate:
+                    assert gate.chat(**bearer(key)).body["error"]["code"] == "invalid_principal"
+            except ConfigError as error:
+                assert wrong == "short", error
+        with pytest.raises(ConfigError, match="SHARED"):
+            Gate(tmp_path, {}, far(router, principal=True), ROUTER_KEY="component-key")
+
+
+def test_usage_agrees_where_the_router_does_not_know_who_calls(upstream: Upstream, tmp_path: Path) -> None:
+    key, admin = make_key(tmp_path, "near"), make_key(tmp_path, "seer", scopes=["*", "admin"])
+    with far_router(tmp_path, upstream) as router:
+        place = far(router, principal=False)
+        with Gate(tmp_path, {}, place, ROUTER_KEY="component-key") as gate:
+            decisions = [gate.chat(**bearer(one)) for one in (key, key, admin)]
+            assert all(wait_for_row(router, got) for got in decisions)
+            gate.gateway.journal.flush()
+            own = gate.get("/v1/usage", **bearer(key)).body
+            assert [(one["gateway"], one["ledger"], one["agrees"]) for one in own["reconciled"]] == [(2, 2, True)]
+            assert own["router"] is None  # the ledger has all callers under one key: not his to see
+            assert "principal_key_env" in own["router_problem"]
+            everybody = gate.get("/v1/usage", **bearer(admin)).body
+            assert sum(row["calls"] for row in everybody["router"]) == 3
+            assert all(one["agrees"] for one in everybody["reconciled"])
+
+
 def test_a_component_under_its_own_name(echo_gate: Gate, all_scopes: str) -> None:
     got = echo_gate.get("/v1/raksha/jobs/ab12", **bearer(all_scopes))
     assert got.body["path"] == "/v1/jobs/ab12"
@@ -532,6 +593,44 @@ def test_nothing_a_caller_writes_makes_a_line_of_the_log(
     assert all(row["event"] == "request" for row in rows)
     assert all("injected" not in row["request_id"] and row["path"].isprintable() for row in rows)
     assert not any(all_scopes in line or all_scopes[13:] in line for line in lines)
+
+
+def test_webhooks_need_no_key_and_are_slowed_down_when_they_are_wrong(folder: Path, tmp_path: Path) -> None:
+    import hashlib
+    import hmac
+
+    from avyay.serve.rag import build_app as build_rag
+
+    push = json.dumps({"ref": "refs/heads/main", "repository": {"clone_url": "https://x.example/r.git"}}).encode()
+    signed = "sha256=" + hmac.new(b"hook", push, hashlib.sha256).hexdigest()
+    options = {"failed_attempts": 3, "max_push_body": 5_000, "proxies": ["127.0.0.0/8"]}
+    services = services_in(tmp_path, {"rag": {}})
+    with (
+        Served(services, build_rag(services, webhook_secret="hook")) as rag,
+        Gate(folder, {"rag": rag.url}, options) as gate,
+    ):
+
+        def deliver(signature: str, address: str, body: bytes = push) -> int:
+            names = {"x_github_event": "push", "x_hub_signature_256": signature, "x_forwarded_for": address}
+            return gate.post("/v1/webhooks/push", body, **names).status
+
+        assert [deliver(signed, "203.0.113.1") for _ in range(6)] == [202] * 6  # what is genuine is not counted
+        assert [deliver("sha256=forged", "203.0.113.1") for _ in range(5)] == [401, 401, 401, 429, 429]
+        assert deliver(signed, "198.51.100.1") == 202  # somebody else
+        assert deliver(signed, "198.51.100.1", b"x" * 6_000) == 413
+        head = b"POST /v1/webhooks/push HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\nconnection: close\r\n\r\n"
+        assert gate.raw(head + b"1000\r\n" + b"x" * 4096 + b"\r\n1000\r\n" + b"x" * 4096 + b"\r\n").startswith(
+            b"HTTP/1.1 413"
+        )
+        for path in ("/v1/webhooks/push/", "/v1/webhooks", "/v1/webhooks/other", "/v1/webhooks/push/x"):
+            assert gate.post(path, push).status == 401, path
+
+
+def test_a_stranger_is_lent_no_key(echo: Served, folder: Path) -> None:
+    place = {"upstreams": {"rag": {"url": echo.url, "api_key_env": "RAG_KEY"}}}
+    with Gate(folder, {}, place, RAG_KEY="component-key") as gate:
+        headers = dict(gate.post("/v1/webhooks/push", {}).body["headers"])
+        assert not {"authorization", "x-avyay-principal"} & set(headers)
 
 
 # ---------------------------------------------------------------- the other side fails

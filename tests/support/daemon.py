@@ -96,8 +96,16 @@ class Served:
 class Daemon(Served):
     """`with Daemon(tmp_path, {"providers": [...]}) as daemon:` then `daemon.post("/v1/chat/completions", {...})`."""
 
-    def __init__(self, folder: Path, marga: dict[str, Any], *, key: str | None = None, **environment: str) -> None:
-        services = services_in(folder, {"marga": {"discover": False, **marga}}, **environment)
+    def __init__(
+        self,
+        folder: Path,
+        marga: dict[str, Any],
+        *,
+        key: str | None = None,
+        more: dict[str, Any] | None = None,
+        **environment: str,
+    ) -> None:
+        services = services_in(folder, {"marga": {"discover": False, **marga}, **(more or {})}, **environment)
         self.database = folder / "home" / "data" / "marga" / "marga.db"
         super().__init__(services, build_app(services, key=key))
 

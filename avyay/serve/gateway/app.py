@@ -10,9 +10,8 @@ from typing import Any, TypeAlias
 from avyay.clock import SYSTEM_CLOCK, Clock
 from avyay.errors import AuthError, AvyayError, PolicyError
 from avyay.log import get_logger
-from avyay.principal import PrincipalSigner
 from avyay.serve.gateway.auth import ANYBODY, Authenticator, Identity, address_of, credential_of
-from avyay.serve.gateway.forward import CutError, Forwarder, Request
+from avyay.serve.gateway.forward import CutError, Forwarder, Options, Request
 from avyay.serve.gateway.heads import (
     allows,
     answer_preflight,
@@ -23,7 +22,7 @@ from avyay.serve.gateway.heads import (
     request_id_of,
     trace_of,
 )
-from avyay.serve.gateway.limits import Limiter, Rule
+from avyay.serve.gateway.limits import Limiter
 from avyay.serve.gateway.record import Record
 from avyay.serve.gateway.relay import CallerGoneError, Upstream
 from avyay.serve.gateway.replies import Refusal, refusal_of, send_refusal
@@ -44,20 +43,6 @@ Page: TypeAlias = Callable[[Scope, Receive, Send, Identity | None, str], Awaitab
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"})
 _UNKNOWN = Route("gateway", "unknown")
 _REFRESH = 0.5  # seconds after which a revoked key is noticed
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """What the configuration says of every request."""
-
-    rules: tuple[Rule, ...] = ()
-    proxies: tuple[str, ...] = ()
-    origins: frozenset[bytes] = frozenset()
-    max_body: int = 32_000_000
-    body_timeout: float = 30.0
-    send_timeout: float = 120.0
-    check_interval: float = 5.0
-    keep_requests: float = 3_024_000.0
 
 
 @dataclass(slots=True)
@@ -89,7 +74,6 @@ class GatewayApp:
         upstreams: Mapping[str, Upstream],
         authenticator: Authenticator,
         limiter: Limiter,
-        signer: PrincipalSigner,
         journal: UsageJournal,
         options: Options,
         *,
@@ -107,18 +91,7 @@ class GatewayApp:
         self.options = options
         self.counts = Counts()
         self.pages = dict(pages or {})
-        self._forwarder = Forwarder(
-            upstreams,
-            limiter,
-            signer,
-            rules=options.rules,
-            max_body=options.max_body,
-            body_timeout=options.body_timeout,
-            send_timeout=options.send_timeout,
-            settler=settler,
-            limited=self._limited,
-            clock=clock,
-        )
+        self._forwarder = Forwarder(upstreams, limiter, options, settler=settler, limited=self._limited, clock=clock)
         self.passages = self._forwarder.passages
         self._settler = settler
         self._started = started

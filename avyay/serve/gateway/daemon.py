@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from avyay.config.schema import GatewaySettings
 from avyay.errors import ConfigError, PolicyError
-from avyay.principal import PRINCIPAL_HEADER, Principal, PrincipalSigner, given_secret, open_secret
+from avyay.principal import PrincipalSigner, given_secret, open_secret
 from avyay.serve.console.pages import Console
 from avyay.serve.console.session import Sessions
 from avyay.serve.gateway.app import GatewayApp, Options
@@ -122,8 +122,7 @@ def build_app(services: Services, *, owner: Path | None = None, stopping: Stoppi
     """
     settings = services.settings.gateway
     clock = services.clock
-    signer = PrincipalSigner(_secret(services), clock)
-    upstreams = dict(_upstreams(services, signer))
+    upstreams = dict(_upstreams(services))
     member: MemberEnd | None = None
     limiter: Limiter
     if owner is not None:
@@ -159,12 +158,11 @@ def build_app(services: Services, *, owner: Path | None = None, stopping: Stoppi
         services.close()
 
     authenticator = Authenticator(keys, issuers, limiter, failed_attempts=settings.failed_attempts, clock=clock)
-    events = EventsPage(services, authenticator, remotes_of(upstreams.values(), signer), stopping=stopping)
+    events = EventsPage(services, authenticator, remotes_of(upstreams.values()), stopping=stopping)
     app = GatewayApp(
         upstreams,
         authenticator,
         limiter,
-        signer,
         journal,
         _options(settings),
         settler=TokenSettler(upstreams["marga"], limiter) if any(rule.tokens for rule in settings.limits) else None,
@@ -211,7 +209,7 @@ async def _owning(services: Services, path: Path) -> AsyncIterator[Callable[[], 
     open_secret_once(services)
     limiter = make_limiter(services)
     local = limiter if isinstance(limiter, LocalLimiter) else LocalLimiter(services.clock)
-    upstreams = dict(_upstreams(services, PrincipalSigner(_secret(services), services.clock)))
+    upstreams = dict(_upstreams(services))
     end = OwnerEnd()
     LimitOwner(end, limiter, local.counters)
     breakers = BreakerOwner(end, upstreams, _options(services.settings.gateway).check_interval)
@@ -248,34 +246,30 @@ def _secret(services: Services) -> bytes:
     return given_secret(value)
 
 
-def _upstreams(services: Services, signer: PrincipalSigner) -> Iterator[tuple[str, Upstream]]:
+def _upstreams(services: Services) -> Iterator[tuple[str, Upstream]]:
     settings = services.settings.gateway.upstreams
+    own = PrincipalSigner(_secret(services), services.clock)
     for name, port in _PORTS.items():
         one = getattr(settings, name)
-        key = None
-        if one.api_key_env is not None and (key := services.loaded.environment.value(one.api_key_env)) is None:
-            raise ConfigError(
-                f"gateway.upstreams.{name} names {one.api_key_env}, which is not set.",
-                hint=f"export {one.api_key_env}=...",
-            )
-        timeouts = Timeouts(one.connect, one.first_byte, one.idle)
+        key = _of_environment(services, name, one.api_key_env)
+        secret = _of_environment(services, name, one.principal_key_env)
+        # A component with a key of its own shares our secret only where that is said: else it would refuse our word.
+        signer = own if key is None else None
+        if secret is not None:
+            signer = PrincipalSigner(given_secret(secret), services.clock)
         url = one.url or f"http://127.0.0.1:{port}"
-        signed = partial(_own_word, signer, name)
-        yield (
-            name,
-            Upstream(
-                name,
-                url,
-                key=key,
-                credentials=signed if key is None else bytes,
-                timeouts=timeouts,
-                clock=services.clock,
-            ),
+        timeouts = Timeouts(one.connect, one.first_byte, one.idle)
+        yield name, Upstream(name, url, key=key, signer=signer, timeouts=timeouts, clock=services.clock)
+
+
+def _of_environment(services: Services, name: str, variable: str | None) -> str | None:
+    if variable is None:
+        return None
+    if (value := services.loaded.environment.value(variable)) is None:
+        raise ConfigError(
+            f"gateway.upstreams.{name} names {variable}, which is not set.", hint=f"export {variable}=..."
         )
-
-
-def _own_word(signer: PrincipalSigner, component: str) -> bytes:
-    return f"{PRINCIPAL_HEADER}: {signer.sign(Principal('gateway'), component)}\r\n".encode()
+    return value
 
 
 def _options(settings: GatewaySettings) -> Options:
@@ -284,6 +278,8 @@ def _options(settings: GatewaySettings) -> Options:
         proxies=settings.proxies,
         origins=frozenset(_origin(origin) for origin in settings.cors_origins),
         max_body=settings.max_body,
+        max_push_body=settings.max_push_body,
+        failed_attempts=settings.failed_attempts,
         body_timeout=settings.body_timeout,
         send_timeout=settings.send_timeout,
         keep_requests=settings.keep_requests,

@@ -10,8 +10,8 @@ from typing import Any, TypeAlias
 
 from avyay.clock import SYSTEM_CLOCK, Clock
 from avyay.errors import AvyayError
-from avyay.principal import PRINCIPAL_HEADER, PrincipalSigner
-from avyay.serve.gateway.auth import Identity
+from avyay.principal import PRINCIPAL_HEADER
+from avyay.serve.gateway.auth import Identity, address_of
 from avyay.serve.gateway.heads import header_text, length_of, trace_of
 from avyay.serve.gateway.limits import Claim, Limiter, Rule, Verdict, claims_for, estimated, limit_headers
 from avyay.serve.gateway.record import Record
@@ -27,7 +27,7 @@ from avyay.serve.gateway.replies import Refusal, refusal_of
 from avyay.serve.gateway.routes import Route
 from avyay.serve.gateway.settle import TokenSettler
 
-__all__ = ["CutError", "Forwarder", "Request"]
+__all__ = ["CutError", "Forwarder", "Options", "Request"]
 
 Scope: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -37,6 +37,22 @@ Header: TypeAlias = tuple[bytes, bytes]
 _NO_LIMITS = Verdict()
 _SWEEP = 1.0
 _MOST_CLAIMS = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the configuration says of every request."""
+
+    rules: tuple[Rule, ...] = ()
+    proxies: tuple[str, ...] = ()
+    origins: frozenset[bytes] = frozenset()
+    max_body: int = 32_000_000
+    max_push_body: int = 2_000_000
+    failed_attempts: int = 20
+    body_timeout: float = 30.0
+    send_timeout: float = 120.0
+    check_interval: float = 5.0
+    keep_requests: float = 3_024_000.0
 
 
 @dataclass(slots=True)
@@ -78,12 +94,8 @@ class Forwarder:
         self,
         upstreams: Mapping[str, Upstream],
         limiter: Limiter,
-        signer: PrincipalSigner,
+        options: Options,
         *,
-        rules: tuple[Rule, ...],
-        max_body: int,
-        body_timeout: float,
-        send_timeout: float,
         settler: TokenSettler | None = None,
         limited: Callable[[str], None] = lambda unit: None,
         clock: Clock = SYSTEM_CLOCK,
@@ -91,11 +103,7 @@ class Forwarder:
         self.passages: set[Passage] = set()
         self._upstreams = upstreams
         self._limiter = limiter
-        self._signer = signer
-        self._rules = rules
-        self._max_body = max_body
-        self._body_timeout = body_timeout
-        self._send_timeout = send_timeout
+        self._options = options
         self._settler = settler
         self._limited = limited
         self._clock = clock
@@ -110,9 +118,12 @@ class Forwarder:
             CutError: the answer ended before its end.
         """
         length = length_of(request.scope["headers"])
-        if length is not None and int(length) > self._max_body:
-            raise self._too_large()
-        claims, verdict, lease, taken = await self._acquire(request, length)
+        most = self._most(request)
+        if length is not None and int(length) > most:
+            raise _too_large(most)
+        if request.identity is None:
+            return await self._stranger(request, length)
+        claims, verdict, lease, taken = await self._acquire(request, request.identity, length)
         try:
             request.record.passes()
             return await self._pass(request, length, verdict, taken)
@@ -122,6 +133,36 @@ class Forwarder:
             if claims and self._settler is not None:
                 self._settler.settle(claims, taken, request.record.decision)
 
+    async def _stranger(self, request: Request, length: bytes | None) -> int:
+        """Pass on what needs no key, because its component checks a signature: as slowly as guesses of a key."""
+        address = address_of(request.scope, self._options.proxies)
+        attempt = Claim(f"failures|push|{address}", "failures", "requests", self._options.failed_attempts)
+        taken = self._clock.now()
+        try:
+            # Taken before the look and given back when it was good: a row of guesses cannot race past the limit.
+            verdict = await self._limiter.acquire((attempt,), "")
+        except AvyayError as error:
+            raise refusal_of(error, 503, (b"retry-after", b"1")) from None
+        if verdict.refused is not None:
+            self._limited("requests")
+            raise Refusal(
+                429,
+                "Too much that was refused came from this address.",
+                code="too_many_failures",
+                hint="Wait a minute.",
+                headers=((b"retry-after", b"60"),),
+            )
+        status = 499  # who hangs up has tried
+        try:
+            status = await self._pass(request, length, _NO_LIMITS, taken)
+        except Refusal as refusal:
+            status = refusal.status
+            raise
+        finally:
+            if not 400 <= status < 500:
+                await self._limiter.settle(attempt, -1, taken)
+        return status
+
     async def sweep(self) -> None:
         """End what has not moved for too long: a body that does not come, a caller that does not read."""
         clock = asyncio.get_running_loop().time
@@ -130,9 +171,9 @@ class Forwarder:
             now = clock()
             for passage in list(self.passages):
                 quiet = now - passage.progress
-                if passage.waiting_for_body and not passage.started and quiet > self._body_timeout:
+                if passage.waiting_for_body and not passage.started and quiet > self._options.body_timeout:
                     passage.stop("body")
-                elif passage.sending and quiet > self._send_timeout:
+                elif passage.sending and quiet > self._options.send_timeout:
                     passage.stop("send")
 
     async def _pass(self, request: Request, length: bytes | None, verdict: Verdict, taken: float) -> int:
@@ -147,17 +188,18 @@ class Forwarder:
             return response_headers(raw, own, limits=bool(verdict.standings))
 
         headers: list[Header] = request.scope["headers"]
-        if upstream.authorization and identity is not None and identity.customer is not None:
+        if upstream.signer is None and identity is not None and identity.customer is not None:
             headers = [header for header in headers if header[0] != b"x-avyay-customer"]  # the key says whose it is
         method, query = request.scope["method"], request.scope["query_string"]
         head = request_head(method, route.target, query, headers, self._added(request, upstream))
         now = asyncio.get_running_loop().time()
-        passage = Passage(request.receive, request.record.send, body_limit=self._max_body, now=now)
+        most = self._most(request)
+        passage = Passage(request.receive, request.record.send, body_limit=most, now=now)
         self.passages.add(passage)
         try:
             await passage.run(upstream, head, length, decorate)
         except BodyTooLargeError:
-            raise self._too_large() from None
+            raise _too_large(most) from None
         except CallerGoneError:
             if passage.abort == "body" and not passage.started:
                 raise Refusal(
@@ -173,11 +215,11 @@ class Forwarder:
             self.passages.discard(passage)
         return passage.status
 
-    async def _acquire(self, request: Request, length: bytes | None) -> tuple[tuple[Claim, ...], Verdict, str, float]:
+    async def _acquire(
+        self, request: Request, identity: Identity, length: bytes | None
+    ) -> tuple[tuple[Claim, ...], Verdict, str, float]:
         """What the request takes of its caller's limits: the claims, how they stand, what to give back, since when."""
-        route, identity = request.route, request.identity
-        if not self._rules or identity is None:
-            return (), _NO_LIMITS, "", 0.0
+        route = request.route
         claims = self._claims_of(route, identity)
         if not claims:
             return (), _NO_LIMITS, "", 0.0
@@ -207,7 +249,7 @@ class Forwarder:
         claims = self._claims.get(known)
         if claims is None:
             key, tier = identity.key, identity.tier
-            claims = claims_for(self._rules, key=key, tier=tier, component=route.component, scope=route.scope)
+            claims = claims_for(self._options.rules, key=key, tier=tier, component=route.component, scope=route.scope)
             if len(self._claims) > _MOST_CLAIMS:
                 self._claims.clear()
             self._claims[known] = claims
@@ -217,13 +259,13 @@ class Forwarder:
         """The headers that are the gateway's to say."""
         scope, identity = request.scope, request.identity
         lines = [upstream.host, b"x-request-id: ", request.id.encode(), b"\r\n"]
-        if upstream.authorization:  # it shares no secret with us: our word would be refused, its key is not
+        if identity is not None:  # a stranger is lent no key, and nobody vouches for him
             lines.append(upstream.authorization)
-            if identity is not None and identity.customer is not None:
+            if upstream.signer is not None:
+                signed = upstream.signer.sign(identity.principal, request.route.component)
+                lines += [PRINCIPAL_HEADER.encode(), b": ", signed.encode(), b"\r\n"]
+            elif identity.customer is not None:
                 lines += [b"x-avyay-customer: ", header_text(identity.customer), b"\r\n"]
-        elif identity is not None:
-            signed = self._signer.sign(identity.principal, request.route.component)
-            lines += [PRINCIPAL_HEADER.encode(), b": ", signed.encode(), b"\r\n"]
         client = scope.get("client")
         if client:
             lines += [b"x-forwarded-for: ", str(client[0]).encode("latin-1", "replace"), b"\r\n"]
@@ -238,14 +280,19 @@ class Forwarder:
                 lines += [b"tracestate: ", b",".join(state), b"\r\n"]
         return b"".join(lines)
 
-    def _too_large(self) -> Refusal:
-        return Refusal(
-            413,
-            f"The body is larger than {self._max_body} bytes.",
-            code="request_too_large",
-            hint="The limit is gateway.max_body.",
-            headers=((b"connection", b"close"),),
-        )
+    def _most(self, request: Request) -> int:
+        """Bytes its body may have."""
+        return self._options.max_body if request.identity is not None else self._options.max_push_body
+
+
+def _too_large(most: int) -> Refusal:
+    return Refusal(
+        413,
+        f"The body is larger than {most} bytes.",
+        code="request_too_large",
+        hint="The limit is gateway.max_body; of a webhook's, gateway.max_push_body.",
+        headers=((b"connection", b"close"),),
+    )
 
 
 async def _say_cut(send: Send, refusal: Refusal, route: Route) -> None:

@@ -147,6 +147,7 @@ class _Pages:
             until=self._clock.now(),
             key=key,
             kept=self._app.options.keep_requests,
+            known=router.signer is not None,
         )
         return await self._json(scope, send, 200, found.data(), request_id)
 

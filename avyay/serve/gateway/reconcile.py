@@ -7,7 +7,7 @@ by one; by numbers alone only where there are too many to be fetched from anothe
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
@@ -42,6 +42,7 @@ _DAY = 86_400.0
 _MARGIN = 3_600.0  # seconds by which the router may begin after the gateway, for a body that takes its time
 _SETTLE = 0.3  # seconds after which both have written what they know
 _PAGE = 20_000
+_ANONYMOUS = "The router does not know who calls: gateway.upstreams.marga.principal_key_env would tell it."
 _MOST = 400_000  # decisions fetched from another process
 
 
@@ -178,7 +179,14 @@ class Comparison:
 
 
 def compare(
-    reader: UsageReader, ledger: Ledger | None, *, days: int, until: float, key: str | None, kept: float
+    reader: UsageReader,
+    ledger: Ledger | None,
+    *,
+    days: int,
+    until: float,
+    key: str | None,
+    kept: float,
+    known: bool = True,
 ) -> Comparison:
     """Compare what the gateway has counted with the router's ledger. Blocks.
 
@@ -188,6 +196,8 @@ def compare(
         until: Now.
         key: Only this caller's.
         kept: Seconds the gateway keeps single requests.
+        known: Whether the router knows callers by the gateway's word. Else its ledger has them all under one key: they
+            are compared all the same, but nobody can be told what his own have cost.
     """
     since = start_of(days, until)
     rows = reader.days(since=day_text(since), key=key)
@@ -196,14 +206,18 @@ def compare(
     try:
         calls = ledger.usage(since=since, key=key)
         begin = max(since, until - kept)
-        differences, by = _differences(reader, ledger, begin, until, key, rows, calls)
+        asked = key if known else None
+        differences, by = _differences(reader, ledger, begin, until, (key, asked), rows, calls, by_key=known)
         if not all(one.agrees for one in differences):
             # Both write in groups: what ended a moment ago may so far stand with one of them only.
             time.sleep(_SETTLE)
-            differences, by = _differences(reader, ledger, begin, until, key, rows, calls)
+            differences, by = _differences(reader, ledger, begin, until, (key, asked), rows, calls, by_key=known)
     except AvyayError as error:
         return Comparison(since, rows, None, None, error.message)
-    return Comparison(since, rows, calls, differences, by=by, from_=begin if by == "decision" else since)
+    from_ = begin if by == "decision" else since
+    if not known and key is not None:
+        return Comparison(since, rows, None, differences, _ANONYMOUS, by=by, from_=from_)
+    return Comparison(since, rows, calls, differences, by=by, from_=from_)
 
 
 def _differences(
@@ -211,19 +225,21 @@ def _differences(
     ledger: Ledger,
     since: float,
     until: float,
-    key: str | None,
+    keys: tuple[str | None, str | None],
     rows: Sequence[UsageRow],
     calls: Iterable[Mapping[str, Any]],
+    *,
+    by_key: bool,
 ) -> tuple[list[Difference], Literal["decision", "count"]]:
     known = {row.key for row in rows}  # calls that never came through the gateway have keys that it does not know
     gone = reader.gone(since=since, until=until)
     early = since - _MARGIN
-    seen = reader.decisions(since=early, until=until, key=key)
+    seen = reader.decisions(since=early, until=until, key=keys[0])
     try:
-        kept = ledger.decisions(since=early, until=until, key=key)
-        return reconcile(seen, (one for one in kept if one[1] in known), gone=gone, since=since), "decision"
+        kept = ledger.decisions(since=early, until=until, key=keys[1])
+        return reconcile(seen, kept, known=known, gone=gone, since=since), "decision"
     except UsageError as error:
-        if error.code != "too_many":
+        if error.code != "too_many" or not by_key:
             raise
     counted: dict[str, int] = {}
     for row in calls:
@@ -236,15 +252,15 @@ def reconcile(
     seen: Iterable[Decision],
     ledger: Iterable[Decision],
     *,
+    known: Set[str] | None = None,
     gone: Mapping[str, int] | None = None,
     since: float = 0.0,
     examples: int = 5,
 ) -> list[Difference]:
     """Compare one by one: what the gateway saw with what the router wrote, both by id.
 
-    Leave calls that never came through the gateway out of `ledger`: their keys are not the gateway's.
-
     Args:
+        known: The gateway's keys: calls under other ones, which it has not seen, never came through it. None: all are.
         since: What began earlier is there to be found, not to be counted: the two may begin on different days.
     """
     both: dict[str, list[Any]] = {}  # key -> gateway, ledger, missing, unseen, examples
@@ -266,7 +282,8 @@ def reconcile(
             note(one, 0, 2)
             one = next(left, None)
         elif one is None or other[0] < one[0]:
-            note(other, 1, 3)
+            if known is None or other[1] in known:
+                note(other, 1, 3)
             other = next(right, None)
         else:
             note(one, 0, 1)

@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 from avyay.clock import SYSTEM_CLOCK, Clock
 from avyay.log import get_logger
 from avyay.marga.transport import Deadline, Endpoint, Transport, TransportError
+from avyay.principal import PRINCIPAL_HEADER, Principal, PrincipalSigner
 from avyay.resilience.backoff import Backoff
 from avyay.resilience.breaker import Breaker, BreakerPolicy, Outcome, Transition
 from avyay.serve.gateway.replies import Refusal
@@ -74,7 +75,7 @@ class Upstream:
 
     Args:
         key: What the component asks callers for.
-        credentials: Makes the header lines that name the gateway itself, for questions of its own.
+        signer: Signs who calls, with a secret that the component shares; None where it shares none.
     """
 
     def __init__(
@@ -83,7 +84,7 @@ class Upstream:
         url: str,
         *,
         key: str | None = None,
-        credentials: Callable[[], bytes] = bytes,
+        signer: PrincipalSigner | None = None,
         timeouts: Timeouts | None = None,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
@@ -94,7 +95,7 @@ class Upstream:
         host = url.partition("://")[2]
         self.host = b"host: " + host.encode() + b"\r\n"
         self.authorization = b"" if key is None else b"authorization: Bearer " + key.encode() + b"\r\n"
-        self._credentials = credentials
+        self.signer = signer
         self.breaker = Breaker(BreakerPolicy(recovery_timeout=5.0))
         self.reporter: Callable[[Outcome], None] | None = None  # who keeps the breaker, when another process does
         self.news: Callable[[Transition | None], None] | None = None  # told after each look, and of each change
@@ -145,6 +146,16 @@ class Upstream:
         if is_open:
             self.breaker.trip(now, reason)
 
+    def own_word(self) -> dict[str, str]:
+        """Headers that name the gateway itself, for questions of its own."""
+        found = {}
+        if self.authorization:
+            name, _, value = self.authorization.decode().strip().partition(": ")
+            found[name] = value
+        if self.signer is not None:
+            found[PRINCIPAL_HEADER] = self.signer.sign(Principal("gateway"), self.name)
+        return found
+
     async def get(self, target: str, *, patience: float) -> tuple[int, bytes]:
         """Ask the component something on the gateway's own behalf.
 
@@ -153,7 +164,9 @@ class Upstream:
         """
         deadline = Deadline()
         deadline.start(patience)
-        head = f"GET {target} HTTP/1.1\r\n".encode("ascii") + self.host + self.authorization + self._credentials()
+        head = f"GET {target} HTTP/1.1\r\n".encode("ascii") + self.host
+        for name, value in self.own_word().items():
+            head += f"{name}: {value}\r\n".encode()
         try:
             reply = await self.transport.exchange(self.endpoint, head + b"\r\n", deadline)
             return reply.status, await reply.read()

@@ -14,7 +14,6 @@ from starlette.responses import Response
 from avyay.errors import AuthError
 from avyay.events.build import open_follower
 from avyay.events.follow import Follower, Remote
-from avyay.principal import PRINCIPAL_HEADER, Principal, PrincipalSigner
 from avyay.serve.events import EventFeed
 from avyay.serve.gateway.auth import Authenticator, Identity, credential_of
 from avyay.serve.gateway.relay import Upstream
@@ -37,16 +36,9 @@ Receive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send: TypeAlias = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 
-def remotes_of(upstreams: Iterable[Upstream], signer: PrincipalSigner) -> list[Remote]:
-    """The components as homes to follow; the gateway asks in its own name, or with the key the component wants."""
-
-    def headers(one: Upstream) -> dict[str, str]:
-        name, _, value = one.authorization.decode().strip().partition(": ")
-        if name:
-            return {name: value}
-        return {PRINCIPAL_HEADER: signer.sign(Principal("gateway"), one.name)}
-
-    return [Remote(one.name, one.url, lambda one=one: headers(one)) for one in upstreams]  # type: ignore[misc]
+def remotes_of(upstreams: Iterable[Upstream]) -> list[Remote]:
+    """The components as homes to follow; the gateway asks in its own name."""
+    return [Remote(one.name, one.url, one.own_word) for one in upstreams]
 
 
 class EventsPage:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,7 +17,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from avyay.errors import AvyayError, UsageError
 from avyay.events.build import open_home, open_pump, open_reader
 from avyay.events.pump import Pump
-from avyay.events.reader import Batch, Cursor, EventReader
+from avyay.events.reader import Batch, Cursor, EventReader, matches
 from avyay.log import get_logger
 from avyay.serve.run import Stopping
 
@@ -29,6 +30,8 @@ LOOK = 0.25  # seconds between two looks at the outboxes, while somebody listens
 KEEP_ALIVE = 15.0
 MOST_STREAMS = 200
 PAGE = 100
+_PIECE = 32_768  # bytes
+_LOOKS_KEPT = 16
 _MOST_NAMES = 20
 _HEADERS = {"cache-control": "no-store", "x-accel-buffering": "no"}
 
@@ -44,6 +47,41 @@ class _View:
 
     def read(self, cursor: Cursor, limit: int) -> Batch:
         return self.reader.read(cursor, limit, self.names, within=self.within)
+
+
+@dataclass(frozen=True, slots=True)
+class _News:
+    """What follows a place, written for the wire once for all who stand there."""
+
+    frames: tuple[tuple[str, bytes], ...]
+    cursor: Cursor
+    missed: Mapping[str, int]
+
+    def pieces(self, view: _View) -> Iterator[bytes]:
+        """The frames a caller wants and may see, several in a piece."""
+        gathered, size = [], 0
+        for name, frame in self.frames:
+            if matches(name, view.names) and matches(name, view.within):
+                gathered.append(frame)
+                size += len(frame)
+                if size >= _PIECE:
+                    yield b"".join(gathered)
+                    gathered, size = [], 0
+        if gathered:
+            yield b"".join(gathered)
+
+
+def _look(reader: EventReader, cursor: Cursor) -> _News:
+    batch = reader.read(cursor, PAGE)
+    frames = (
+        (
+            event.name,
+            b"id: %b\nevent: %b\ndata: %b\n\n"
+            % (str(event.cursor).encode(), event.name.encode(), orjson.dumps(event.body())),
+        )
+        for event in batch.events
+    )
+    return _News(tuple(frames), batch.cursor, batch.missed)
 
 
 class _Stream(StreamingResponse):
@@ -83,6 +121,7 @@ class EventFeed:
         self._ending = asyncio.Event()
         self._news = asyncio.Condition()
         self._seen = 0  # counts looks that found something new
+        self._looks: OrderedDict[tuple[bool, str, int], asyncio.Task[_News]] = OrderedDict()
         self._watching: asyncio.Task[None] | None = None
         self._pump: Pump | None = None
         self._pumping: asyncio.Task[None] | None = None
@@ -199,22 +238,35 @@ class EventFeed:
             yield f"retry: 2000\nid: {cursor}\n\n".encode()
             while not self._ending.is_set():
                 seen = self._seen
-                batch = await asyncio.to_thread(view.read, cursor, PAGE)
+                news = await self._look_once(view.reader, cursor, seen)
                 if view.still is not None and not await view.still():
                     return
-                if batch.missed:
-                    yield b"event: avyay.events.missed\ndata: " + orjson.dumps(batch.missed) + b"\n\n"
-                for event in batch.events:
-                    yield b"id: %b\nevent: %b\ndata: %b\n\n" % (
-                        str(event.cursor).encode(),
-                        event.name.encode(),
-                        orjson.dumps(event.body()),
-                    )
-                moved, cursor = str(batch.cursor) != str(cursor), batch.cursor
+                if news.missed:
+                    yield b"event: avyay.events.missed\ndata: " + orjson.dumps(news.missed) + b"\n\n"
+                for piece in news.pieces(view):
+                    yield piece
+                moved, cursor = str(news.cursor) != str(cursor), news.cursor
                 if not moved and not await self._more(seen):
                     yield b": still here\n\n"
         finally:
             self.streams -= 1
+
+    async def _look_once(self, reader: EventReader, cursor: Cursor, seen: int) -> _News:
+        """What follows a cursor; those who stand at the same place after the same news share one look at the disk.
+
+        A look that began before news came could miss it, so `seen` is part of what they share.
+        """
+        key = (reader is self._own, str(cursor), seen)
+        task = self._looks.get(key)
+        if task is None:
+            task = self._looks[key] = asyncio.create_task(asyncio.to_thread(_look, reader, cursor))
+            if len(self._looks) > _LOOKS_KEPT:
+                self._looks.popitem(last=False)
+        try:
+            return await asyncio.shield(task)
+        except Exception:
+            self._looks.pop(key, None)
+            raise
 
     async def _more(self, seen: int) -> bool:
         """Wait until something is new; False after a silence."""

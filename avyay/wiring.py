@@ -336,6 +336,16 @@ class Services:
 
         return forward_history(self.open_queue, folder / "events.db")
 
+    def engine_queues_told(self) -> frozenset[str]:
+        """The queues whose history this home tells of itself, and need not hear of from others.
+
+        Raises:
+            AvyayError: it cannot be read.
+        """
+        from avyay.engine.forward import queues_told
+
+        return queues_told(self.paths.data / "engine" / "events.db")
+
     @cached_property
     def knowledge(self) -> Knowledge:
         """What the build engine knows of repositories; runbooks that are indexed are asked as well."""

@@ -29,6 +29,7 @@ def events_of(entry: Entry, title: str, evidence: Sequence[str], origin: str) ->
     """
     about: dict[str, Any] = {
         **{key: value for key, value in entry.data.items() if key not in _PRIVATE},
+        "queue": origin[:12],
         "task": entry.task,
         "title": title[:500],
         "state": entry.after,

@@ -11,7 +11,7 @@ from avyay.engine.announce import events_of
 from avyay.engine.queue import Queue
 from avyay.events.outbox import OUTBOX, append_event
 
-__all__ = ["forward_history"]
+__all__ = ["forward_history", "queues_told"]
 
 _FORWARDED = Schema(
     "engine_forwarded",
@@ -60,3 +60,17 @@ def forward_history(open_queue: Callable[[], Queue], outbox: Path) -> int:
             told += len(entries)
             if len(entries) < _BATCH:
                 return told
+
+
+def queues_told(outbox: Path) -> frozenset[str]:
+    """The queues whose history this home forwards, as `queue` in the data of their events.
+
+    Raises:
+        AvyayError: the file cannot be read.
+    """
+    if not outbox.is_file():
+        return frozenset()
+    with closing(open_database(outbox, read_only=True)) as database, database.errors():
+        if database.execute("SELECT 1 FROM sqlite_master WHERE name = 'forwarded'").fetchone() is None:
+            return frozenset()
+        return frozenset(str(row[0])[:12] for row in database.execute("SELECT queue FROM forwarded"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -62,8 +62,13 @@ def open_reader(paths: Paths, *, own: bool = False) -> EventReader:
     return EventReader(paths.data, own=own, unreadable=unreadable)
 
 
-def open_follower(remotes: Sequence[Remote], settings: EventsSettings, paths: Paths) -> Follower:
+def open_follower(
+    remotes: Sequence[Remote], settings: EventsSettings, paths: Paths, *, told: Callable[[], Collection[str]] = tuple
+) -> Follower:
     """What brings the events of other homes here; needs a running loop.
+
+    Args:
+        told: Shared queues that this home tells of itself.
 
     Raises:
         UsageError: this home's id cannot be kept.
@@ -74,6 +79,7 @@ def open_follower(remotes: Sequence[Remote], settings: EventsSettings, paths: Pa
         open_home(paths),
         lambda: FollowedStore(paths.component("gateway") / "followed.db", keep=keep),
         lock=paths.runtime / "events-follow.lock",
+        told=told,
     )
 
 

@@ -10,12 +10,13 @@ import asyncio
 import os
 import random
 import re
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import httpx2
+import orjson
 
 from avyay.clock import SYSTEM_CLOCK
 from avyay.errors import AvyayError
@@ -69,6 +70,7 @@ class Follower:
         store: Opens what is kept; called once this one follows.
         lock: The lock's file.
         backoff: Between two tries to reach a component.
+        told: Queues (`queue` in an event's data) that several homes share, and this one tells of itself.
         jitter: Random numbers in [0, 1).
         now: Unix seconds.
     """
@@ -83,12 +85,13 @@ class Follower:
         quiet: float = _QUIET,
         again: float = _AGAIN,
         backoff: Backoff = _BACKOFF,
+        told: Callable[[], Collection[str]] = tuple,
         jitter: Callable[[], float] = random.random,
         now: Callable[[], float] = SYSTEM_CLOCK.now,
     ) -> None:
         self._remotes, self._own, self._open, self._lock = remotes, own, store, lock
         self._quiet, self._again, self._backoff, self._jitter = quiet, again, backoff, jitter
-        self._now = now
+        self._now, self._told = now, told
         self._stopping = asyncio.Event()
         self._homes: dict[str, asyncio.Lock] = {}
         self._log = get_logger("events")
@@ -185,6 +188,7 @@ class Follower:
 
     async def _keep(self, store: FollowedStore, remote: Remote, home: str, frames: Sequence[_Frame]) -> None:
         cursor, events = None, []
+        told = await asyncio.to_thread(self._told)
         for frame in frames:
             if frame.name == "avyay.events.missed":
                 self._log.warning(
@@ -196,7 +200,7 @@ class Follower:
                 if event is None:
                     self.garbled += 1
                     self._log.warning("no_event", name=remote.name)
-                else:
+                elif not (told and orjson.loads(event[3]).get("queue") in told):
                     events.append(event)
             cursor = frame.id if frame.id is not None else cursor
         if cursor is not None:

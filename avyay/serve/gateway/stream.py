@@ -72,7 +72,10 @@ class EventsPage:
             AvyayError: a receiver is configured that cannot work.
         """
         await self._feed.start()
-        self._follower = open_follower(self._remotes, self._services.settings.events, self._services.paths)
+        services = self._services
+        self._follower = open_follower(
+            self._remotes, services.settings.events, services.paths, told=services.engine_queues_told
+        )
         self._following = asyncio.create_task(self._follower.run())
 
     async def stop(self) -> None:

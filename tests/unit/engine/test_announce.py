@@ -14,7 +14,7 @@ from outbox import told
 
 from avyay.clock import FakeClock
 from avyay.engine.announce import events_of
-from avyay.engine.forward import forward_history
+from avyay.engine.forward import forward_history, queues_told
 from avyay.engine.nodes.base import Control, Node, Order, Report
 from avyay.engine.presence import Presence
 from avyay.engine.queue import Queue
@@ -89,7 +89,9 @@ class TestASharedHistory:
             reader.close()
         assert first == second
         assert len(set(first)) == 1_102
-        assert told(homes[0])[-1][0] == "engine.task.cancelled"
+        name, data = told(homes[0])[-1]
+        assert (name, data["queue"] in queues_told(homes[0])) == ("engine.task.cancelled", True)
+        assert queues_told(tmp_path / "nothing.db") == frozenset()
 
     def test_what_was_told_before_a_crash_is_not_told_again(self, place: Path | str, tmp_path: Path) -> None:
         """The place reached is kept in the transaction of the events; without it the ids would still be the same."""

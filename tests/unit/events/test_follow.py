@@ -89,7 +89,9 @@ async def serving(*homes: Home) -> AsyncIterator[None]:
             await server.wait_closed()
 
 
-def make_follower(folder: Path, *homes: Home, own: str = "b" * 24, quiet: float = 5.0) -> Follower:
+def make_follower(
+    folder: Path, *homes: Home, own: str = "b" * 24, quiet: float = 5.0, told: Sequence[str] = ()
+) -> Follower:
     return Follower(
         [Remote(f"c{n}", home.url, lambda: {"x-key": "k"}) for n, home in enumerate(homes)],
         own,
@@ -98,6 +100,7 @@ def make_follower(folder: Path, *homes: Home, own: str = "b" * 24, quiet: float 
         quiet=quiet,
         again=0.02,
         backoff=QUICK,
+        told=lambda: told,
     )
 
 
@@ -107,12 +110,12 @@ async def until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.005)
 
 
-def follow(folder: Path, condition: Callable[[], bool], *homes: Home, quiet: float = 5.0) -> Follower:
+def follow(folder: Path, condition: Callable[[], bool], *homes: Home, **options: Any) -> Follower:
     """Follow until the condition holds."""
 
     async def main() -> Follower:
         async with serving(*homes):
-            follower = make_follower(folder, *homes, quiet=quiet)
+            follower = make_follower(folder, *homes, **options)
             task = asyncio.create_task(follower.run())
             await until(condition)
             follower.stop()
@@ -180,6 +183,12 @@ def test_what_was_pruned_there_before_it_was_followed_is_told(tmp_path: Path) ->
     follow(tmp_path, lambda: len(told(tmp_path / "gateway" / "followed.db")) == 2, Home([missed, event(9)]))
     name, data = told(tmp_path / "gateway" / "followed.db")[0]
     assert (name, data) == ("gateway.events.missed", {"component": "c0", "outboxes": {"rag": 3}})
+
+
+def test_a_queue_that_both_homes_work_on_is_told_by_each_itself(tmp_path: Path) -> None:
+    shared, other = event(1, "engine.task.added", queue="ours"), event(2, "engine.task.added", queue="theirs")
+    follow(tmp_path, lambda: 3 in kept(tmp_path), Home([shared, other, event(3)]), told=["ours"])
+    assert kept(tmp_path) == [2, 3]
 
 
 def test_a_frame_without_end_is_cut_off(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import http.client
 import json
 import os
@@ -20,6 +21,7 @@ from typing import Any
 import pytest
 import yaml
 from daemon import Served, services_in, wait_for
+from receiver import Receiver
 
 from avyay.events.reader import Cursor, EventReader, Recorded
 from avyay.ports import Event
@@ -151,3 +153,80 @@ def test_a_gateway_killed_while_it_follows(tmp_path: Path) -> None:
 @pytest.mark.soak
 def test_a_gateway_killed_while_it_follows_many_times(tmp_path: Path) -> None:
     check_following(tmp_path, 20)
+
+
+PUMP = """
+import asyncio, sys
+from pathlib import Path
+from avyay.config import Environment
+from avyay.events.build import open_pump
+from avyay.wiring import open_services
+import os
+services = open_services(config_file=Path(sys.argv[1]), environment=Environment(dict(os.environ)))
+async def main():
+    pump = open_pump(services.settings.events, services.paths, services.loaded.environment)
+    print("ready", flush=True)
+    await pump.run()
+asyncio.run(main())
+"""
+
+
+def whole(receiver: Receiver) -> list[tuple[dict[str, str], bytes]]:
+    """What came to its end: a sender that is killed may leave a piece."""
+    return [(headers, body) for headers, body in receiver.got if len(body) == int(headers["content-length"])]
+
+
+def check_deliveries(folder: Path, rounds: int) -> None:
+    """Killed between a receipt and its record, it sends a message again, with its id; never not at all."""
+    home = folder / "home"
+    with Receiver() as receiver:
+        hook = {"name": "ops", "url": receiver.url, "secret_env": "SECRET"}
+        services = services_in(folder, {"events": {"webhooks": [hook], "keep": 1_000_000}})
+        secret = "whsec_" + base64.b64encode(b"s" * 24).decode()
+        environment = {"AVYAY_HOME": str(home), "PYTHONPATH": os.pathsep.join(sys.path), "SECRET": secret}
+        command = [sys.executable, "-c", PUMP, str(folder / "events.yaml")]
+        published = 0
+
+        def run() -> subprocess.Popen[bytes]:
+            process = subprocess.Popen(command, env={**os.environ, **environment}, stdout=subprocess.PIPE)
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"ready\n"
+            return process
+
+        def end(process: subprocess.Popen[bytes]) -> None:
+            process.kill()
+            process.wait(30)
+            assert process.stdout is not None
+            process.stdout.close()
+
+        first = run()
+        wait_for(lambda: (home / "data" / "events" / "deliveries.db").exists())
+        services.events.publish_now(Event("rag.job.ended", {"n": -1}))
+        receiver.wait(lambda: bool(receiver.got))  # from here on it is told of everything
+        end(first)
+        for number in range(rounds):
+            process = run()
+            for _ in range(20):
+                services.events.publish_now(Event("rag.job.ended", {"n": published}))
+                published += 1
+            before = len(receiver.got)
+            receiver.wait(lambda before=before: len(receiver.got) > before + 3)  # type: ignore[misc]
+            time.sleep(0.002 * (number % 10))
+            end(process)
+        process = run()
+        receiver.wait(lambda: len({body for _, body in whole(receiver)}) == published + 1, 60)
+        end(process)
+        services.close()
+        ids = {headers["webhook-id"] for headers, _ in whole(receiver)}
+        numbers = {json.loads(body)["data"]["n"] for _, body in whole(receiver)}
+    assert numbers == set(range(-1, published))
+    assert len(ids) == published + 1
+
+
+def test_what_delivers_killed_while_it_delivers(tmp_path: Path) -> None:
+    check_deliveries(tmp_path, 2)
+
+
+@pytest.mark.soak
+def test_what_delivers_killed_while_it_delivers_many_times(tmp_path: Path) -> None:
+    check_deliveries(tmp_path, 25)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from mcp.server.fastmcp import FastMCP
 
-    from avyay.config.schema import RankingSettings, RerankSettings
+    from avyay.config.rag import RankingSettings, RerankSettings
     from avyay.engine.desk import Desk
     from avyay.engine.generate.service import TaskGenerator
     from avyay.engine.knowledge.service import Knowledge

@@ -16,7 +16,7 @@ import orjson
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from avyay.clock import SYSTEM_CLOCK
-from avyay.config.schema import CacheSettings, MargaSettings, PiiRuleSettings, PiiSettings
+from avyay.config.marga import CacheSettings, MargaSettings, PiiRuleSettings, PiiSettings
 from avyay.marga.cache_store import MemoryCache
 from avyay.marga.caching import AnswerCache
 from avyay.marga.complexity import score

@@ -13,7 +13,7 @@ import statistics
 import time
 from collections.abc import Callable
 
-from avyay.config.schema import MargaSettings
+from avyay.config.marga import MargaSettings
 from avyay.marga.catalogue import bundled_catalogue
 from avyay.marga.router import Router
 from avyay.marga.store import MemoryStore

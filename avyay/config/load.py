@@ -18,7 +18,8 @@ from pydantic import BaseModel, ValidationError
 from pydantic_settings import InitSettingsSource, PydanticBaseSettingsSource
 
 from avyay.config.environment import Environment
-from avyay.config.schema import MargaSettings, Settings
+from avyay.config.marga import MargaSettings
+from avyay.config.schema import Settings
 from avyay.config.trust import is_trusted
 from avyay.config.yaml_file import KeyPath, YamlFile, read_yaml_file
 from avyay.errors import ConfigError

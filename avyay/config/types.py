@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from avyay.errors import AvyayError
 
-__all__ = ["Fraction", "Name", "Port", "Seconds", "Section", "Usd", "Workers", "project_safe"]
+__all__ = ["Fraction", "Name", "Port", "Seconds", "Section", "Severity", "Tier", "Usd", "Workers", "project_safe"]
 
 _DURATION = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)?\s*$")
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -45,6 +45,8 @@ def parse_amount(value: Any) -> Any:
 Usd = Annotated[str, BeforeValidator(parse_amount)]
 Port = Annotated[int, Field(ge=0, le=65535)]
 Workers = Annotated[int, Field(ge=1, le=64)]
+Tier = Literal["local", "medium", "premium"]
+Severity = Literal["critical", "high", "medium", "low", "info"]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 
 

@@ -12,7 +12,7 @@ from avyay.embed.types import EmbedderOptions
 from avyay.errors import AuthError, ConfigError, DependencyError
 
 if TYPE_CHECKING:
-    from avyay.config.schema import EmbedderSettings
+    from avyay.config.rag import EmbedderSettings
     from avyay.ports import Embedder
 
 __all__ = ["ENTRY_POINTS", "configured_embedder", "embedder_names", "open_embedder"]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from avyay.clock import SYSTEM_CLOCK, Clock
 from avyay.config.environment import Environment
-from avyay.config.schema import EventsSettings
+from avyay.config.events import EventsSettings
 from avyay.errors import AvyayError, UsageError
 from avyay.events.deliveries import Deliveries
 from avyay.events.follow import Follower, Remote

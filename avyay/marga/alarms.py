@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 
 from avyay.clock import Clock
-from avyay.config.schema import AnomalySettings
+from avyay.config.marga import AnomalySettings
 from avyay.errors import AvyayError
 from avyay.log import get_logger
 from avyay.marga.anomalies import Anomaly, Bucket, Sensitivity, filled, find_anomalies

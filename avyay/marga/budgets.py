@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from avyay.clock import Clock
-from avyay.config.schema import BudgetSettings
+from avyay.config.marga import BudgetSettings
 from avyay.errors import PolicyError
 from avyay.ledger import BlockLedger, BudgetExceededError, Draw, Ledger, Scope, daily, monthly
 from avyay.marga.cost import cost_of

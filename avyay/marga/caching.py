@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from avyay.clock import Clock
-from avyay.config.schema import CacheSettings
+from avyay.config.marga import CacheSettings
 from avyay.errors import AvyayError
 from avyay.log import get_logger
 from avyay.marga.cache import Asked, Entry, asked_of, good_enough, keepable, pieces, read_directives, tenant_of, why_not

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import orjson
 
-from avyay.config.schema import ModelSettings
+from avyay.config.marga import ModelSettings
 from avyay.marga.types import Kind, Model, Prices
 from avyay.money import Picodollars, per_million_tokens
 from avyay.ports import Tier

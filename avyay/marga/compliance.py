@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import Literal, TypeAlias
 from urllib.parse import urlsplit
 
-from avyay.config.schema import PiiRuleSettings, PiiSettings
+from avyay.config.marga import PiiRuleSettings, PiiSettings
 from avyay.marga.pii import KINDS, PiiKind
 from avyay.marga.types import Provider
 

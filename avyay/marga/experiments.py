@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias
 
-from avyay.config.schema import ExperimentSettings
+from avyay.config.marga import ExperimentSettings
 from avyay.marga.sequential import Interval, Moments, confidence_sequence, difference_sequence, ratio_mismatch
 from avyay.marga.shadow import share_of
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from urllib.parse import urlsplit
 
 from avyay.config.environment import Environment
-from avyay.config.schema import MargaSettings, ProviderSettings
+from avyay.config.marga import MargaSettings, ProviderSettings
 from avyay.marga.catalogue import (
     USUAL_MODELS,
     Catalogue,

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from avyay.clock import SYSTEM_CLOCK, Clock
-from avyay.config.schema import CircuitBreakerSettings, MargaSettings
+from avyay.config.marga import CircuitBreakerSettings, MargaSettings
 from avyay.errors import AuthError, AvyayError, UsageError
 from avyay.marga.backends import open_backend
 from avyay.marga.backends.base import Backend, dialect_towards

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from avyay.clock import SYSTEM_CLOCK, Clock
 from avyay.config.environment import Environment
-from avyay.config.schema import RakshaSettings
+from avyay.config.raksha import RakshaSettings
 from avyay.paths import Paths
 from avyay.raksha.engines.bandit import BanditEngine
 from avyay.raksha.engines.base import Engine

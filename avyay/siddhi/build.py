@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from avyay.clock import SYSTEM_CLOCK, Clock
 from avyay.config.environment import Environment
-from avyay.config.schema import SiddhiSettings
+from avyay.config.siddhi import SiddhiSettings
 from avyay.errors import AuthError, ConfigError
 from avyay.http import async_client, client
 from avyay.money import parse_usd

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from avyay.config.schema import GatewaySettings
+from avyay.config.serve import GatewaySettings
 from avyay.errors import ConfigError, PolicyError
 from avyay.principal import PrincipalSigner, given_secret, open_secret
 from avyay.serve.console.pages import Console

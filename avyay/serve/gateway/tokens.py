@@ -18,7 +18,7 @@ import jwt
 import orjson
 
 from avyay.clock import SYSTEM_CLOCK, Clock
-from avyay.config.schema import JwtSettings
+from avyay.config.serve import JwtSettings
 from avyay.errors import AuthError, AvyayError, ConfigError, UnreachableError
 from avyay.log import get_logger
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from avyay.config.schema import EmbedderSettings
+from avyay.config.rag import EmbedderSettings
 from avyay.embed.hashing import Hashing
 from avyay.embed.minilm import MiniLM
 from avyay.embed.registry import configured_embedder, embedder_names, open_embedder

@@ -5,7 +5,7 @@ from __future__ import annotations
 import orjson
 import pytest
 
-from avyay.config.schema import MargaSettings
+from avyay.config.marga import MargaSettings
 from avyay.marga.bill import bill_of
 from avyay.marga.catalogue import bundled_catalogue
 from avyay.marga.router import Router

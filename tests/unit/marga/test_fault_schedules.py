@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from virtual_time import VirtualClock, run_virtual
 
-from avyay.config.schema import MargaSettings
+from avyay.config.marga import MargaSettings
 from avyay.marga.backends.fake import FakeAnswer, FakeBackend
 from avyay.marga.envelope import Inbound
 from avyay.marga.gateway import Gateway

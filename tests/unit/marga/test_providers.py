@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from avyay.config.environment import Environment
-from avyay.config.schema import MargaSettings
+from avyay.config.marga import MargaSettings
 from avyay.errors import ConfigError, UsageError
 from avyay.marga.backends import REGISTRY, open_backend
 from avyay.marga.backends.base import Outgoing

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from avyay.config.schema import MargaSettings
+from avyay.config.marga import MargaSettings
 from avyay.marga.router import Router
 from avyay.marga.shared_state import StateMember, StateOwner
 from avyay.marga.sticky import Answered

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from avyay.clock import FakeClock
-from avyay.config.schema import CacheSettings, MargaSettings, PiiRuleSettings, PiiSettings
+from avyay.config.marga import CacheSettings, MargaSettings, PiiRuleSettings, PiiSettings
 from avyay.errors import AvyayError, UnreachableError
 from avyay.marga.backends.fake import FakeAnswer
 from avyay.marga.cache import Directives, Entry, asked_of, good_enough, pieces, read_directives, tenant_of, why_not

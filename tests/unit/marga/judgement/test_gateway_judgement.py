@@ -13,7 +13,7 @@ import pytest
 from outbox import told
 
 from avyay.clock import FakeClock
-from avyay.config.schema import ArmSettings, ExperimentSettings, MargaSettings, PiiRuleSettings, PiiSettings
+from avyay.config.marga import ArmSettings, ExperimentSettings, MargaSettings, PiiRuleSettings, PiiSettings
 from avyay.marga.backends.base import Outgoing
 from avyay.marga.backends.fake import FakeAnswer, FakeBackend
 from avyay.marga.envelope import Inbound, Outbound

@@ -10,7 +10,7 @@ import orjson
 import pytest
 
 from avyay.clock import FakeClock
-from avyay.config.schema import MargaSettings, PiiAnswerSettings, PiiRuleSettings, PiiSettings
+from avyay.config.marga import MargaSettings, PiiAnswerSettings, PiiRuleSettings, PiiSettings
 from avyay.marga.backends.fake import FakeAnswer
 from avyay.marga.envelope import Inbound
 from avyay.marga.gateway import Gateway

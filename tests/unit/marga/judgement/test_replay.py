@@ -11,7 +11,7 @@ import orjson
 import pytest
 
 from avyay.clock import FakeClock
-from avyay.config.schema import MargaSettings, RoutingSettings
+from avyay.config.marga import MargaSettings, RoutingSettings
 from avyay.errors import UsageError
 from avyay.marga.replay import ledger_calls, replay
 from avyay.marga.router import Router

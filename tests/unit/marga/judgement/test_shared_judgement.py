@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from outbox import told
 
 from avyay.clock import FakeClock
-from avyay.config.schema import AnomalySettings, MargaSettings
+from avyay.config.marga import AnomalySettings, MargaSettings
 from avyay.errors import UnreachableError
 from avyay.marga.alarms import AlarmWatch
 from avyay.marga.backends.base import Outgoing

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from pydantic import ValidationError
 
 from avyay.clock import FakeClock
-from avyay.config.schema import JwtSettings
+from avyay.config.serve import JwtSettings
 from avyay.errors import ConfigError, UnreachableError
 from avyay.serve.gateway.tokens import Issuer, Issuers, TokenError, looks_like_token
 

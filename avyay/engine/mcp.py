@@ -44,6 +44,7 @@ class TaskModel(BaseModel):
     size: str
     needs: list[str]
     files: list[str]
+    guessed: dict[str, str] | None = Field(description="When the files are a guess: why each of them.")
     evidence: list[str]
     accept: str = Field(description="The command that decides whether it is done.")
     owner: str | None
@@ -185,6 +186,7 @@ def _task(task: Task) -> TaskModel:
         id=task.id, title=task.title, state=task.state, reason=task.reason, priority=task.priority, size=task.size,
         needs=list(task.needs), files=list(task.files), evidence=list(task.evidence), accept=task.accept,
         owner=task.owner, attempt=task.attempt, attempts=task.attempts,
+        guessed=dict(task.guessed) if task.guessed else None,
     )  # fmt: skip
 
 

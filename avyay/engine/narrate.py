@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 
+from avyay.engine.announce import WAITS_FOR_APPROVAL
 from avyay.engine.overlap import globs_overlap
 from avyay.engine.types import FINAL, Entry, Task
 from avyay.money import Picodollars, format_usd
@@ -102,7 +103,8 @@ def why(task: Task, get: Callable[[str], Task], now: float, active: Iterable[Tas
         return [f"{task.id} is ready: avyay engine run starts it when a node{wanted} is free."]
     if task.state != "blocked":
         return [f"{task.id} is {task.state}, held by {task.owner} with fence {task.fence}."]
-    lines = [f"{task.id} is blocked: {task.reason}."]
+    approve = f" Let it go on: avyay engine approve {task.id}" if task.reason == WAITS_FOR_APPROVAL else ""
+    lines = [f"{task.id} is blocked: {task.reason}.{approve}"]
     seen = {task.id}
     waiting = list(task.needs)
     while waiting:

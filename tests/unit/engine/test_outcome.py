@@ -61,6 +61,10 @@ CASES = [
     *fine("claude"),
     Case("claude", "f400", "provider-permanent", code=1),  # subtype "success", is_error true
     Case("claude", "f401", "provider-permanent", code=None, signal=9, ended="provider"),  # it would retry for minutes
+    # A router whose own key is refused answers 502, and says whose key it was.
+    Case("claude", "router_key", "provider-permanent", code=1),
+    Case("codex", "router_key", "provider-permanent", code=None, signal=9, ended="provider"),
+    Case("opencode", "router_key", "provider-permanent", code=1),
     Case("claude", "f429_ever", "provider-transient", code=None, signal=9, limited=True, ended="provider"),
     Case("claude", "loop_turns", "capped", code=1),
     Case("claude", "loop_turns", "capped", code=None, signal=9, turns=2, ended="turns"),
@@ -103,6 +107,7 @@ CASES = [
     Case("aider", "loop_budget", "no change"),
     Case("aider", "sigterm", "crashed", code=None, signal=15),
     Case("aider", "sigint", "crashed", code=None, signal=2),
+    Case("aider", "interrupted", "crashed", code=0),  # the same signal while it waits for its model
 ]
 
 
@@ -134,6 +139,23 @@ def test_gemini_says_only_on_standard_error_that_it_is_turned_away() -> None:
     assert verdicts[2] is not None
     outcome = classify(Ending(None, 9, *verdicts[2]), transcript, UNCHANGED)
     assert (outcome.kind, outcome.limited) == ("provider-transient", True)
+
+
+def test_gemini_says_only_on_standard_error_which_status_it_was() -> None:
+    listener = Listener(agent("gemini").transcript(), 100)
+    complaints = (FIXTURES / "gemini" / "f404.stderr.txt").read_text().splitlines()
+    words = (FIXTURES / "gemini" / "f404.jsonl").read_text().splitlines()
+    for line in words:
+        listener.line(line)
+    for line in complaints:
+        listener.error_line(line)
+    assert classify(Ending(144), listener.transcript, UNCHANGED).kind == "provider-permanent"
+    early = Listener(agent("gemini").transcript(), 100)
+    for line in complaints:
+        early.error_line(line)
+    for line in words:
+        early.line(line)
+    assert classify(Ending(144), early.transcript, UNCHANGED).kind == "provider-permanent"
 
 
 ENDS = ["success", "error", "capped", "unreachable"]

@@ -199,7 +199,10 @@ class Dispatcher:
             self._pulse.join(30)
         for node in self.nodes:
             node.close()
-        self._book(self._queue)
+        try:
+            self._book(self._queue)
+        except AvyayError as error:
+            log.warning("day_not_booked", reason=error.message)
         self._queue.close()
         del self._own.queue
 

@@ -399,12 +399,17 @@ def crash_test(place: Path | str, tmp_path: Path, *, processes: int, tasks: int,
         return subprocess.Popen(command, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})
 
     running = {number: start(number) for number in range(processes)}
+    killed = 0
     for number in range(processes, processes + kills):
         time.sleep(pause)
         victim = generator.choice(sorted(running))
+        killed += running[victim].poll() is None  # it ends by itself when everything is done
         running[victim].send_signal(signal.SIGKILL)
         running.pop(victim).wait()
+        if queue.counts() == {"done": tasks}:
+            break
         running[number] = start(number)
+    sys.stdout.write(f"killed {killed}\n")
     for process in running.values():
         assert process.wait(timeout=600) == 0
     done = [line for log in tmp_path.glob("log*") for line in log.read_text().split()]

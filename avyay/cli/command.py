@@ -54,6 +54,11 @@ class Run:
         """What `--config` named."""
         return self._config
 
+    @property
+    def verbose(self) -> int:
+        """How often `-v` was given."""
+        return self._verbose
+
     @cached_property
     def loaded(self) -> Loaded:
         """The configuration of this run; logging is set up with it."""

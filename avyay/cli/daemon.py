@@ -133,7 +133,7 @@ def _code(code: int) -> ExitCode | None:
 
 def arguments_of(run: Run) -> list[str]:
     """What a process started for this one gets of its command line."""
-    return [] if run.config is None else ["--config", str(run.config)]
+    return [*([] if run.config is None else ["--config", str(run.config)]), *["-v"] * run.verbose]
 
 
 def _host(services: Services, asked: _Asked) -> str | None:

@@ -286,7 +286,8 @@ class Kit:
                 found["duties"] = "here" if self.lead.leads else where
             if self.jobs is not None:
                 found["jobs"] = await asyncio.to_thread(self.jobs.open_jobs)
-            return {"status": status, "component": self.name, "version": __version__, **found}
+            named = {"component": self.name, "version": __version__, **self.siblings.worker}
+            return {"status": status, **named, **found}
 
         @app.get("/ready", responses={503: {"description": "It cannot."}})
         async def ready() -> Response:

@@ -7,6 +7,7 @@ import os
 import signal
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -225,7 +226,8 @@ def _add_pages(kit: Kit, report: RouterReport) -> None:
     @app.get("/marga/cache", dependencies=[kit.authorised])
     async def cache() -> Response:
         """How the cache of answers does."""
-        return await answer(report.cache, "", {})
+        counted, _ = await kit.siblings.ask()
+        return await answer(partial(report.cache, counted), "", {})
 
     made = app.openapi
     app.openapi = lambda: add_wire_endpoints(made())  # type: ignore[method-assign]

@@ -23,6 +23,7 @@ from avyay.wiring import Services
 __all__ = ["RouterReport"]
 
 _CACHE = "cache_"
+_CACHE_REQUESTS = "marga_cache_requests_total"
 _LATEST = 0.5  # seconds a row of another worker may need to be readable
 
 
@@ -104,7 +105,7 @@ class RouterReport:
         yield "marga_active", "gauge", "Requests under way.", [({}, self._gateway.active)]
         if self._gateway.cache is not None:
             asked = [({"result": name}, count) for name, count in answered.items()]
-            yield "marga_cache_requests_total", "counter", "Requests by what the cache had for them.", asked
+            yield _CACHE_REQUESTS, "counter", "Requests by what the cache had for them.", asked
         ledger = self._store.state()
         yield "marga_ledger_backlog", "gauge", "Rows not yet on disk.", [({}, ledger.backlog)]
         yield "marga_ledger_rows_total", "counter", "Rows on disk.", [({}, ledger.committed)]
@@ -199,13 +200,15 @@ class RouterReport:
             days.append({**asdict(row), "baseline": baseline})
         return {"days": days, "baseline_model": None if alone is None else alone.name}
 
-    def cache(self, rest: str, query: Mapping[str, str]) -> Any:
-        """What is kept to be given again, here, and how often it was."""
+    def cache(self, counted: Iterable[Metric], rest: str, query: Mapping[str, str]) -> Any:
+        """What is kept to be given again, here, and how often it was by what all workers counted."""
         cache = self._gateway.cache
         if cache is None:
             return {"enabled": False}
         size = cache.store.size()
-        return {"enabled": True, "entries": size.entries, "bytes": size.size, "requests": cache.counts}
+        found = [rows for name, _, _, rows in counted if name == _CACHE_REQUESTS]
+        requests = {labels["result"]: int(count) for rows in found for labels, count in rows}
+        return {"enabled": True, "entries": size.entries, "bytes": size.size, "requests": requests}
 
     def _read(self) -> SqliteStore:
         return self._services.calls

@@ -75,6 +75,8 @@ class Siblings:
 
     def remove(self, source: Source) -> None:
         """It has ended; what it counted stays."""
+        if source not in self._sources:
+            return
         self._sources.remove(source)
         _add(self._gone, _samples(source.counts())[0])
 
@@ -97,6 +99,11 @@ class Siblings:
                 facts = facts if facts is not None else told
         _add(counts, gauges)
         return _metrics(counts), facts
+
+    @property
+    def worker(self) -> dict[str, int]:
+        """What says which of several workers this is: for pages that show one worker's view."""
+        return {"worker": os.getpid()} if self._end.joined else {}
 
     # ------------------------------------------------------------ the parent
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import asdict
@@ -23,7 +22,7 @@ from avyay.ports import Progress
 from avyay.serve.app import IdempotencyKey, JobModel, Kit, Report, accepted, daemon_key
 from avyay.serve.board import board, stages
 from avyay.serve.house import Metric
-from avyay.serve.jobs import JobKind
+from avyay.serve.jobs import JobBoard, JobKind
 from avyay.serve.launch import Daemon, Launch, Site, launch
 from avyay.serve.lead import Lead
 from avyay.serve.run import App, Stopping, serving_beside
@@ -157,6 +156,7 @@ def build_app(
         duties=[runner.now_and_then],
         max_body=100_000,
     )
+    runner.jobs = kit.jobs
     _add_hypotheses(kit, siddhi)
     _add_money(kit, siddhi)
     _add_runs(kit, services)
@@ -165,18 +165,16 @@ def build_app(
 
 
 class Runner:
-    """One run at a time in this process, whoever asks for it."""
+    """Runs, as jobs: one at a time in all processes of the home."""
 
     def __init__(self, services: Services) -> None:
         self._services = services
-        self._one = threading.Lock()
+        self.jobs: JobBoard | None = None
 
     def work(self, arguments: Mapping[str, Any], payload: bytes | None, progress: Progress) -> Any:
         """Run, and say what happened."""
-        progress(0, None, "waiting for the run before")
-        with self._one:
-            progress(0, None, "running")
-            report = asyncio.run(self._run(cast("Spend", arguments["mode"]), arguments.get("total")))
+        progress(0, None, "running")
+        report = asyncio.run(self._run(cast("Spend", arguments["mode"]), arguments.get("total")))
         return {"mined": [asdict(one) for one in report.mined], "lines": report.lines}
 
     async def _run(self, mode: Spend, total: str | None) -> RunReport:
@@ -209,12 +207,12 @@ class Runner:
                     await task
 
     async def _keep_running(self, interval: float) -> None:
-        log = get_logger("siddhi")
+        assert self.jobs is not None
         while True:
             try:
-                await asyncio.to_thread(self.work, {"mode": "dry-run"}, None, lambda done, total, what: None)
+                await self.jobs.start("run", {"mode": "dry-run", "total": None}, once=True)
             except AvyayError as error:
-                log.error("run_failed", error=error.message)
+                get_logger("siddhi").error("run_not_begun", error=error.message)
             await self._services.clock.sleep(interval)
 
 

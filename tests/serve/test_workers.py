@@ -297,6 +297,69 @@ def test_the_collector_has_one_worker_and_keeps_its_port(tmp_path: Path) -> None
         family.kill()
 
 
+@pytest.mark.needs("git")
+def test_one_worker_gives_tasks_to_agents_and_the_next_takes_over(tmp_path: Path) -> None:
+    root = tmp_path / "code"
+    root.mkdir()
+    (root / "README.md").write_text("# Code\n")
+    for words in ("init --quiet --initial-branch=main", "add --all", "commit --quiet -m first"):
+        subprocess.run(["git", *words.split()], cwd=root, check=True)
+    config = tmp_path / "config.yaml"
+    agent = "{name: writer, kind: command, command: [sh, -c, 'date >> x.txt; date >> y.txt']}"
+    config.write_text(f"engine:\n  repository: {root}\n  agents: [{agent}]\n  tick: 0.2\nmarga: {{discover: false}}\n")
+    family = Family("engine", tmp_path, "--run", "--config", str(config))
+
+    def finish(line: Line, file: str) -> None:
+        task = {"title": f"Make {file}", "accept": f"test -e {file}", "files": [file]}
+        status, found = line.ask("POST", "/v1/engine/tasks", {"tasks": [task]})
+        assert status == 201, found
+        (identity,) = found["added"]
+        wait_for(lambda: line.get(f"/v1/engine/tasks/{identity}")["state"] in ("done", "failed", "dead"), 90)
+        assert line.get(f"/v1/engine/tasks/{identity}")["state"] == "done"
+
+    try:
+        family.up()
+        with family.both() as (_, other):
+            finish(other, "x.txt")
+            victim = family.leader()
+            assert victim is not None
+            os.kill(victim, signal.SIGKILL)
+            wait_for(lambda: other.get("/health")["duties"] == "here", 60)
+            finish(other, "y.txt")
+        assert family.end() == 0
+    finally:
+        family.kill()
+
+
+def test_the_parent_publishes_on_the_tailnet(tmp_path: Path) -> None:
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    status = {"BackendState": "Running", "Self": {"DNSName": "laptop.tail1.ts.net.", "TailscaleIPs": ["100.64.0.1"]}}
+    (folder / "status.json").write_text(json.dumps(status))
+    program = folder / "tailscale"
+    program.write_text(f'#!/bin/sh\necho "$@" >> {folder}/calls\n[ "$1" != status ] || cat {folder}/status.json\n')
+    program.chmod(stat.S_IRWXU)
+    config = tmp_path / "config.yaml"
+    config.write_text("raksha: {api_key_env: RAKSHA_KEY}\n")
+    options = ("--tailscale-serve", "--reload-config", "--config", str(config))
+    family = Family("raksha", tmp_path, *options, path=folder, RAKSHA_KEY="k3y")
+    try:
+        family.up()
+        with family.both() as lines:  # a published daemon wants the key, and takes any host's name
+            for line in lines:
+                assert line.ask("GET", "/v1/jobs")[0] == 401
+                assert line.ask("GET", "/v1/jobs", host="laptop.tail1.ts.net", authorization="Bearer k3y")[0] == 200
+        assert family.end() == 0
+        assert f"listens on https://laptop.tail1.ts.net:{family.port} " in family.words()
+        calls = [line for line in (folder / "calls").read_text().splitlines() if line.startswith("serve")]
+        assert calls == [
+            f"serve --bg --https={family.port} http://127.0.0.1:{family.port}",
+            f"serve --https={family.port} off",
+        ]
+    finally:
+        family.kill()
+
+
 # ---------------------------------------------------------------- the lead, and what workers tell one another
 
 

@@ -52,12 +52,6 @@ class Counts:
     finished: dict[str, float] = field(default_factory=dict)
     limited: dict[str, float] = field(default_factory=dict)
 
-    def flat(self) -> dict[str, float]:
-        """By a name that others can add up."""
-        return {f"finished {name}": value for name, value in self.finished.items()} | {
-            f"limited {name}": value for name, value in self.limited.items()
-        }
-
 
 class GatewayApp:
     """The ASGI application.

@@ -30,8 +30,9 @@ from avyay.serve.gateway.shared_breakers import BreakerMember, BreakerOwner
 from avyay.serve.gateway.stream import EventsPage, remotes_of
 from avyay.serve.gateway.tokens import make_issuers
 from avyay.serve.gateway.usage import UsageJournal, UsageReader
-from avyay.serve.launch import Daemon, Launch, launch
-from avyay.serve.run import Stopping, is_loopback
+from avyay.serve.launch import Daemon, Launch, Site, launch
+from avyay.serve.run import App, Stopping, is_loopback
+from avyay.serve.siblings import Siblings
 from avyay.worker_socket import MemberEnd, OwnerEnd
 
 if TYPE_CHECKING:
@@ -55,13 +56,17 @@ def serve_gateway(services: Services, how: Launch | None = None) -> int:
 
 def gateway_daemon() -> Daemon:
     """What `avyay serve gateway` runs."""
+
+    def build(services: Services, site: Site) -> App:
+        return build_app(services, owner=site.owner, stopping=site.stopping, siblings=site.siblings)
+
     return Daemon(
         "gateway",
         "The gateway",
         "health: /health",
         DEFAULT_PORT,
         check_authentication,
-        lambda services, site: build_app(services, owner=site.owner, stopping=site.stopping),
+        build,
         owner=_owning,
         protocol=lambda services: door_protocol(door_limits(services.settings.gateway)),
     )
@@ -110,12 +115,19 @@ def open_usage(services: Services) -> UsageReader:
     return UsageReader(services.paths.component("gateway") / "usage.db", services.clock)
 
 
-def build_app(services: Services, *, owner: Path | None = None, stopping: Stopping | None = None) -> GatewayApp:
+def build_app(
+    services: Services,
+    *,
+    owner: Path | None = None,
+    stopping: Stopping | None = None,
+    siblings: Siblings | None = None,
+) -> GatewayApp:
     """The ASGI application.
 
     Args:
-        stopping: Told when the daemon drains.
         owner: The Unix socket of the process that keeps limits and breakers, when this is one of several workers.
+        stopping: Told when the daemon drains.
+        siblings: What this process shares with other workers.
 
     Raises:
         ConfigError: the configuration cannot be used.
@@ -126,7 +138,7 @@ def build_app(services: Services, *, owner: Path | None = None, stopping: Stoppi
     member: MemberEnd | None = None
     limiter: Limiter
     if owner is not None:
-        member = MemberEnd(_end_worker, lambda: app.counts.flat())
+        member = MemberEnd(_end_worker)
         limiter = LimitMember(member)
         BreakerMember(member, upstreams)
     else:
@@ -136,8 +148,10 @@ def build_app(services: Services, *, owner: Path | None = None, stopping: Stoppi
     journal = UsageJournal(services.paths.component("gateway") / "usage.db", clock)
     usage = open_usage(services)
     pruning: list[asyncio.Task[None]] = []
+    siblings = siblings or Siblings()
 
     async def started() -> None:
+        siblings.add(pages)
         if member is not None and owner is not None:
             await member.start(owner)
         else:
@@ -149,6 +163,7 @@ def build_app(services: Services, *, owner: Path | None = None, stopping: Stoppi
         for task in pruning:
             task.cancel()
         await asyncio.gather(*pruning, return_exceptions=True)
+        siblings.remove(pages)
         if member is not None:
             await member.stop()
         if isinstance(limiter, RedisLimiter):
@@ -172,9 +187,8 @@ def build_app(services: Services, *, owner: Path | None = None, stopping: Stoppi
         watching=owner is None,
         clock=clock,
     )
-    others = (lambda: member.others) if member is not None else dict
     console = partial(Console, app, Sessions(_secret(services), keys, clock), clock)
-    add_pages(app, usage, clock, others=others, console=console)
+    pages = add_pages(app, usage, clock, siblings=siblings, console=console)
     return app
 
 

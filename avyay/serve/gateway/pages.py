@@ -19,6 +19,7 @@ from avyay.serve.gateway.reconcile import RemoteLedger, compare
 from avyay.serve.gateway.replies import send_json
 from avyay.serve.gateway.usage import UsageReader
 from avyay.serve.house import Metric, render_metrics
+from avyay.serve.siblings import Siblings, Source
 
 if TYPE_CHECKING:
     from avyay.serve.console.pages import Console
@@ -31,13 +32,11 @@ _STATES = {BreakerState.CLOSED: 0.0, BreakerState.HALF_OPEN: 1.0, BreakerState.O
 
 
 class _Pages:
-    def __init__(
-        self, app: GatewayApp, usage: UsageReader, clock: Clock, *, others: Callable[[], Mapping[str, float]]
-    ) -> None:
+    def __init__(self, app: GatewayApp, usage: UsageReader, clock: Clock, siblings: Siblings) -> None:
         self._app = app
         self._usage = usage
         self._clock = clock
-        self._others = others
+        self._siblings = siblings
 
     # ------------------------------------------------------------ how it does
 
@@ -64,6 +63,7 @@ class _Pages:
             "limits": limits,
             "authentication": "none" if app.authenticator.open else "required",
             "active": len(app.passages),
+            **self._siblings.worker,
         }
 
     async def health(self, scope: Scope, receive: Any, send: Any, identity: Identity | None, request_id: str) -> int:
@@ -79,28 +79,29 @@ class _Pages:
         return await self._json(scope, send, 200, openapi_document(), request_id)
 
     async def metrics(self, scope: Scope, receive: Any, send: Any, identity: Identity | None, request_id: str) -> int:
-        return await self._json(scope, send, 200, render_metrics(self._metrics()), request_id)
+        counted, _ = await self._siblings.ask()
+        return await self._json(scope, send, 200, render_metrics([*counted, *self._states()]), request_id)
 
-    def _metrics(self) -> Iterable[Metric]:
+    def facts(self) -> None:
+        """There is nothing that only one worker knows."""
+
+    def news(self) -> None:
+        """There is nothing to look at."""
+
+    def counts(self) -> Iterable[Metric]:
+        """What this process has counted."""
         app = self._app
-        totals = dict(self._others())
-        for name, value in app.counts.flat().items():
-            totals[name] = totals.get(name, 0) + value
-        finished, limited = [], []
-        for name, value in sorted(totals.items()):
-            kind, *words = name.split(" ")
-            if kind == "finished":
-                finished.append(({"component": words[0], "status": words[1]}, value))
-            else:
-                limited.append(({"unit": words[0]}, value))
+        finished = [
+            ({"component": component, "status": status}, float(count))
+            for name, count in sorted(app.counts.finished.items())
+            for component, _, status in [name.partition(" ")]
+        ]
+        limited = [({"unit": unit}, float(count)) for unit, count in sorted(app.counts.limited.items())]
         yield "gateway_requests_total", "counter", "Requests by component and status (499: the caller went).", finished
         yield "gateway_limited_total", "counter", "Requests refused by a limit.", limited
         failures = [({"reason": name}, float(count)) for name, count in app.authenticator.failures.items()]
         yield "gateway_authentication_failures_total", "counter", "Credentials not believed.", failures
-        yield "gateway_active", "gauge", "Requests under way in this process.", [({}, float(len(app.passages)))]
-        now = self._clock.monotonic()
-        states = [({"component": name}, _STATES[one.breaker.state(now)]) for name, one in app.upstreams.items()]
-        yield "gateway_breaker_state", "gauge", "0 closed, 1 half open, 2 open.", states
+        yield "gateway_active", "gauge", "Requests under way.", [({}, float(len(app.passages)))]
         journal = app.journal.state()
         yield "gateway_usage_backlog", "gauge", "Rows not yet on disk.", [({}, float(journal.backlog))]
         yield "gateway_usage_rows_total", "counter", "Rows on disk.", [({}, float(journal.committed))]
@@ -115,9 +116,16 @@ class _Pages:
             held = float(app.limiter.counters.held)
             yield "gateway_concurrent_held", "gauge", "Places among answers at once that are taken.", [({}, held)]
         if isinstance(app.limiter, RedisLimiter):
-            yield "gateway_redis_lost", "gauge", "Whether Redis is not there.", [({}, float(app.limiter.lost))]
             count = float(app.limiter.fallbacks)
             yield "gateway_limits_fallback_total", "counter", "Requests limited without Redis.", [({}, count)]
+
+    def _states(self) -> Iterable[Metric]:
+        app = self._app
+        now = self._clock.monotonic()
+        states = [({"component": name}, _STATES[one.breaker.state(now)]) for name, one in app.upstreams.items()]
+        yield "gateway_breaker_state", "gauge", "0 closed, 1 half open, 2 open.", states
+        if isinstance(app.limiter, RedisLimiter):
+            yield "gateway_redis_lost", "gauge", "Whether Redis is not there.", [({}, float(app.limiter.lost))]
 
     # ------------------------------------------------------------ what was used
 
@@ -161,16 +169,16 @@ def add_pages(
     usage: UsageReader,
     clock: Clock,
     *,
-    others: Callable[[], Mapping[str, float]] = dict,
+    siblings: Siblings | None = None,
     console: Callable[..., Console] | None = None,
-) -> None:
-    """Give the gateway its pages.
+) -> Source:
+    """Give the gateway its pages; returns what it counts.
 
     Args:
-        others: The counters of the other workers.
+        siblings: What this process shares with other workers.
         console: Makes what browsers get.
     """
-    pages = _Pages(app, usage, clock, others=others)
+    pages = _Pages(app, usage, clock, siblings or Siblings())
     found: dict[bytes, Callable[..., Awaitable[int]]] = {
         b"/": pages.root,
         b"/health": pages.health,
@@ -184,6 +192,7 @@ def add_pages(
         found |= {b"/": made.home, b"/console/sign-in": made.sign_in, b"/console/sign-out": made.sign_out}
     for path, page in found.items():
         app.pages.setdefault(path, page)
+    return pages
 
 
 def _days(text: str) -> int:

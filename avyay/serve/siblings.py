@@ -331,9 +331,9 @@ def _add(total: Samples, more: Mapping[str, float]) -> None:
 
 def _metrics(samples: Samples) -> list[Metric]:
     found: dict[str, tuple[str, str, str, list[tuple[Mapping[str, str], float]]]] = {}
-    for key in sorted(samples):
+    for key, value in samples.items():
         name, kind, text, labels = orjson.loads(key)
-        found.setdefault(name, (name, kind, text, []))[3].append((labels, samples[key]))
+        found.setdefault(name, (name, kind, text, []))[3].append((labels, value))
     return list(found.values())
 
 

@@ -232,8 +232,14 @@ def test_a_published_router_needs_a_key_whoever_is_named(home: Path) -> None:
         serve_gateway(made, Launch(port=0))
 
 
-def test_binding_the_tailnet_needs_a_key(tailscale: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_binding_the_tailnet_needs_a_key(
+    tailscale: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tailscale / "ip").write_text("100.64.0.1\n")
+    assert avyay(["serve", "raksha", "--tailnet", "--port", "0"]) == 5
+    assert "Anyone who reaches 100.64.0.1" in capsys.readouterr().err
+    monkeypatch.setenv("AVYAY_RAKSHA_API_KEY_ENV", "RAKSHA_KEY")
+    monkeypatch.setenv("RAKSHA_KEY", "k3y")
     assert avyay(["serve", "raksha", "--tailnet", "--port", "0"]) == 2  # no such address on this machine
     assert "100.64.0.1" in capsys.readouterr().err
     assert avyay(["serve", "raksha", "--tailnet", "--tailscale-serve"]) == 2

@@ -65,6 +65,7 @@ def test_from_the_caller_to_the_provider(tmp_path: Path) -> None:
     collector.server_close()
     assert done.returncode == 0, done.stderr
     spans = [s for r in received for part in r.resource_spans for scope in part.scope_spans for s in scope.spans]
+    spans = [span for span in spans if span.name != "marga GET"]  # the gateway follows the router's events for itself
     assert {span.trace_id.hex() for span in spans} == {"0af7651916cd43dd8448eb211c80319c"}
     call = next(span for span in spans if span.name == "llm.completion")
     passed, refused = sorted(

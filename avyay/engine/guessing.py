@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +18,7 @@ __all__ = ["FileGuesses"]
 log = get_logger("engine")
 
 _AT_A_TIME = 100
+_PATIENCE = 5.0  # seconds a tick waits for guesses
 
 
 class FileGuesses:
@@ -30,13 +32,36 @@ class FileGuesses:
     def __init__(self, source: ContextSource | None, root: Callable[[Task], Path]) -> None:
         self._source = source
         self._root = root
+        self._thread: threading.Thread | None = None
+        self._found: Mapping[str, Mapping[str, str]] = {}
 
     def note(self, queue: TaskQueue) -> None:
-        """Look at the next tasks that name no files, once each."""
+        """Look at the next tasks that name no files, once each.
+
+        A repository that is seen for the first time is read by a thread, for as long as it takes; tasks do not wait.
+        """
         if self._source is None:
             return
-        tasks = [queue.get(name) for name in queue.unfiled(_AT_A_TIME)]
-        for name, files in self._look(tasks).items():
+        self._write(queue)
+        if self._thread is None and (names := queue.unfiled(_AT_A_TIME)):
+            tasks = [queue.get(name) for name in names]
+            self._thread = threading.Thread(target=self._work, args=(tasks,), name="avyay-engine-guess", daemon=True)
+            self._thread.start()
+            self._thread.join(_PATIENCE)
+            self._write(queue)
+
+    def _work(self, tasks: Sequence[Task]) -> None:
+        try:
+            self._found = self._look(tasks)
+        except Exception:  # a bug in the graph must not end the dispatcher
+            log.exception("guessing_crashed")
+
+    def _write(self, queue: TaskQueue) -> None:
+        """Note what was found, when the look is over."""
+        if self._thread is None or self._thread.is_alive():
+            return
+        found, self._found, self._thread = self._found, {}, None
+        for name, files in found.items():
             queue.guess(name, files)
 
     def apply(self, tasks: Iterable[Task]) -> list[Task]:

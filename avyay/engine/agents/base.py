@@ -173,6 +173,8 @@ class Agent(ABC):
     dialect: ClassVar[Dialect | None]
     routable: ClassVar[bool] = True
     """Whether its models can come through the router."""
+    complains: ClassVar[bool] = False
+    """Whether it says on standard error what its provider answered; on other machines that is read with its output."""
     leaves: ClassVar[tuple[str, ...]] = ()
     """Globs of files it writes into the working folder for itself: they are no part of its result."""
     counts_dollars: ClassVar[bool] = False

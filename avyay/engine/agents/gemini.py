@@ -20,6 +20,7 @@ class GeminiCli(Agent):
     program = "gemini"
     dialect = "gemini"
     routable = False
+    complains = True
 
     def invoke(
         self, place: WorkPlace, access: Access, *, program: str, turns: int, arguments: tuple[str, ...] = ()
@@ -46,13 +47,16 @@ class GeminiCli(Agent):
 
 
 _RETRY = re.compile(r"^Attempt \d+ failed(?: with status (\d+))?")
-_STATUS = re.compile(r"^\s+(?:status|code): ([45]\d\d)\b")
+_STATUS = re.compile(r"^\s*(?:status|code): ([45]\d\d)\b")
 
 
 class _Events(Transcript):
     def __init__(self) -> None:
         super().__init__()
         self._status: int | None = None
+
+    def text(self, line: str) -> None:
+        self.complaint(line)
 
     def complaint(self, line: str) -> None:
         if match := _RETRY.match(line):

@@ -266,7 +266,7 @@ def supervise(folder: str) -> None:
             [sys.executable, os.path.abspath(sys.argv[0]), "keeper", spec],
             stdin=subprocess.PIPE,
             stdout=log,
-            stderr=errors,
+            stderr=log if order.get("errors_in_log") else errors,
         )
         ended_by, detail = _watch(folder, order, keeping, output)
         with contextlib.suppress(OSError):

@@ -181,7 +181,7 @@ class RemoteNode(Node):
             "wall": order.caps.wall if order.caps.wall != float("inf") else None, "stall": order.caps.stall,
             "lease_timeout": self._lease_timeout, "identity": [IDENTITY["name"], IDENTITY["email"]],
             "pulse": min(1.0, self._lease_timeout / 10),
-            "ignore": list(found.agent.leaves),
+            "ignore": list(found.agent.leaves), "errors_in_log": found.agent.complains,
             "leftover_message": f"{order.title}\n\nLeft uncommitted by {order.agent}.",
         }  # fmt: skip
         bundle = self._bundle(workshop, repository, order.base, ref)

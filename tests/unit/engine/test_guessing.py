@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 
 import pytest
-from engine_site import Site
+from engine_site import Site, until
 from hypothesis import given
 from hypothesis import strategies as st
 
+from avyay.engine import guessing
 from avyay.engine.exchange import export_tasks
+from avyay.engine.guessing import FileGuesses
 from avyay.engine.knowledge.guess import Names, guess_files
 from avyay.engine.knowledge.service import Knowledge
 from avyay.engine.narrate import narrate, why
@@ -143,6 +146,34 @@ class TestDispatch:
     def test_a_graph_that_is_busy_holds_nothing_up(self, site: Site) -> None:
         site.add("one", "echo 1 > out.txt")
         site.run(context=Broken(site.folder))
+        assert site.merged() == ["one"]
+
+    def test_a_graph_that_is_slow_holds_nothing_up(self, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(guessing, "_PATIENCE", 0.1)
+        free = threading.Event()
+
+        class Slow(Graph):
+            def guess(self, repository: Path, tasks: Sequence[Task]) -> Mapping[str, Mapping[str, str]]:
+                free.wait(30)
+                return super().guess(repository, tasks)
+
+        guesses = FileGuesses(Slow(site.folder / "knowledge.db"), lambda _: site.repository)
+        with closing(site.open_queue()) as queue:
+            queue.add([NewTask("Fix `add_item`", id="a")])
+            guesses.note(queue)
+            guesses.note(queue)
+            assert queue.get("a").guessed is None
+            free.set()
+            until(lambda: guesses.note(queue) or queue.get("a").guessed is not None)
+            assert queue.get("a").files == ("shop/cart.py",)
+
+    def test_a_graph_that_breaks_holds_nothing_up(self, site: Site) -> None:
+        class Bug(Graph):
+            def guess(self, repository: Path, tasks: Sequence[Task]) -> Mapping[str, Mapping[str, str]]:
+                raise ZeroDivisionError
+
+        site.add("one", "echo 1 > out.txt")
+        site.run(context=Bug(site.folder))
         assert site.merged() == ["one"]
 
 

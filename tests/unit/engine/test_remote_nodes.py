@@ -25,6 +25,7 @@ import pytest
 from avyay.config.engine import EngineAgentSettings
 from avyay.engine import keeper
 from avyay.engine.agents.base import Access
+from avyay.engine.agents.outcome import classify
 from avyay.engine.nodes.base import Caps, Control, Order, Report
 from avyay.engine.nodes.ssh import RemoteNode, loopback, through_tunnel
 from avyay.engine.nodes.tailnet import TailnetTransport, find_peer
@@ -215,6 +216,21 @@ class TestAttempts:
         call_json(transport, "probe")
         with pytest.raises(RefusedError, match="no task's name"):
             transport.call("poll", "../../etc", "1", "0")
+
+    def test_what_an_agent_complains_of_is_heard_from_afar(
+        self, machine: Machine, workshop: Workshop, order: Order, tmp_path: Path
+    ) -> None:
+        """Gemini CLI says only on standard error that its provider turns it away, and tries for minutes."""
+        program = tmp_path / "gemini"
+        refused = "Attempt 1 failed with status 429. Retrying with backoff..."
+        program.write_text(f"#!/bin/sh\nfor i in 1 2 3; do echo '{refused}' >&2; sleep 0.1; done\nsleep 600\n")
+        program.chmod(0o755)
+        gemini = EngineAgentSettings(name="gemini", program=str(program))
+        transport = SshTransport("box", ".avyay-engine")
+        made = RemoteNode("box", transport, lambda _: workshop, [gemini], lease_timeout=6.0, pulse=0.1)
+        report = made.run(replace(order, agent="gemini"), Control())
+        outcome = classify(report.ending, report.transcript, report.git)
+        assert (outcome.kind, outcome.limited) == ("provider-transient", True)
 
 
 class TestDroppedLines:

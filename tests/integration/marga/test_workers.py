@@ -34,9 +34,14 @@ def provider(number: int, upstream: Upstream) -> dict[str, Any]:
 
 
 class Router:
-    def __init__(self, process: subprocess.Popen[bytes], url: str) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], url: str, config: Path) -> None:
         self.process = process
         self.url = url
+        self.config = config
+
+    def configure(self, marga: dict[str, Any]) -> None:
+        self.config.write_text(yaml.safe_dump({"marga": {"discover": False, **marga}}))
+        self.process.send_signal(signal.SIGHUP)
 
     def get(self, path: str) -> Any:
         with urllib.request.urlopen(self.url + path, timeout=10) as reply:
@@ -67,12 +72,13 @@ class Router:
 def running(tmp_path: Path, marga: dict[str, Any]) -> Iterator[Router]:
     config = tmp_path / "avyay.yaml"
     config.write_text(yaml.safe_dump({"marga": {"discover": False, **marga}}))
+    more = ("--workers", "2", "--reload-config")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "avyay", "serve", "marga", "--port", str(port), "--config", str(config), "-q"]
-    process = subprocess.Popen([*command, "--workers", "2"], env={**os.environ, "K": "k"}, stderr=subprocess.DEVNULL)
-    router = Router(process, f"http://127.0.0.1:{port}")
+    process = subprocess.Popen([*command, *more], env={**os.environ, "K": "k"}, stderr=subprocess.DEVNULL)
+    router = Router(process, f"http://127.0.0.1:{port}", config)
     try:
         wait_for(lambda: len(router.workers()) == 2, 60)
         wait_for(lambda: answers(router), 60)
@@ -136,3 +142,29 @@ def test_one_worker_gives_again_what_another_was_told(tmp_path: Path) -> None:
             assert {first, *replies} == {(200, "p1")}
             assert len(upstream.calls) == 1
             wait_for(lambda: 'marga_cache_requests_total{result="hit"} 30' in router.get("/metrics"))
+
+
+def test_a_new_configuration_has_breakers_that_are_shared_again(tmp_path: Path) -> None:
+    with Upstream() as first, Upstream() as second:
+        old = {"providers": [provider(1, first)]}
+        with running(tmp_path, old) as router:
+            pids = router.workers()
+            assert router.chat() == (200, "p1")
+            # One that cannot be used changes nothing, nor does what the parent keeps for the workers.
+            router.configure({"providers": [{**provider(1, first), "kind": "nonsense"}]})
+            router.configure({"providers": [provider(1, first), provider(2, second)], "api_key_env": "NOT_SET"})
+            assert router.chat() == (200, "p1")
+            router.configure({"providers": [provider(1, first), provider(2, second)]})
+            wait_for(lambda: all("p2" in router.get("/health")["providers"] for _ in range(12)), 60)
+            first.default = Reply(status=500)
+            for _ in range(3):
+                assert router.chat() == (200, "p2")
+            wait_for(lambda: not any(router.get("/health")["providers"]["p1"] == "closed" for _ in range(12)))
+            first.default = Reply()
+            wait_for(lambda: router.everywhere("closed"))
+            # What was counted by the configuration before is not forgotten.
+            wait_for(lambda: 'marga_requests_total{status="ok"} 5' in router.get("/metrics"))
+            # A worker that is started anew finds the owner there is now.
+            os.kill(router.workers()[0], signal.SIGKILL)
+            wait_for(lambda: len(router.workers()) == 2 and router.workers() != pids, 60)
+            assert all("p2" in router.get("/health")["providers"] for _ in range(12))

@@ -29,6 +29,7 @@ __all__ = [
     "PolicyError",
     "UnreachableError",
     "UsageError",
+    "why_unreadable",
 ]
 
 
@@ -117,3 +118,10 @@ class InternalError(AvyayError):
     """A bug in avyay."""
 
     default_code = "internal"
+
+
+def why_unreadable(error: OSError | UnicodeDecodeError) -> str:
+    """Why a text file could not be read, in words that do not name it again."""
+    if isinstance(error, UnicodeDecodeError):
+        return f"it is no {error.encoding.upper()} text (byte {error.start})"
+    return error.strerror or type(error).__name__

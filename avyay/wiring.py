@@ -16,6 +16,7 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from avyay import __version__
 from avyay.clock import SYSTEM_CLOCK, Clock
 from avyay.config import Environment, Loaded, load_settings
 from avyay.errors import AvyayError
@@ -486,6 +487,7 @@ class Services:
                 port=port,
                 stateless_http=True,
             )
+        server._mcp_server.version = __version__  # else it says the SDK's; there is no public way
         for name, module in zip(chosen, modules, strict=True):
             module.register(server, self.engine_desk if name == "engine" else getattr(self, name))
         return server

@@ -17,7 +17,7 @@ from avyay.cli import engine_plan as engine_plan
 from avyay.cli import engine_run as engine_run
 from avyay.cli.command import Run, command
 from avyay.cli.engine_app import app as app
-from avyay.errors import UsageError
+from avyay.errors import UsageError, why_unreadable
 
 if TYPE_CHECKING:
     from avyay.engine.types import Task
@@ -170,7 +170,7 @@ def import_(run: Run, file: Annotated[Path, typer.Argument(help="A JSON list, or
     try:
         text = sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"Cannot read {file}: {error}.", hint="Name a JSON file.") from error
+        raise UsageError(f"Cannot read {file}: {why_unreadable(error)}.", hint="Name a JSON file.") from error
     with run.services as services:
         ids = services.engine.add(read_tasks(text))
     run.out.result({"added": ids}, f"{len(ids)} tasks added")

@@ -90,7 +90,10 @@ class Output:
         self.stdout.flush()
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[Any]], *, title: str | None = None) -> None:
-        """Rows as a table on stdout."""
+        """Rows as a table on stdout; without any, one line on stderr: an empty grid tells nobody anything."""
+        if not rows:
+            self.note(f"{title}: nothing to list." if title else "Nothing to list.")
+            return
         from rich import box
         from rich.table import Table
 

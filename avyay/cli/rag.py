@@ -12,7 +12,7 @@ import typer
 
 from avyay.cli.app import command_group
 from avyay.cli.command import Run, command
-from avyay.errors import ExitCode, UsageError
+from avyay.errors import ExitCode, UsageError, why_unreadable
 
 if TYPE_CHECKING:
     from avyay.rag.catalog import SourceRow
@@ -364,7 +364,9 @@ def _queries(path: Path) -> Iterator[tuple[str, str]]:
     try:
         text = path.read_text(encoding="utf-8") if str(path) != "-" else typer.get_text_stream("stdin").read()
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"Cannot read {path}: {error}.") from error
+        raise UsageError(
+            f"Cannot read {path}: {why_unreadable(error)}.", hint="Name a file of queries, or - ."
+        ) from error
     for number, line in enumerate(text.splitlines(), 1):
         if not line.strip():
             continue

@@ -17,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from avyay.errors import UsageError
+from avyay.errors import UsageError, why_unreadable
 
 __all__ = [
     "METRICS",
@@ -92,7 +92,10 @@ def load_queries(path: Path) -> list[EvalQuery]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"Cannot read the queries in {path}: {error}.") from error
+        raise UsageError(
+            f"Cannot read the queries in {path}: {why_unreadable(error)}.",
+            hint='They are JSON lines: {"qid": "1", "query": "etcd is slow", "gold_docs": ["alerts/etcd.md"]}',
+        ) from error
     return [_query(line, f"{path}:{number}") for number, line in enumerate(lines, 1) if line.strip()]
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from avyay.clock import SYSTEM_CLOCK, Clock
 from avyay.db import Database, Migration, Schema, open_database
-from avyay.errors import DependencyError, UsageError
+from avyay.errors import DependencyError, UsageError, why_unreadable
 
 __all__ = ["Funnel", "SignUp", "Visitors", "load_key", "valid_email"]
 
@@ -109,7 +109,9 @@ def load_key(path: Path, given: str | None = None) -> bytes:
                 raise DependencyError(f"{path} can be read by others.", hint=f"chmod 600 {path}", code="key_exposed")
             given = path.read_text(encoding="ascii").strip()
         except (OSError, UnicodeDecodeError) as error:
-            raise DependencyError(f"Cannot read the key {path}: {error}.", hint="Check its permissions.") from error
+            raise DependencyError(
+                f"Cannot read the key {path}: {why_unreadable(error)}.", hint="Check its permissions."
+            ) from error
     try:
         Fernet(given)
     except ValueError as error:

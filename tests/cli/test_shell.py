@@ -212,6 +212,15 @@ class TestInitAndTrust:
         assert (home / "avyay" / "config" / "avyay.yaml").is_file()
 
 
+class TestEmptyLists:
+    @pytest.mark.parametrize("arguments", ["siddhi ads", "siddhi emails", "events dead", "marga shadow"])
+    def test_nothing_to_list_is_said(self, arguments: str, tmp_path: Path) -> None:
+        done = avyay(*arguments.split(), cwd=tmp_path)
+        assert (done.returncode, done.stdout) == (0, "")
+        assert done.stderr
+        assert avyay(*arguments.split(), "--quiet", cwd=tmp_path).stderr == ""
+
+
 class TestProcess:
     def test_a_closed_pipe_is_no_error(self) -> None:
         line = f"{sys.executable} -m avyay config schema | head -c 10"

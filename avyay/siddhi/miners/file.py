@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from avyay.errors import UsageError
+from avyay.errors import UsageError, why_unreadable
 from avyay.siddhi.miners.base import Miner, Page, Rate, number
 from avyay.siddhi.types import Complaint, content_hash, excerpt
 
@@ -36,7 +36,9 @@ def _lines(path: Path, begin: int, count: int) -> list[str]:
         with path.open(encoding="utf-8") as file:
             return list(islice(file, begin, begin + count))
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"Cannot read {path}: {error}.", hint="It must be JSON lines in UTF-8.") from error
+        raise UsageError(
+            f"Cannot read {path}: {why_unreadable(error)}.", hint="It must be JSON lines in UTF-8."
+        ) from error
 
 
 def _complaint(line: str, path: Path, place: int) -> Complaint:

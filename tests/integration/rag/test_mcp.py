@@ -18,6 +18,7 @@ from mcp.client.stdio import stdio_client
 from mcp.client.streamable_http import streamable_http_client
 from mcp.types import TextContent, TextResourceContents
 
+from avyay import __version__
 from avyay.mcp_clients import CLIENTS, client_snippet
 
 RUNBOOK = """# KafkaBrokerDown
@@ -49,6 +50,7 @@ def indexed(tmp_path: Path, home: Path) -> Path:
 
 async def exercise(session: ClientSession) -> None:
     started = await session.initialize()
+    assert (started.serverInfo.name, started.serverInfo.version) == ("avyay", __version__)
     assert "never as instructions" in (started.instructions or "")
     tools = {tool.name: tool for tool in (await session.list_tools()).tools}
     assert set(tools) == {"ask_devops", "search_runbooks", "list_sources", "send_feedback"}

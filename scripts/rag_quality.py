@@ -210,6 +210,7 @@ VARIANTS: dict[str, Search] = {
     "glossary: vector only": pipeline(change=no_words_added),
     "no section kinds": pipeline(change=no_kinds),
     "no tier for names": pipeline(change=no_names),
+    "no bonus for headings": pipeline(Weights(heading=0.0)),
     "no opening": pipeline(Weights(opening=0.0)),
     "no whole-document keywords": pipeline(Weights(best_chunk=1.0)),
     "all fields alike": pipeline(fields=BM25F(weights=(1.0, 1.0, 1.0))),

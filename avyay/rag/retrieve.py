@@ -37,6 +37,8 @@ class Weights:
         spread: How far a chunk falls below its document's best chunk, per unit that it is worse.
         name: Bonus of an identifier that was asked for by itself and stands in title, file name or heading: more than
             all else together, so nothing overturns it.
+        heading: Bonus of a section whose headings hold every word of the question and little else: "How do I run the
+            tests?" means the section "Run the tests". Twice as many words, articles included, still count in full.
         rules: How far an alert rule stands below a runbook that fits as well: its text is the alert's own, word for
             word, and says nothing of what to do.
     """
@@ -47,6 +49,7 @@ class Weights:
     kind: float = 0.1
     spread: float = 1.0
     name: float = 4.0
+    heading: float = 0.4
     rules: float = 0.5
 
 
@@ -103,6 +106,14 @@ def rank(
         of_document -= np.float32(lowered) * _best(rule.astype(np.float32), documents, total)
     if query.kinds:
         own = own + np.float32(chosen.kind) * np.isin(postings.kinds, [int(kind) for kind in query.kinds])
+    if not query.is_name and len(lexical.headed) and chosen.heading:
+        own = own.copy()
+        words = np.asarray(postings.lengths)[lexical.headed, 1].astype(np.float32)
+        share = np.minimum(np.float32(2 * len(query.terms)) / np.maximum(words, 1), 1)  # articles count for words, too
+        bonus = np.zeros(len(own), dtype=np.float32)
+        bonus[lexical.headed] = np.float32(chosen.heading) * share
+        own += bonus
+        of_document += _best(bonus, documents, total)
     if query.is_name and len(lexical.named):
         of_document[np.unique(documents[lexical.named])] += np.float32(chosen.name)
         own = own.copy()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -33,7 +34,8 @@ class LexicalScores:
 
     `ideal` is the most that the query's own terms could score: a share of it can be compared between queries.
     `named` are the rows whose title, file name or headings hold one of the names asked for; alert rules only where
-    no runbook mentions it. `mentioned` are all rows that hold one.
+    no runbook mentions it. `mentioned` are all rows that hold one. `headed` are the rows whose headings hold every
+    term, of queries with more than one.
     """
 
     chunk: Floats
@@ -41,6 +43,7 @@ class LexicalScores:
     ideal: float = 0.0
     named: NDArray[np.int32] = field(default_factory=lambda: np.empty(0, np.int32))
     mentioned: NDArray[np.int32] = field(default_factory=lambda: np.empty(0, np.int32))
+    headed: NDArray[np.int32] = field(default_factory=lambda: np.empty(0, np.int32))
 
 
 def score(
@@ -69,11 +72,13 @@ def score(
     document_share = _share_of_count(_document_lengths(postings, documents_total), chosen)
     wanted = {**(added or {}), **terms}
     ideal = 0.0
+    headed: list[NDArray[np.int32]] = []
     for (term, weight), place in zip(wanted.items(), postings.slices(list(wanted)), strict=True):
         rows = np.asarray(postings.rows[place])
         rarity = weight * _idf(len(rows), rows_total)
         if term in terms:
             ideal += rarity * (chosen.k1 + 1)
+            headed.append(rows[np.asarray(postings.counts[place])[:, 1] > 0])
         if not len(rows):
             continue
         counts = np.asarray(postings.counts[place], dtype=np.float32)
@@ -81,7 +86,8 @@ def score(
         in_document, sums = _per_document(postings.documents[rows], counts)
         frequency = np.einsum("ij,ij->i", sums, document_share[in_document])
         document[in_document] += weight * _idf(len(in_document), documents_total) * _saturated(frequency, chosen)
-    return LexicalScores(chunk, document, ideal, *_named(postings, names))
+    in_headings = reduce(np.intersect1d, headed) if len(headed) > 1 else np.empty(0, np.int32)
+    return LexicalScores(chunk, document, ideal, *_named(postings, names), in_headings.astype(np.int32))
 
 
 def rank_small(corpus: Sequence[Sequence[str]], query: Sequence[str]) -> Floats:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from avyay.rag.chunk import chunk_document
 from avyay.rag.lexical.postings import Postings
 from avyay.rag.query import analyse, with_concepts, without_keywords
-from avyay.rag.retrieve import freshness, join_neighbours, lexical_fields, rank, search_lexical
+from avyay.rag.retrieve import Weights, freshness, join_neighbours, lexical_fields, rank, search_lexical
 from avyay.rag.types import Chunk, Hit
 
 DOCUMENTS = {
@@ -65,6 +65,26 @@ def test_what_a_question_asks_for_decides_between_sections(postings: Postings, c
 
 def test_other_words_for_a_thing_find_it(postings: Postings, chunks: list[Chunk]) -> None:
     assert found("time is wrong on a server", postings, chunks)[0][0] == "NodeClockSkew.md"
+
+
+def test_a_question_that_is_a_heading_finds_its_section() -> None:
+    """A long page that speaks of tests all the time is about something else."""
+    texts = {
+        "CONTRIBUTING.md": "# Contributing\n\n## Run the tests\n\nCall make.\n\n## Style\n\nShort lines.\n",
+        "engine.md": "# Engine\n\n## Verification\n\nTests run first. " + "The tests run; a test may run again. " * 6,
+        "names.md": "# How names of tests that run twice a day in all of the regions are chosen\n\nBy hand.\n",
+    }
+    cut = [
+        (number, chunk)
+        for number, (path, text) in enumerate(texts.items())
+        for chunk in chunk_document(path, text, count_tokens=lambda words: len(words.split()))
+    ]
+    made = Postings.build([lexical_fields(chunk) for _, chunk in cut], [number for number, _ in cut])
+    chunks = [chunk for _, chunk in cut]
+    likes = np.array([0.36 if chunk.path == "engine.md" else 0.3 for chunk in chunks], dtype=np.float32)
+    assert found("How do I run the tests?", made, chunks, likes)[0] == ("CONTRIBUTING.md", "Run the tests")
+    plain = found("How do I run the tests?", made, chunks, likes, weights=Weights(heading=0.0))
+    assert plain[0][0] == "engine.md", "which it would not without the heading's bonus"
 
 
 def test_filters_hide_and_priors_lift(postings: Postings, chunks: list[Chunk]) -> None:

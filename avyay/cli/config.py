@@ -8,6 +8,7 @@ import typer
 
 from avyay.cli.app import command_group
 from avyay.cli.command import Run, command
+from avyay.errors import UsageError
 from avyay.log import redact
 
 app = command_group("Show settings with their origin; print the schema.")
@@ -20,6 +21,17 @@ def show(
 ) -> None:
     """Print every setting with its value and where it came from."""
     rows = [row for row in run.loaded.rows() if key is None or row[0] == key or row[0].startswith(f"{key}.")]
+    if key is not None and not rows:
+        from difflib import get_close_matches
+
+        names = [name for name, _, _ in run.loaded.rows()]
+        sections = sorted({".".join(name.split(".")[:depth]) for name in names for depth in (1, 2, 3)} | set(names))
+        close = get_close_matches(key, sections, n=1)
+        raise UsageError(
+            f"There is no key {key!r}.",
+            hint=f"Did you mean {close[0]!r}?" if close else "See: avyay config show",
+            code="unknown_key",
+        )
     # A URL may hold a password, and this output is what people paste into reports.
     rows = [(name, redact(value) if isinstance(value, str) else value, origin) for name, value, origin in rows]
     settings = [{"key": name, "value": value, "origin": str(origin)} for name, value, origin in rows]

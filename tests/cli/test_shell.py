@@ -170,6 +170,12 @@ class TestConfig:
             "settings"
         ]
 
+    def test_a_key_that_is_none(self, tmp_path: Path) -> None:
+        done = avyay("config", "show", "raksha.fail_onn", cwd=tmp_path)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr == "avyay: There is no key 'raksha.fail_onn'.\nDid you mean 'raksha.fail_on'?\n"
+        assert avyay("config", "show", "raksha", cwd=tmp_path).returncode == 0
+
     def test_schema_is_json_schema(self) -> None:
         assert json.loads(avyay("config", "schema").stdout)["additionalProperties"] is False
 

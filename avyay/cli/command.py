@@ -69,8 +69,11 @@ class Run:
         log = loaded.settings.log
         level = "debug" if self._verbose > 1 else "info" if self._verbose else log.level
         configure_logging(level, json=None if log.format == "auto" else log.format == "json")
-        for ignored in loaded.ignored:
-            self.out.note(f"Ignored until you run `avyay trust`: {ignored}")
+        if loaded.ignored:
+            more = f" and {len(loaded.ignored) - 1} more" if len(loaded.ignored) > 1 else ""
+            self.out.note(f"Ignored until you run `avyay trust`: {loaded.ignored[0]}{more}")
+            for ignored in loaded.ignored[1:]:
+                self.out.detail(f"Ignored as well: {ignored}")
         for name in loaded.unknown_variables:
             self.out.note(f"Unknown environment variable {name}: see `avyay config show`.")
         return loaded

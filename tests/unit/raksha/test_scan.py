@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import string
 import sys
 import threading
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -240,3 +242,17 @@ def test_what_imports_are_provided_by(write) -> None:
         ("unknown-import", "service/main.go", 2),
         ("unknown-import", "src/b.ts", 1),
     ]
+
+
+def test_a_token_that_was_issued_is_no_test_data(write) -> None:
+    body = "a1B2c3D4e5F6g7H8i9J0k1L2m3N4o5"
+    number, digits = zlib.crc32(body.encode()), ""
+    alphabet = string.digits + string.ascii_uppercase + string.ascii_lowercase
+    for _ in range(6):
+        number, digit = divmod(number, 62)
+        digits = alphabet[digit] + digits
+    issued, invented = f"ghp_{body}{digits}", f"ghp_{body}zzzzzz"
+    root = write({"tests/a.py": f'TOKEN = "{issued}"\n', "tests/b.py": f'TOKEN = "{invented}"\n'})
+    report = CodeScanner([ChecksEngine(load_checks(plugins=False))]).scan([root])
+    assert found(report) == [("hardcoded-credential", "tests/a.py", 1)]
+    assert issued not in repr(report.findings[0].snippet) + report.findings[0].message

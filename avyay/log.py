@@ -42,6 +42,14 @@ def _redact_event(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMa
     return event
 
 
+def _one_line(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """What strangers write makes no line of its own on a terminal, and moves no cursor there."""
+    for key, value in event.items():
+        if isinstance(value, str) and key != "exception" and not value.isprintable():
+            event[key] = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in value)
+    return event
+
+
 def configure_logging(level: Level = "warning", *, json: bool | None = None, stream: TextIO | None = None) -> None:
     """Set up logging for this process.
 
@@ -79,6 +87,7 @@ def _configure() -> None:
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
             _redact_event,
+            *(() if as_json else (_one_line,)),
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),

@@ -24,6 +24,7 @@ _STATUS_LINES: dict[int, bytes] = {
 }
 _BODY_HELD = 64 * 1024  # bytes of a request held before its connection is no longer read
 _HEAD_LIMIT = 64 * 1024  # bytes of the head of a request
+_FRAMING = frozenset({b"host", b"expect", b"transfer-encoding", b"content-length"})
 
 
 class HttpProtocol(asyncio.Protocol):
@@ -50,6 +51,11 @@ class HttpProtocol(asyncio.Protocol):
         self._headers: list[tuple[bytes, bytes]] = []
         self._head_size = 0
         self._expects = False
+        self._hosts = 0
+        self._coding: list[bytes] = []  # Transfer-Encoding, as often as it came
+        self._length = b""
+        self._body_to_come = b""  # how the body is framed that the parser takes for another protocol
+        self._resuming = False
         self.transport: Any = None
         self.server: tuple[str, int] | None = None
         self.client: tuple[str, int] | None = None
@@ -79,11 +85,29 @@ class HttpProtocol(asyncio.Protocol):
         if self._parser is None or self._ending:
             return
         try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            return  # we speak nothing else: the request is answered as it stands
+            while data:
+                data = self._feed(data)
         except httptools.HttpParserError:
             self._refuse(HTTPStatus.BAD_REQUEST)
+
+    def _feed(self, data: bytes) -> bytes:
+        """Parse; what is left when a request offered to speak something else.
+
+        We speak nothing else, so the request is answered as it stands. But the parser takes its body for that other
+        protocol, and would take it for the next request: it is told anew how the body is framed.
+        """
+        try:
+            self._parser.feed_data(data)
+            return b""
+        except httptools.HttpParserUpgrade as offer:
+            rest = data[offer.args[0] :]
+        if self._ending or self._parser is None:
+            return b""
+        if self._body_to_come:
+            self._parser = httptools.HttpRequestParser(self)
+            self._resuming = True
+            self._parser.feed_data(b"POST / HTTP/1.1\r\n" + self._body_to_come + b"\r\n\r\n")
+        return rest
 
     def pause_writing(self) -> None:
         if self.writable is None:
@@ -105,6 +129,7 @@ class HttpProtocol(asyncio.Protocol):
 
     def on_message_begin(self) -> None:
         self._url, self._headers, self._head_size, self._expects = b"", [], 0, False
+        self._hosts, self._coding, self._length = 0, [], b""
 
     def on_url(self, url: bytes) -> None:
         self._url += url
@@ -112,10 +137,34 @@ class HttpProtocol(asyncio.Protocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         name = name.lower()
-        if name == b"expect" and value.lower() == b"100-continue":
-            self._expects = True
+        if name in _FRAMING:
+            self._note(name, value)
         self._headers.append((name, value))
         self._measure(len(name) + len(value))
+
+    def _note(self, name: bytes, value: bytes) -> None:
+        if name == b"host":
+            self._hosts += 1
+        elif name == b"expect":
+            self._expects = value.lower() == b"100-continue"
+        elif name == b"transfer-encoding":
+            self._coding.append(value)
+        else:
+            self._length = value
+
+    def _check(self, method: bytes, version: str) -> None:
+        """What the parser lets pass and no two parties need to read alike (RFC 9112 2.3, 3.2, 6.1)."""
+        codings = [one.strip().lower() for one in self._coding]
+        fine = self._hosts == 1 or (not self._hosts and version == "1.0")
+        if version not in ("1.1", "1.0"):
+            self._refuse(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED)
+        elif method == b"CONNECT":
+            self._refuse(HTTPStatus.METHOD_NOT_ALLOWED)
+        elif not fine or (codings and (version == "1.0" or codings != [b"chunked"])):
+            self._refuse(HTTPStatus.BAD_REQUEST)
+        else:
+            return
+        raise ValueError("the request is not one that everybody reads alike")
 
     def _measure(self, size: int) -> None:
         self._head_size += size
@@ -124,11 +173,17 @@ class HttpProtocol(asyncio.Protocol):
             raise ValueError("the head of the request is too long")
 
     def on_headers_complete(self) -> None:
+        if self._resuming:
+            return
         parser = self._parser
+        method, version = parser.get_method(), parser.get_http_version()
+        self._check(method, version)
         url = httptools.parse_url(self._url)
+        if url.fragment is not None:
+            self._refuse(HTTPStatus.BAD_REQUEST)
+            raise ValueError("a request's target has no fragment")
         raw_path = url.path or b"/"
         path = raw_path.decode("ascii")
-        version = parser.get_http_version()
         scope = {
             "type": "http",
             "asgi": {"version": "3.0", "spec_version": "2.3"},
@@ -137,13 +192,17 @@ class HttpProtocol(asyncio.Protocol):
             "client": self.client,
             "scheme": "http",
             "root_path": "",
-            "method": parser.get_method().decode("ascii"),
+            "method": method.decode("ascii"),
             "path": unquote(path) if "%" in path else path,
             "raw_path": raw_path,
             "query_string": url.query or b"",
             "headers": self._headers,
             "state": self._app_state.copy() if self._app_state else {},
         }
+        self._headers = []  # what comes after the body is no header, and must not pass for one
+        if parser.should_upgrade():
+            framing = b"transfer-encoding: chunked" if self._coding else b"content-length: " + self._length
+            self._body_to_come = framing if self._coding or self._length.strip(b"0") else b""
         cycle = _Cycle(self, scope, expects=self._expects)
         cycle.keep_alive = version != "1.0" and parser.should_keep_alive()
         self._reading = cycle
@@ -158,6 +217,9 @@ class HttpProtocol(asyncio.Protocol):
             self.pause_reading()
 
     def on_message_complete(self) -> None:
+        if self._body_to_come and not self._resuming:
+            return  # it is still to come
+        self._body_to_come, self._resuming = b"", False
         if self._reading is not None:
             self._reading.end_of_body()
             self._reading = None
@@ -220,7 +282,10 @@ class HttpProtocol(asyncio.Protocol):
 
     def _refuse(self, status: HTTPStatus) -> None:
         """The request is no HTTP: say so, unless an answer is under way, and hang up."""
-        if self._answering is None and not self._ending:
+        answering = self._answering
+        if answering is not None and answering is self._reading and answering.give_up():
+            answering = None  # its head was fine, and nothing has been said to it
+        if answering is None and not self._ending:
             text = status.phrase.encode()
             self.transport.write(
                 b"%bcontent-type: text/plain\r\ncontent-length: %d\r\nconnection: close\r\n\r\n%b"
@@ -289,6 +354,13 @@ class _Cycle:
         """The connection is gone."""
         self._gone = True
         self._wake()
+
+    def give_up(self) -> bool:
+        """Nobody can understand the rest of the request; whether that may be said."""
+        if self._started:
+            return False
+        self.lose()
+        return True
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -21,6 +22,7 @@ from upstream import Reply, Upstream
 from avyay.cli.app import application
 from avyay.db import open_database
 from avyay.errors import ConfigError, PolicyError, UsageError
+from avyay.serve.gateway import door
 from avyay.serve.gateway.daemon import build_app, check_authentication, serve_gateway
 from avyay.serve.launch import Launch
 
@@ -513,6 +515,8 @@ SMUGGLED = {
     "a space before the colon": "content-length : 2",
     "a bare line feed": "x-a: 1\nx-b: 2\r\ncontent-length: 2",
     "a null byte": "x-a: \0\r\ncontent-length: 2",
+    "another coding": "transfer-encoding: gzip, chunked",
+    "two hosts": "host: y\r\ncontent-length: 2",
 }
 
 
@@ -540,6 +544,65 @@ def test_a_body_that_does_not_come(echo_gate: Gate, all_scopes: str) -> None:
         head = f"POST /v1/scan HTTP/1.1\r\nhost: x\r\nx-api-key: {all_scopes}\r\ncontent-length: {size}\r\n\r\n"
         assert echo_gate.raw(head.encode() + b"abc").startswith(b"HTTP/1.1 408")
     wait_for(lambda: not echo_gate.gateway.passages)
+
+
+CLOSED = "reset by peer|Broken pipe"
+
+
+def drip(caller: socket.socket) -> None:
+    for _ in range(400):
+        caller.sendall(b"x")
+        time.sleep(0.05)
+
+
+def pour(caller: socket.socket) -> None:
+    for _ in range(100_000):
+        caller.sendall(b"GET /openapi.json HTTP/1.1\r\nhost: x\r\n\r\n" * 10)
+
+
+def test_a_body_that_comes_byte_by_byte(folder: Path, echo: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each byte in time, and the body never: at a form that asks for no key as well."""
+    monkeypatch.setattr(door, "_SPARE", 0.1)
+    key = make_key(folder, "slow", scopes=["*"])
+    with Gate(folder, {"raksha": echo.url}, {"body_timeout": 0.4}) as gate:
+        lines = {
+            "/console/sign-in": "",
+            "/v1/scan": f"x-api-key: {key}\r\n",
+            "/v1/webhooks/push": "",
+            "/v1/usage": "",  # answered before its body is here: then nobody waits for the rest
+        }
+        for path, more in lines.items():
+            size = 500_000 if path == "/v1/scan" else 1_000
+            head = f"POST {path} HTTP/1.1\r\nhost: x\r\n{more}content-length: {size}\r\n\r\n"
+            with socket.create_connection(("127.0.0.1", gate.port), timeout=20) as caller:
+                caller.sendall(head.encode())
+                with pytest.raises(OSError, match=CLOSED):
+                    drip(caller)
+        wait_for(lambda: not gate.gateway.passages)
+
+
+def test_callers_that_do_not_read(folder: Path, all_scopes: str) -> None:
+    """A page asked for a thousand times and never read; an answer that is left lying: neither is kept for ever."""
+    with Gate(folder, {}, {"send_timeout": 0.5}) as gate:
+        connections = gate._server.server_state.connections
+        greedy = socket.socket()
+        greedy.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+        greedy.connect(("127.0.0.1", gate.port))
+        greedy.settimeout(20)
+        with pytest.raises(OSError, match=CLOSED):  # it is cut off while it still asks
+            pour(greedy)
+        greedy.close()
+        wait_for(lambda: not connections)
+
+
+def test_what_comes_after_the_body_is_no_header(echo_gate: Gate, all_scopes: str) -> None:
+    head = "POST /v1/scan HTTP/1.1\r\nhost: x\r\nconnection: close\r\ntransfer-encoding: chunked\r\n"
+    late = f"2\r\n{{}}\r\n0\r\nx-api-key: {all_scopes}\r\nx-forwarded-for: 6.6.6.6\r\nx-avyay-customer: late\r\n\r\n"
+    assert echo_gate.raw(f"{head}\r\n{late}".encode()).startswith(b"HTTP/1.1 401")
+    answer = echo_gate.raw(f"{head}x-api-key: {all_scopes}\r\n\r\n{late}".encode())
+    assert answer.startswith(b"HTTP/1.1 200")
+    assert b"late" not in answer
+    assert b"6.6.6.6" not in answer
 
 
 def test_methods(echo_gate: Gate, all_scopes: str) -> None:

@@ -25,6 +25,7 @@ class Echo:
     def __init__(self) -> None:
         self.gone = 0
         self.bodies: list[bytes] = []
+        self.headers: list[list[tuple[bytes, bytes]]] = []
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "lifespan":
@@ -60,6 +61,7 @@ class Echo:
                 return
             body, more = body + message["body"], message["more_body"]
         self.bodies.append(body)
+        self.headers.append(scope["headers"])
         text = b"%b %b %b" % (scope["method"].encode(), path.encode(), body)
         if path == "/chunks":
             await send(start)
@@ -144,12 +146,14 @@ def bodies(raw: bytes) -> list[bytes]:
     return found
 
 
-def post(path: str, body: bytes, *, close: bool = False, chunked: bool = False) -> bytes:
+def post(path: str, body: bytes, *, close: bool = False, chunked: bool = False, upgrade: bool = False) -> bytes:
     head = f"POST {path} HTTP/1.1\r\nHost: x\r\n" + ("Connection: close\r\n" if close else "")
+    if upgrade:  # as Java's client does with every request in clear text
+        head += "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEAAEAAAAIAAAAB\r\n"
     if not chunked:
         return head.encode() + b"Content-Length: %d\r\n\r\n%b" % (len(body), body)
     pieces = b"".join(b"%x\r\n%b\r\n" % (len(body[at : at + 7]), body[at : at + 7]) for at in range(0, len(body), 7))
-    return head.encode() + b"Transfer-Encoding: chunked\r\n\r\n" + pieces + b"0\r\n\r\n"
+    return head.encode() + b"Transfer-Encoding: chunked\r\n\r\n" + pieces + b"0\r\nX-Late: 1\r\n\r\n"
 
 
 @settings(max_examples=60, deadline=None)
@@ -160,11 +164,14 @@ def test_pipelined_requests_cut_anywhere_are_answered_in_order(server: Server, d
     for number in range(count):
         body = data.draw(st.binary(max_size=60))
         path = data.draw(st.sampled_from(["/a", "/chunks", "/b%20c"]))
-        requests += post(path, body, close=number == count - 1, chunked=data.draw(st.booleans()))
+        chunked, upgrade = data.draw(st.booleans()), data.draw(st.booleans())
+        requests += post(path, body, close=number == count - 1, chunked=chunked, upgrade=upgrade)
         expected.append(b"POST %b %b" % (path.replace("%20", " ").encode(), body))
     cuts = sorted(data.draw(st.sets(st.integers(1, len(requests) - 1), max_size=4)))
     pieces = [requests[a:b] for a, b in zip([0, *cuts], [*cuts, len(requests)], strict=True)]
+    server.app.headers.clear()
     assert bodies(server.talk(*pieces)) == expected
+    assert b"x-late" not in {name for headers in server.app.headers for name, _ in headers}
 
 
 def test_a_connection_is_used_again(server: Server) -> None:
@@ -221,8 +228,31 @@ def test_a_large_body_is_held_back_not_lost(server: Server) -> None:
         (b"POST /a HTTP/1.1\r\ncontent-length: -1\r\n\r\n", b"400"),
         (b"GET /a HTTP/1.1\r\nx: " + b"y" * 100_000 + b"\r\n\r\n", b"431"),
         (b"GET /" + b"y" * 100_000 + b" HTTP/1.1\r\n\r\n", b"431"),
+        (b"GET /a HTTP/1.1\r\n\r\n", b"400"),
+        (b"GET /a HTTP/1.1\r\nhost: x\r\nhost: y\r\n\r\n", b"400"),
+        (b"GET /a HTTP/2.0\r\nhost: x\r\n\r\n", b"505"),
+        (b"GET /a\r\n\r\n", b"505"),
+        (b"GET /a#b HTTP/1.1\r\nhost: x\r\n\r\n", b"400"),
+        (b"CONNECT x:1 HTTP/1.1\r\nhost: x\r\n\r\nGET /a HTTP/1.1\r\nhost: x\r\n\r\n", b"405"),
+        (b"POST /a HTTP/1.0\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n", b"400"),
+        *(
+            (b"POST /a HTTP/1.1\r\nhost: x\r\n%b\r\n\r\n3\r\nabc\r\n0\r\n\r\n" % coding, b"400")
+            for coding in (
+                b"transfer-encoding: xchunked",
+                b"transfer-encoding: gzip, chunked",
+                b"transfer-encoding: identity\r\ntransfer-encoding: chunked",
+                b"transfer-encoding: chunked;q=1",
+                b"transfer-encoding: identity",
+            )
+        ),
+        (b"POST /a HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\nFFFFFFFFFFFFFFFFF\r\nabc\r\n", b"400"),
+        (b"POST /a HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabcd\r\n", b"400"),
     ],
-    ids=["nonsense", "two-lengths", "negative-length", "long-header", "long-url"],
+    ids=[
+        *("nonsense", "two-lengths", "negative-length", "long-header", "long-url", "no-host", "two-hosts", "http-2"),
+        *("http-0.9", "fragment", "connect", "chunks-of-1.0", "coding", "gzip", "two-codings", "coding-with-a-word"),
+        *("identity", "huge-chunk", "wrong-chunk"),
+    ],
 )
 def test_what_is_no_http_is_refused(server: Server, raw: bytes, status: bytes) -> None:
     assert server.talk(raw).split(b" ")[1] == status
@@ -232,6 +262,19 @@ def test_what_is_no_http_is_refused(server: Server, raw: bytes, status: bytes) -
 def test_an_upgrade_is_not_taken(server: Server) -> None:
     got = server.talk(b"GET /a HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: h2c\r\n\r\n", end=b"GET /a ")
     assert got.startswith(b"HTTP/1.1 200 OK")
+
+
+def test_a_body_behind_an_offered_upgrade_is_no_request(server: Server) -> None:
+    """A proxy takes it for a body: answered as a request of its own, it would get the next caller's place."""
+    inner = post("/b%20c", b"smuggled")
+    head, _, body = post("/a", inner, upgrade=True).partition(b"\r\n\r\n")
+    last = post("/a", b"next", close=True)
+    for pieces in (
+        [head + b"\r\n\r\n", body, last],
+        [head + b"\r\n\r\n" + body, last],
+        [head + b"\r\n\r\n" + body + last],
+    ):
+        assert bodies(server.talk(*pieces)) == [b"POST /a " + inner, b"POST /a next"]
 
 
 def test_a_status_without_a_name(server: Server) -> None:
@@ -252,7 +295,7 @@ def test_a_caller_that_leaves_is_noticed(server: Server) -> None:
         time.sleep(0.05)
     wait_for(lambda: server.app.gone == before + 1)
     with server.connect() as caller:
-        caller.sendall(b"POST /a HTTP/1.1\r\ncontent-length: 10\r\n\r\nhalf")
+        caller.sendall(b"POST /a HTTP/1.1\r\nhost: x\r\ncontent-length: 10\r\n\r\nhalf")
         time.sleep(0.05)
     wait_for(lambda: server.app.gone == before + 2)
 
@@ -260,7 +303,7 @@ def test_a_caller_that_leaves_is_noticed(server: Server) -> None:
 def test_the_answer_under_way_is_finished_before_the_server_ends() -> None:
     own = Server()
     with own.connect() as idle, own.connect() as caller:
-        caller.sendall(b"POST /a HTTP/1.1\r\ncontent-length: 2\r\n\r\nh")
+        caller.sendall(b"POST /a HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\nh")
         time.sleep(0.05)
         own.server.should_exit = True
         assert idle.recv(10) == b""  # nothing was under way there

@@ -326,7 +326,13 @@ def _origin(text: str) -> bytes:
 
 
 def door_limits(settings: GatewaySettings) -> DoorLimits:
-    return DoorLimits(settings.max_head, settings.head_timeout, settings.max_connections)
+    return DoorLimits(
+        settings.max_head,
+        settings.head_timeout,
+        settings.max_connections,
+        settings.body_timeout,
+        settings.send_timeout,
+    )
 
 
 def _end_worker() -> None:

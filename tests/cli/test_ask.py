@@ -66,9 +66,9 @@ def test_index_then_ask(repository: Path, tmp_path: Path, home: Path) -> None:
     assert indexed.returncode == 0, indexed.stderr
     assert f"Indexed runbooks at {sha7}: 2 added" in indexed.stdout
     assert list((home / "avyay" / "data" / "rag" / "vectors.lance").iterdir())
-    with closing(sqlite3.connect(home / "avyay" / "data" / "rag" / "events.db")) as events:
-        # A command closes what it opened, or the next one would report that events may be missing.
-        assert events.execute("SELECT count(*), count(closed_at) FROM writer_sessions").fetchone() == (1, 1)
+    with closing(sqlite3.connect(home / "avyay" / "data" / "rag" / "rag.db")) as index:
+        # Told in the transaction of the index itself.
+        assert index.execute("SELECT name FROM outbox").fetchall() == [("rag.documents.indexed",)]
 
     asked = avyay("ask", "which command measures the latency of the etcd disk?", cwd=tmp_path)
     assert asked.returncode == 0, asked.stderr

@@ -102,6 +102,10 @@ def test_what_happens_here_and_elsewhere_is_one_stream(tmp_path: Path) -> None:
         ids = [event["id"] for event in there.get("/v1/events?after=start&limit=9").body["events"]]
         here = [event["id"] for event in gate.get("/v1/events?after=start&limit=9&kind=raksha.*").body["events"]]
         assert here == ids  # the same events, not others like them
+        wait_for(lambda: gate.get("/health").body["events"] == {"streams": 0, "followed": ["raksha"]})
+        metrics = gate.get("/metrics").raw.decode()
+        assert 'gateway_events_followed{component="raksha"} 1' in metrics
+        assert 'gateway_events_followed{component="rag"} 0' in metrics
 
 
 def test_a_component_that_was_down_and_a_gateway_that_was(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from avyay.serve.gateway.limit_stores import LocalLimiter, RedisLimiter
 from avyay.serve.gateway.openapi import openapi_document
 from avyay.serve.gateway.reconcile import RemoteLedger, compare
 from avyay.serve.gateway.replies import send_json
+from avyay.serve.gateway.stream import EventsPage
 from avyay.serve.gateway.usage import UsageReader
 from avyay.serve.house import Metric, render_metrics
 from avyay.serve.siblings import Siblings, Source
@@ -28,6 +29,7 @@ __all__ = ["add_pages"]
 
 Scope: TypeAlias = MutableMapping[str, Any]
 _PATIENCE = 10.0  # seconds the router may take for one question
+_EVENTS = b"/v1/events"
 _STATES = {BreakerState.CLOSED: 0.0, BreakerState.HALF_OPEN: 1.0, BreakerState.OPEN: 2.0}
 
 
@@ -64,6 +66,7 @@ class _Pages:
             "authentication": "none" if app.authenticator.open else "required",
             "active": len(app.passages),
             **self._siblings.worker,
+            **({"events": events.state()} if isinstance(events := app.pages.get(_EVENTS), EventsPage) else {}),
         }
 
     async def health(self, scope: Scope, receive: Any, send: Any, identity: Identity | None, request_id: str) -> int:
@@ -112,6 +115,8 @@ class _Pages:
             [({}, float(app.journal.unspooled))],
         )
         yield "gateway_tasks", "gauge", "Tasks of the event loop.", [({}, float(len(asyncio.all_tasks())))]
+        if isinstance(events := app.pages.get(_EVENTS), EventsPage):
+            yield from events.metrics()
         if isinstance(app.limiter, LocalLimiter):
             held = float(app.limiter.counters.held)
             yield "gateway_concurrent_held", "gauge", "Places among answers at once that are taken.", [({}, held)]

@@ -19,6 +19,7 @@ from avyay.serve.gateway.auth import Authenticator, Identity, credential_of
 from avyay.serve.gateway.relay import Upstream
 from avyay.serve.gateway.replies import Refusal
 from avyay.serve.gateway.routes import events_seen
+from avyay.serve.house import Metric
 from avyay.serve.run import Stopping
 
 if TYPE_CHECKING:
@@ -90,6 +91,20 @@ class EventsPage:
     def streams(self) -> int:
         """Callers that listen."""
         return self._feed.streams
+
+    def state(self) -> dict[str, Any]:
+        """For `/health`: how many listen, and which components of other homes this process follows."""
+        followed = sorted(self._follower.following) if self._follower is not None else []
+        return {"streams": self.streams, "followed": followed}
+
+    def metrics(self) -> Iterable[Metric]:
+        """For Prometheus."""
+        yield "gateway_event_streams", "gauge", "Callers that listen to events.", [({}, float(self.streams))]
+        if self._follower is not None:
+            on = [({"component": one.name}, float(one.name in self._follower.following)) for one in self._remotes]
+            yield "gateway_events_followed", "gauge", "1: events of this component of another home come here.", on
+            garbled = float(self._follower.garbled)
+            yield "gateway_events_garbled_total", "counter", "What components sent that is no event.", [({}, garbled)]
 
     async def __call__(
         self, scope: Scope, receive: Receive, send: Send, identity: Identity | None, request_id: str

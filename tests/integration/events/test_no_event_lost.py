@@ -138,6 +138,7 @@ def check(kind: str, home: Path, rounds: int) -> None:
     acknowledged: list[tuple[str, dict[str, object]]] = []
     for number in range(rounds):
         acknowledged += killed(KINDS[kind], home, 1 + number % 5)
+    assert len(acknowledged) >= rounds
     published = list(events_of(home))
     ids = [event.id for event in published]
     assert len(ids) == len(set(ids))

@@ -15,6 +15,7 @@ import sqlite3
 import threading
 from collections.abc import Mapping, Sequence
 from contextlib import closing, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -114,18 +115,33 @@ def _check_name(name: str) -> None:
         raise ValueError(f"no name of an event: {name!r}")
 
 
+def fitting_row(event: Event, at: float, salt: str) -> tuple[str, float, str, str]:
+    """`event_row`; data that is too large is cut, and then says so (`cut`), and what is no JSON is left out.
+
+    Raises:
+        ValueError: its name is not `component.noun.verb_past`.
+    """
+    _check_name(event.name)
+    try:
+        return event_row(event, at, salt)
+    except ValueError:
+        return event_row(replace(event, data=_cut(event.data)), at, salt)
+
+
 def append_event(database: sqlite3.Connection, event: Event, at: float) -> None:
     """Publish within a transaction of the component's own file, which was opened with `OUTBOX` among its schemas.
 
     Raises:
-        ValueError: as `event_row`.
+        ValueError: as `fitting_row`: what is told must not undo what is done.
     """
     (salt,) = database.execute("SELECT salt FROM outbox_bounds").fetchone()
-    database.execute(_INSERT.sql(), event_row(event, at, salt))
+    database.execute(_INSERT.sql(), fitting_row(event, at, salt))
 
 
 def keep_events(database: sqlite3.Connection, keep: int, keep_for: float) -> None:
     """Set the bounds of a file's outbox: so many events, and none older than so many seconds."""
+    if database.execute("SELECT keep, keep_for FROM outbox_bounds").fetchone() == (keep, keep_for):
+        return  # and wait for nobody who writes
     database.execute("UPDATE outbox_bounds SET keep = ?, keep_for = ?", (keep, keep_for))
 
 
@@ -176,7 +192,7 @@ class Outboxes:
 
         Raises:
             AvyayError: they could not be kept.
-            ValueError: as `event_row`.
+            ValueError: as `fitting_row`.
         """
         for writer in {id(writer): writer for writer in [self._append(event) for event in events]}.values():
             writer.flush()
@@ -184,7 +200,7 @@ class Outboxes:
     def _append(self, event: Event) -> GroupCommitWriter:
         _check_name(event.name)  # before a folder is made of it
         writer, salt = self._writer(event.name.split(".")[0])
-        row: Sequence[Value] = event_row(event, self._clock.now(), salt)
+        row: Sequence[Value] = fitting_row(event, self._clock.now(), salt)
         writer.append(_INSERT, row)
         return writer
 
@@ -224,11 +240,26 @@ class Outboxes:
             return found
 
 
+_CUT_TEXT, _CUT_FIELDS = 500, 40
+
+
+def _cut(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields that say something in a few words, so that they fit."""
+    kept: dict[str, Any] = {"cut": True}
+    for key, value in list(data.items())[:_CUT_FIELDS]:
+        if isinstance(value, str):
+            kept[str(key)[:60]] = value[:_CUT_TEXT]
+        elif isinstance(value, bool | float | None) or (isinstance(value, int) and abs(value) < 2**53):
+            kept[str(key)[:60]] = value
+    return kept
+
+
 def _clean(value: Any) -> Any:
     if isinstance(value, str):
-        return redact(value)
+        # Names of files may hold bytes that are no text; JSON may not.
+        return redact(value if value.isascii() else value.encode("utf-8", "backslashreplace").decode())
     if isinstance(value, Mapping):
-        return {str(key): _clean(inner) for key, inner in value.items()}
+        return {_clean(str(key)): _clean(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
         return [_clean(inner) for inner in value]
     return value

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import threading
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -72,7 +75,6 @@ def test_an_occasion_is_told_once(tmp_path: Path) -> None:
         pytest.param(Event("Marga.x"), id="upper-case"),
         pytest.param(Event("marga"), id="no-noun"),
         pytest.param(Event("../x.y"), id="a-path"),
-        pytest.param(Event("marga.x.y", {"text": "x" * LARGEST}), id="too-large"),
     ],
 )
 def test_what_cannot_be_kept_is_counted_and_harms_nobody(tmp_path: Path, event: Event) -> None:
@@ -120,6 +122,45 @@ def test_published_with_the_change_or_not_at_all(tmp_path: Path, clock: FakeCloc
     assert str(reader.head()) == "siddhi_main-1"
     reader.close()
     database.close()
+
+
+LEAVES = st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters()) | st.just("x" * 30_000)
+DATA = st.dictionaries(
+    st.text(st.characters(), max_size=5),
+    st.recursive(LEAVES, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3)),
+    max_size=6,
+)
+
+
+@given(DATA)
+@settings(max_examples=60, deadline=None)
+def test_whatever_is_told_does_not_undo_what_is_done(data: dict[str, Any]) -> None:
+    """Too large, no JSON, no text: the transaction goes on, and what fits is told."""
+    with TemporaryDirectory() as folder:
+        with closing(open_database(Path(folder, "rag", "rag.db"), OUTBOX)) as database, database.transaction():
+            append_event(database, Event("rag.documents.indexed", data), 1.0)
+        reader = EventReader(Path(folder))
+        (event,) = reader.read(Cursor()).events
+        reader.close()
+        assert len(json.dumps(event.data, ensure_ascii=False)) <= LARGEST
+
+
+def test_what_is_too_large_is_cut_and_says_so(tmp_path: Path) -> None:
+    data = {"detail": "x" * LARGEST, "n": 3, "paths": ["a"] * 90_000, "big": 2**70, "bad": "a\udcff"}
+    outboxes = Outboxes(tmp_path / "other")
+    outboxes.publish(Event("rag.documents.indexed", data))
+    outboxes.close()
+    assert outboxes.dropped == 0
+    with closing(open_database(tmp_path / "rag" / "rag.db", OUTBOX)) as database, database.transaction():
+        append_event(database, Event("rag.documents.indexed", data), 1.0)
+        append_event(database, Event("rag.documents.indexed", {"path": "a\udcff.md"}), 1.0)
+        with pytest.raises(ValueError, match="no name"):
+            append_event(database, Event("../x.y", {}), 1.0)
+    reader = EventReader(tmp_path)
+    first, second = (event.data for event in reader.read(Cursor()).events)
+    reader.close()
+    assert first == {"cut": True, "detail": "x" * 500, "n": 3, "bad": "a\\udcff"}
+    assert second == {"path": "a\\udcff.md"}
 
 
 def test_bounded_and_a_reader_that_was_away_learns_what_it_missed(tmp_path: Path) -> None:

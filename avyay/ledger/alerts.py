@@ -5,6 +5,7 @@ What a scope has spent is durable already, so nothing is lost between two looks:
 
 from __future__ import annotations
 
+import json
 import threading
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 from avyay.clock import SYSTEM_CLOCK, Clock
 from avyay.db import Migration, Schema, open_database
 from avyay.events.outbox import OUTBOX, append_event
+from avyay.ledger.durable import Ledger
 from avyay.ledger.schema import LEDGER_SCHEMA
 from avyay.money import ZERO, Picodollars, usd_string
 from avyay.ports import Event
@@ -33,7 +35,9 @@ _LOOK = """
     WITH verbs (verb, share) AS (VALUES ('neared', ?1), ('exhausted', 1.0)),
          scopes AS (
              SELECT key, cap, resets_at,
-                 spent + CASE WHEN ?2 AND key NOT LIKE 'hypothesis:%' THEN reserved ELSE 0 END AS used
+                 spent + CASE WHEN ?2 AND key NOT LIKE 'hypothesis:%' THEN reserved
+                    ELSE coalesce((SELECT value FROM json_each(?4) AS lost WHERE lost.key = ledger_scopes.key), 0) END
+                    AS used
              FROM ledger_scopes WHERE cap > 0)
     SELECT key, used, cap, resets_at, verb FROM scopes, verbs
     WHERE used >= cap * share AND (resets_at IS NULL OR resets_at > ?3)
@@ -67,7 +71,7 @@ class BudgetAlerts:
         component: Whose budgets they are.
         near: Share of a cap, 0..1, from which it is told to be near.
         reserved: Whether what is held for what may come counts as used. What one hypothesis holds never does: an order
-            is made as large as its cap allows.
+            is made as large as its cap allows. Blocks whose process is gone always count: nobody can use them.
     """
 
     def __init__(
@@ -75,6 +79,7 @@ class BudgetAlerts:
     ) -> None:
         self._component, self._near, self._reserved, self._clock = component, near, reserved, clock
         self._lock = threading.Lock()
+        self._ledger = Ledger(path, clock=clock)
         self._database = open_database(path, LEDGER_SCHEMA, OUTBOX, _ALERTS, check_same_thread=False)
 
     def look(self) -> int:
@@ -84,7 +89,7 @@ class BudgetAlerts:
             AvyayError: the ledger cannot be read, or the event not be kept; the next look does it.
         """
         now = self._clock.now()
-        values = (self._near, self._reserved, now - _FORGET)
+        values = (self._near, self._reserved, now - _FORGET, json.dumps(self._lost()))
         with self._lock, self._database.errors():
             if self._database.execute(_LOOK, values).fetchone() is None:
                 return 0
@@ -99,3 +104,12 @@ class BudgetAlerts:
         """Let go of the file."""
         with self._lock:
             self._database.close()
+            self._ledger.close()
+
+    def _lost(self) -> dict[str, int]:
+        """What processes that are gone hold, by scope: they may have spent it all."""
+        found: dict[str, int] = {}
+        for block in self._ledger.orphaned_blocks():
+            for scope in block.scopes:
+                found[scope] = found.get(scope, 0) + block.held
+        return found

@@ -22,6 +22,7 @@ import pytest
 import yaml
 from daemon import Served, services_in, wait_for
 from receiver import Receiver
+from upstream import Reply, Upstream
 
 from avyay.events.reader import Cursor, EventReader, Recorded
 from avyay.ports import Event
@@ -230,3 +231,26 @@ def test_what_delivers_killed_while_it_delivers(tmp_path: Path) -> None:
 @pytest.mark.soak
 def test_what_delivers_killed_while_it_delivers_many_times(tmp_path: Path) -> None:
     check_deliveries(tmp_path, 25)
+
+
+def test_a_budget_that_came_near_its_cap_as_the_router_was_killed(tmp_path: Path) -> None:
+    """What the killed process held (this call's worst case, or all of it) counts as spent: the next one tells, once."""
+    home = tmp_path / "home"
+
+    def told() -> list[str]:
+        return [event.name for event in events_in(home) if ".budget." in event.name]
+
+    with Upstream() as upstream:
+        upstream.default = Reply(input=800, output=0)
+        model = {"name": "m", "input_price": 1000, "output_price": 0}
+        provider = {"name": "p", "kind": "openai-compatible", "endpoint": f"{upstream.url}/v1", "models": [model]}
+        router = {"discover": False, "providers": [provider], "budgets": [{"daily": 2}]}
+        settings = {"marga": router, "events": {"budget_share": 0.4}}
+        with daemon("marga", home, **settings) as (process, port):
+            body = {"model": "m", "messages": [{"role": "user", "content": "word " * 800}]}
+            wait_for(lambda: "usage" in ask(port, "/v1/chat/completions", body), 60)
+            process.send_signal(signal.SIGKILL)
+        for _ in range(2):
+            with daemon("marga", home, **settings):
+                wait_for(lambda: bool(told()), 60)
+        assert told() in (["marga.budget.neared"], ["marga.budget.neared", "marga.budget.exhausted"])

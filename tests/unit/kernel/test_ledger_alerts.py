@@ -8,7 +8,7 @@ import pytest
 from outbox import told
 
 from avyay.clock import FakeClock
-from avyay.ledger import BudgetAlerts, Ledger, Scope, daily
+from avyay.ledger import BlockLedger, BudgetAlerts, Ledger, Scope, daily
 from avyay.money import DOLLAR, Picodollars
 
 
@@ -88,3 +88,20 @@ def test_what_is_held_counts_where_asked_but_not_of_one_hypothesis(tmp_path: Pat
     assert told(tmp_path / "budget.db")[0][1]["budget"] == "total"
     for one in (spending, holding, ledger):
         one.close()
+
+
+def test_what_a_dead_process_holds_counts(tmp_path: Path, clock: FakeClock) -> None:
+    """Nobody knows what it spent of it, and nobody can use it."""
+    path = tmp_path / "budgets.db"
+    ledger = Ledger(path, clock=clock)
+    scope = daily("all", dollars(10), clock.now())
+    alerts = BudgetAlerts(path, "marga", clock=clock)
+    with BlockLedger(Ledger(path, clock=clock), block=dollars(9)) as living:
+        living.settle(living.draw_blocking([scope], dollars(9)), dollars(1))
+        assert alerts.look() == 0  # its owner lives, and may give it back
+    ledger.open_block(scope, dollars(8), dollars(8), "block:gone:1", "gone")
+    assert alerts.look() == 1
+    ((name, data),) = told(path)
+    assert (name, data["used"]) == ("marga.budget.neared", 0.9)
+    alerts.close()
+    ledger.close()

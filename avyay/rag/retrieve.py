@@ -7,6 +7,7 @@ how many chunks of one document come before the next document is one number (`We
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -23,6 +24,8 @@ from avyay.rag.types import NAMED, RULE, Chunk, Hit
 __all__ = ["Weights", "freshness", "join_neighbours", "lexical_fields", "query_terms", "rank", "search_lexical"]
 
 Floats = NDArray[np.float32]
+# A line of a table of contents: it holds the words of every question and the answer to none.
+CONTENTS = re.compile(r"(?m)^\s*(?:[-*+]|\d+[.)])\s*\[(?:[^\]\\]|\\.)*\]\(#[^)\s]*\)\s*$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +59,8 @@ class Weights:
 def lexical_fields(chunk: Chunk) -> Fields:
     """What a chunk contributes to the keyword index: (title and file name, headings, body); inner headings last."""
     inside = [heading for heading in chunk.headings if heading not in chunk.heading_path]
-    return f"{chunk.title} {document_name(chunk.path)}", " ".join((*inside, *chunk.heading_path)), chunk.text
+    body = CONTENTS.sub("", chunk.text) if "](#" in chunk.text else chunk.text
+    return f"{chunk.title} {document_name(chunk.path)}", " ".join((*inside, *chunk.heading_path)), body
 
 
 def search_lexical(postings: Postings, query: Query) -> LexicalScores:

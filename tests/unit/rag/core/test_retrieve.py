@@ -87,6 +87,15 @@ def test_a_question_that_is_a_heading_finds_its_section() -> None:
     assert plain[0][0] == "engine.md", "which it would not without the heading's bonus"
 
 
+def test_a_table_of_contents_answers_nothing() -> None:
+    page = "# Tool\n\n## Contents\n\n- [Install and run](#install)\n  1. [Features \\& more](#features)\n\n"
+    page += "## Installation\n\nInstall it, then run it: see [Features](#features).\n\n## Features\n\nMany.\n"
+    cut = chunk_document("README.md", page, count_tokens=lambda words: len(words.split()))
+    made = Postings.build([lexical_fields(chunk) for chunk in cut], [0] * len(cut))
+    assert found("how do I install and run it", made, cut)[0] == ("README.md", "Installation")
+    assert [lexical_fields(chunk)[2] for chunk in cut] == ["# Tool\n\n## Contents\n\n", cut[1].text, cut[2].text]
+
+
 def test_filters_hide_and_priors_lift(postings: Postings, chunks: list[Chunk]) -> None:
     eligible = np.array([chunk.path == "runbook.md" for chunk in chunks])
     assert {path for path, _ in found("pod restarts", postings, chunks, eligible=eligible)} == {"runbook.md"}

@@ -630,6 +630,7 @@ def test_cors_is_off_unless_asked_for(echo_gate: Gate, echo: Served, folder: Pat
         for other in ("https://evil.example", "https://app.example.evil.example", "null", "HTTPS://APP.EXAMPLE"):
             got = gate.post("/v1/chat/completions", {}, **bearer(all_scopes), origin=other)
             assert "access-control-allow-origin" not in got.headers
+            assert got.headers["vary"] == "origin"  # no cache may give this answer to the page that is let in
     for wrong in ("*", "app.example", "https://app.example/"):
         with pytest.raises(ConfigError):
             Gate(folder, {}, {"cors_origins": [wrong]})

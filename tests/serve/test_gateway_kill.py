@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import random
 import signal
+import sys
 import time
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from parrot import Door, Parrot, daemons
+from daemon import wait_for
+from parrot import Door, Parrot, daemons, health
 
 from avyay.db import open_database
 from avyay.marga.store import SqliteStore
@@ -70,24 +73,35 @@ async def ask(
     received.whole.append(fields[b"x-avyay-decision-id"].decode())
 
 
-def kills(folder: Path, *, times: int, callers: int) -> None:
+def kills(folder: Path, *, times: int, callers: int, workers: int = 1) -> None:
     dice, received = random.Random(11), Received()
-    with Parrot(0.004) as provider, daemons(folder, provider.port) as door:
+    with Parrot(0.004) as provider, daemons(folder, provider.port, workers=workers) as door:
 
         async def play(seconds: float) -> None:
             until = time.monotonic() + seconds + 0.3
             at_work = [asyncio.ensure_future(caller(n, door, until, received)) for n in range(callers)]
             await asyncio.sleep(seconds)
-            door.processes["gateway"].send_signal(signal.SIGKILL)
+            gateway = door.processes["gateway"]
+            if workers == 1:
+                gateway.send_signal(signal.SIGKILL)
+            else:
+                os.kill(dice.choice(children(gateway.pid)), signal.SIGKILL)  # its parent starts another
             await asyncio.gather(*at_work)
 
         for _ in range(times):
             asyncio.run(play(dice.uniform(0.3, 1.2)))
-            door.processes["gateway"].wait(10)
-            door.start("gateway")
+            if workers == 1:
+                door.processes["gateway"].wait(10)
+                door.start("gateway")
+            else:
+                wait_for(lambda: len(children(door.processes["gateway"].pid)) == workers and bool(health(door.port)))
     assert len(received.whole) > 20 * times
     assert received.broken >= times  # it was in the middle of something each time
     compare(folder / "home" / "data", received.whole)
+
+
+def children(pid: int) -> list[int]:
+    return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def compare(data: Path, whole: list[str]) -> None:
@@ -115,6 +129,11 @@ def compare(data: Path, whole: list[str]) -> None:
 
 def test_no_acknowledged_row_is_lost_to_a_kill(tmp_path: Path) -> None:
     kills(tmp_path, times=3, callers=8)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="finds the workers in /proc")
+def test_nor_to_the_kill_of_one_worker(tmp_path: Path) -> None:
+    kills(tmp_path, times=2, callers=8, workers=2)
 
 
 @pytest.mark.soak

@@ -137,8 +137,8 @@ class Door:
 
 
 @contextmanager
-def daemons(folder: Path, provider: int) -> Iterator[Door]:
-    """Router and gateway as processes."""
+def daemons(folder: Path, provider: int, *, workers: int = 1) -> Iterator[Door]:
+    """Router and gateway as processes, the gateway with so many workers."""
     ports = []
     for _ in range(2):
         with socket.socket() as probe:
@@ -153,6 +153,7 @@ def daemons(folder: Path, provider: int) -> Iterator[Door]:
                 # The provider shares this machine, so it is slow whenever the machine is: patience for it.
                 "marga": {"discover": False, "providers": [up], "timeouts": {"stream_min": 30.0}},
                 "gateway": {
+                    "workers": workers,
                     "upstreams": {"marga": {"url": f"http://127.0.0.1:{ports[0]}"}},
                     "limits": [{"concurrent": 1_000}, {"requests": 1_000_000}],
                 },

@@ -11,13 +11,16 @@ import typer
 
 from avyay.cli.app import command_group
 from avyay.cli.command import Run, command
-from avyay.errors import ExitCode, UsageError
+from avyay.errors import AvyayError, ExitCode, UsageError
 
 if TYPE_CHECKING:
     from avyay.events.deliveries import Deliveries, Delivery
     from avyay.events.reader import Recorded
 
 app = command_group("What happened: events, their delivery, dead letters.")
+
+_LOOK = 0.25  # seconds
+_LOOKS_A_TELLING = 8  # a shared queue is a server, and asked less often
 
 Names = Annotated[
     list[str] | None, typer.Option("--name", "--kind", help="Glob of event names, such as marga.*; repeat it.")
@@ -52,7 +55,7 @@ def _list(run: Run, names: tuple[str, ...], limit: int, after: str | None, *, fo
     from avyay.events.build import open_reader
     from avyay.events.reader import Cursor
 
-    run.services.tell_engine_history()
+    _tell_history(run)
     reader = open_reader(run.loaded.paths)
     try:
         if after is None:
@@ -67,15 +70,27 @@ def _list(run: Run, names: tuple[str, ...], limit: int, after: str | None, *, fo
             )
             return
         import time
+        from itertools import count
 
-        while True:
+        for look in count(1):
             _lines(run, batch.events)
             run.out.stdout.flush()
-            time.sleep(0.25)
-            run.services.tell_engine_history()
+            time.sleep(_LOOK)
+            if look % _LOOKS_A_TELLING == 0:
+                _tell_history(run)
             batch = reader.read(batch.cursor, 500, names)
     finally:
         reader.close()
+
+
+def _tell_history(run: Run) -> None:
+    """Bring the engine's history here; where its queue cannot be reached, everything else is shown all the same."""
+    from avyay.log import get_logger
+
+    try:
+        run.services.tell_engine_history()
+    except AvyayError as error:
+        get_logger("events").warning("history_not_told", reason=error.message)
 
 
 @command(app, results=True)

@@ -43,6 +43,16 @@ def test_list(capsys: pytest.CaptureFixture[str]) -> None:
     assert avyay(capsys, "list", "--after", "nonsense")[0] == 2
 
 
+def test_a_queue_that_cannot_be_reached_hides_nothing_else(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    pytest.importorskip("psycopg")
+    with open_services() as services:
+        services.events.publish_now(Event("rag.documents.indexed"))
+    config = tmp_path / "avyay.yaml"
+    config.write_text("engine: {queue_url: 'postgresql://nobody@127.0.0.1:9/none'}\n")
+    code, out = avyay(capsys, "list", "--json", "--config", str(config))
+    assert (code, len(json.loads(out)["events"])) == (0, 1)
+
+
 def test_dead_letters(capsys: pytest.CaptureFixture[str]) -> None:
     with open_services() as services:
         deliveries = Deliveries(deliveries_file(services.paths))

@@ -152,10 +152,11 @@ class MergeQueue:
         """Move the branch and end the task, both or neither."""
 
         def move() -> None:
-            if not self._workshop.fast_forward(result.base, result.commit):
+            if not self._workshop.fast_forward(result.base, result.commit, where):
                 raise _MovedError
 
         for number in range(_PATIENCE):
+            where = self._workshop.checked_out()
             try:
                 queue.finish(lease, f"merged as {result.commit[:7]}", act=move, commit=result.commit, merged=True)
                 return

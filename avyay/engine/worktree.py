@@ -228,44 +228,49 @@ class Workshop:
             )
             self.copy.git("update-ref", "-d", ref)
 
-    def fast_forward(self, before: str, after: str) -> bool:
+    def fast_forward(self, before: str, after: str, where: Path | None) -> bool:
         """Move the user's branch from one commit to its successor; False when it stands elsewhere.
 
-        A work tree that has the branch checked out goes along, unless its uncommitted changes are in the way.
+        A work tree that has the branch checked out goes along, unless its uncommitted changes are in the way. Whoever
+        calls holds the queue: no git runs here that could have run before.
+
+        Args:
+            where: What `checked_out` said a moment ago.
 
         Raises:
             DependencyError: they are, or git fails otherwise.
         """
-        checked_out = self._checked_out()
-        if self.head() != before:
-            return False
-        if checked_out is None:
-            moved = self.repository.git("update-ref", f"refs/heads/{self.branch}", after, before)
+        name = f"refs/heads/{self.branch}"
+        if where is None:
+            moved = self.repository.git("update-ref", name, after, before)
             if moved.code != 0 and self.head() == before:
                 raise DependencyError(
                     f"git update-ref failed: {moved.error_text.strip()}", hint="Look at the repository."
                 )
             return moved.code == 0
-        merged = GitRepository(checked_out).git("merge", "--ff-only", "--quiet", after, timeout=_TIMEOUT)
+        tree = GitRepository(where)
+        if tree.git("rev-parse", "HEAD", "--symbolic-full-name", "HEAD").text.split() != [before, name]:
+            return False  # it moved, or something else was checked out meanwhile
+        merged = tree.git("merge", "--ff-only", "--quiet", after, timeout=_TIMEOUT)
         if merged.code == 0:
-            return self.head() == after
+            return True
         if self.head() != before:
             return False
         raise DependencyError(
-            f"{checked_out} cannot follow {self.branch}: {merged.error_text.strip()[:300]}",
+            f"{where} cannot follow {self.branch}: {merged.error_text.strip()[:300]}",
             hint="Commit or stash what you changed there, or give the engine a clone of its own.",
             code="work_tree_in_the_way",
         )
 
     def in_the_way(self) -> str | None:
         """What would keep the branch from moving: uncommitted changes where it is checked out; None when nothing."""
-        place = self._checked_out()
+        place = self.checked_out()
         if place is None:
             return None
         changed = GitRepository(place).output("status", "--porcelain", "--untracked-files=no").splitlines()
         return f"{len(changed)} uncommitted changes in {place}" if changed else None
 
-    def _checked_out(self) -> Path | None:
+    def checked_out(self) -> Path | None:
         """The work tree of the user's repository that has the branch checked out."""
         listed = self.repository.output("worktree", "list", "--porcelain")
         path: Path | None = None

@@ -58,8 +58,10 @@ def work():
                 workshop.deliver(made)
                 queue.advance(lease, "merging", commit=made)
 
+                where = workshop.checked_out()
+
                 def act():
-                    if not workshop.fast_forward(head, made):
+                    if not workshop.fast_forward(head, made, where):
                         raise Moved
 
                 try:

@@ -11,7 +11,7 @@ from engine_site import Site, git
 from scripted_model import Model
 
 from avyay.engine.review import CHECKLIST, Reviewer
-from avyay.engine.worktree import default_branch
+from avyay.engine.worktree import Workshop, default_branch
 from avyay.errors import UnreachableError
 from avyay.git import GitRepository
 from avyay.ports import Finding, ScanReport, Skipped
@@ -222,3 +222,20 @@ def test_results_go_to_the_default_branch(
     if remote is not None:
         git(tmp_path, "symbolic-ref", "refs/remotes/origin/HEAD", f"refs/remotes/origin/{remote}")
     assert default_branch(GitRepository(tmp_path)) == expected
+
+
+def test_a_work_tree_that_turned_to_another_branch_is_left_alone(tmp_path: Path) -> None:
+    """Between the look at where the branch is checked out and the step that moves it."""
+    site = Site(tmp_path)
+    workshop = Workshop(site.repository, tmp_path / "workshop")
+    before, where = workshop.fetch(), workshop.checked_out()
+    assert where == site.repository
+    git(site.repository, "checkout", "--quiet", "-b", "mine")
+    after = site.commit({"more.txt": "more\n"}) and git(site.repository, "rev-parse", "mine").strip()
+    git(site.repository, "reset", "--quiet", "--hard", before)
+    assert not workshop.fast_forward(before, after, where)
+    assert git(site.repository, "rev-parse", "mine").strip() == before
+    assert workshop.checked_out() is None
+    assert workshop.fast_forward(before, after, None)
+    assert site.head() == after
+    assert not workshop.fast_forward(before, after, None)  # it stands elsewhere now

@@ -48,6 +48,7 @@ def inspect(dispatcher: Dispatcher, queue: TaskQueue) -> list[Check]:
             checks.append(Check(label, problem is None, f"{text}; {problem}" if problem else text))
         except AvyayError as error:
             checks.append(Check(label, False, error.message))
+    checks.append(Check("today", True, dispatcher.today()))
     if said := dispatcher.spending():
         checks.append(Check("dollars", True, " ".join(said), note=True))
     if (stuck := queue.stuck()) is not None:

@@ -130,6 +130,19 @@ class DayCaps:
             return None
         return f"{format_usd(Picodollars(spent))} are spent today, of {format_usd(self._dollars)}"
 
+    def summary(self, queue: TaskQueue) -> str:
+        """What was used up today, in words."""
+        now = self._clock.now()
+        used = queue.used(day_of(now))
+        said = f"agents have worked {used.seconds:.0f} s today{f' of {self._seconds:.0f}' if self._seconds else ''}"
+        spent = used.spent
+        try:
+            spent = Picodollars(spent + (self._bill.service("engine", now - now % DAY).cost if self._bill else 0))
+        except AvyayError as error:
+            return f"{said}; the bill cannot be read: {error.message}"
+        cap = f" of {format_usd(self._dollars)}" if self._dollars is not None else ""
+        return f"{said}, and spent {format_usd(spent)}{cap}"
+
     def _tell(self, now: float, spent: int, cap: Picodollars) -> None:
         """Once a day that its cap is near, and once that it is reached; the bill is read again after a restart."""
         day = day_of(now)

@@ -318,6 +318,10 @@ class Dispatcher:
 
     # ---------------------------------------------------------------- caps
 
+    def today(self) -> str:
+        """What was used up today, in words."""
+        return self._day.summary(self._queue)
+
     def spending(self) -> list[str]:
         """Which caps on dollars do not hold, in words."""
         return self._spending(sorted({agent for node in self.nodes for agent in node.agents()}))

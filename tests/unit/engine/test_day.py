@@ -95,6 +95,7 @@ class TestDays:
         caps.charged(Picodollars(DOLLAR))
         caps.flush(queue)
         assert caps.spent(queue) is None
+        assert caps.summary(queue) == "agents have worked 0 s today, and spent $1.00 of $2.00"
         caps.charged(Picodollars(DOLLAR))
         assert caps.spent(queue) == "$2.00 are spent today, of $2.00"
 

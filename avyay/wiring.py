@@ -180,8 +180,14 @@ class Services:
         from avyay.marga.budgets import Budgets
         from avyay.money import DOLLAR
 
-        path = self.paths.component("marga") / "budgets.db"
-        budgets = Budgets(self.settings.marga.budgets, path, self.clock, block=DOLLAR)
+        folder = self.paths.component("marga")
+        budgets = Budgets(
+            self.settings.marga.budgets,
+            folder / "budgets.db",
+            self.clock,
+            block=DOLLAR,
+            calls=folder / "marga.db",
+        )
         self._open.callback(budgets.close)
         return budgets
 

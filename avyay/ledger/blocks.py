@@ -56,7 +56,7 @@ class _Block:
     outstanding: int = 0
     spent: int = 0
     draws: int = 0  # since the last sync
-    synced: int = 0  # `spent` as the ledger knows it
+    synced: tuple[int, int] = (0, 0)  # `spent` and `outstanding` as the ledger knows them
 
 
 class BlockLedger:
@@ -183,7 +183,7 @@ class BlockLedger:
                         del self._blocks[block.scope.key]
                     elif idle:
                         block.free = min(block.free, 0)
-                    changed = idle or block.spent != block.synced
+                    changed = idle or (block.spent, block.outstanding) != block.synced
                 if finished:
                     self._close(block)
                 elif changed:
@@ -270,7 +270,12 @@ class BlockLedger:
         grow_to = min(outstanding + want, max(outstanding + need, held + left // _SHARE)) if want else 0
         try:
             reservation, balance = self._ledger.resize_block(
-                block.number, scope, spent=Picodollars(spent), held=Picodollars(held), grow_to=Picodollars(grow_to)
+                block.number,
+                scope,
+                spent=Picodollars(spent),
+                held=Picodollars(held),
+                grow_to=Picodollars(grow_to),
+                outstanding=Picodollars(outstanding),
             )
         except UsageError as error:
             if error.code != "block_closed":
@@ -282,7 +287,7 @@ class BlockLedger:
             return False
         with self._lock:
             block.free += reservation.spent + reservation.held - granted
-            block.synced = spent
+            block.synced = spent, outstanding
             block.scope = scope
         if want and reservation.held < outstanding + need:
             raise BudgetExceededError(balance, Picodollars(need))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from avyay.clock import SYSTEM_CLOCK, Clock
@@ -230,7 +231,14 @@ class Ledger:
             return self._get(database, number)
 
     def resize_block(
-        self, number: int, scope: Scope, *, spent: Picodollars, held: Picodollars, grow_to: Picodollars = ZERO
+        self,
+        number: int,
+        scope: Scope,
+        *,
+        spent: Picodollars,
+        held: Picodollars,
+        grow_to: Picodollars = ZERO,
+        outstanding: Picodollars = ZERO,
     ) -> tuple[Reservation, Balance]:
         """Write down what a block's owner knows, and grow the block as far as the cap allows. Safe to repeat.
 
@@ -240,6 +248,7 @@ class Ledger:
             spent: What was drawn and settled since the block was opened, in all.
             held: What must stay held: drawn but not settled, and undrawn.
             grow_to: Hold up to this much instead, if it is more.
+            outstanding: What of it is drawn for calls under way.
 
         Returns:
             The block and its scope afterwards.
@@ -260,6 +269,9 @@ class Ledger:
                 held = max(held, min(grow_to, free))
             if (spent, held) != (current.spent, current.held):
                 current = self._change(database, current, None, held, spent, ReservationState.OPEN, None)
+            if outstanding != current.outstanding:
+                database.execute("UPDATE ledger_reservations SET outstanding = ? WHERE id = ?", (outstanding, number))
+                current = replace(current, outstanding=outstanding)
             return current, _balance(database, scope.key)
 
     def close_block(self, number: int, *, spent: Picodollars, outstanding: Picodollars) -> Reservation:
@@ -298,7 +310,7 @@ class Ledger:
 
     def _find(self, database: Database, where: str, *values: str | float) -> list[Reservation]:
         rows = database.execute(
-            "SELECT id, key, held, spent, state, owner, created_at, expires_at, note"  # noqa: S608 - constant clauses
+            "SELECT id, key, held, spent, state, owner, created_at, expires_at, note, outstanding"  # noqa: S608 - constant clauses
             f" FROM ledger_reservations WHERE {where} ORDER BY id",
             values,
         ).fetchall()

@@ -58,5 +58,10 @@ LEDGER_SCHEMA = Schema(
             BEGIN SELECT RAISE(ABORT, 'the journal is append-only'); END;
             """,
         ),
+        Migration(
+            "0002_outstanding",
+            # Of a block: drawn for calls that were under way when its owner last wrote.
+            "ALTER TABLE ledger_reservations ADD COLUMN outstanding INTEGER NOT NULL DEFAULT 0",
+        ),
     ),
 )

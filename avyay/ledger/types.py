@@ -92,6 +92,7 @@ class Reservation:
         created_at: Seconds since the epoch.
         expires_at: When `expire` may call it unknown; None for never.
         note: The latest remark on it.
+        outstanding: Of a block, what was drawn for calls under way when its owner last wrote; held, or spent since.
     """
 
     id: int
@@ -104,6 +105,7 @@ class Reservation:
     created_at: float
     expires_at: float | None
     note: str | None
+    outstanding: Picodollars = ZERO
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,25 +1,28 @@
 """What callers may spend: a worst case is drawn before a call and settled with its cost afterwards.
 
-Draws come from blocks that are reserved durably (`avyay.ledger`), so no call waits for a disk, and after a `kill -9` an
-open block counts as spent until it is reconciled.
+Draws come from blocks that are reserved durably (`avyay.ledger`), so no call waits for a disk. After a `kill -9` an
+open block counts as spent until another process, or the next one, has read from the records what it paid for.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 
 from avyay.clock import Clock
 from avyay.config.marga import BudgetSettings
 from avyay.errors import PolicyError
-from avyay.ledger import BlockLedger, BudgetExceededError, Draw, Ledger, Scope, daily, monthly
+from avyay.ledger import BlockLedger, BudgetExceededError, Draw, Ledger, ReservationState, Scope, daily, monthly
 from avyay.marga.cost import cost_of
+from avyay.marga.store import SqliteStore
 from avyay.marga.types import Model
 from avyay.money import ZERO, Picodollars, parse_usd, usd_string
 
 __all__ = ["Budgets", "Spending", "worst_case"]
 
 _DAY = 86_400
+_BEFORE = 60.0  # seconds: a call is decided, and dated, before its block is opened
 # How much more an input may turn out to be than it was estimated at, for what is never to be overspent.
 _MARGIN_PERCENT = 150
 _UNBOUNDED_OUTPUT = 32_768  # tokens, where neither the caller nor the catalogue names a limit
@@ -42,9 +45,19 @@ class Budgets:
     Args:
         path: The ledger's file.
         block: What is reserved at a time per cap.
+        calls: The file with the records of all calls: what a block paid for whose owner is dead.
     """
 
-    def __init__(self, rules: Sequence[BudgetSettings], path: Path, clock: Clock, *, block: Picodollars) -> None:
+    def __init__(
+        self,
+        rules: Sequence[BudgetSettings],
+        path: Path,
+        clock: Clock,
+        *,
+        block: Picodollars,
+        calls: Path | None = None,
+    ) -> None:
+        self._calls = calls
         # Rules for everybody first: one that names somebody replaces them.
         self._rules = sorted(rules, key=lambda rule: rule.name != "*")
         self._clock = clock
@@ -103,6 +116,28 @@ class Budgets:
         """
         self._blocks.sync()
 
+    def settle_orphans(self) -> int:
+        """Settle what processes held that were killed; says how many blocks. Blocks, so not on an event loop.
+
+        As spent count the calls that are recorded, and the worst case of those that were under way when the block was
+        last written: nobody knows how they ended.
+
+        Raises:
+            AvyayError: the ledger or the records cannot be read; the next call does it.
+        """
+        orphans = self.ledger.orphaned_blocks() if self._calls is not None else []
+        if self._calls is None or not orphans:
+            return 0
+        with closing(SqliteStore(self._calls)) as store:
+            for block in orphans:
+                recorded = store.paid_from(block.id, since=block.created_at - _BEFORE)
+                open_ = block.state is ReservationState.OPEN
+                under_way = min(block.held, block.outstanding) if open_ else block.held
+                spent = max(block.spent, recorded)
+                actual = max(spent, min(spent + under_way, block.spent + block.held))
+                self.ledger.reconcile(block, Picodollars(actual), note="its owner is gone: by the records of calls")
+        return len(orphans)
+
     def close(self) -> None:
         """Give back what is reserved and not drawn."""
         self._blocks.close()
@@ -112,13 +147,14 @@ class Budgets:
 class Spending:
     """One call's draws."""
 
-    __slots__ = ("_blocks", "_draws", "_held", "_scopes")
+    __slots__ = ("_blocks", "_draws", "_held", "_scopes", "paid_by")
 
     def __init__(self, blocks: BlockLedger, scopes: tuple[Scope, ...]) -> None:
         self._blocks = blocks
         self._scopes = scopes
         self._draws: list[Draw] = []
         self._held = ZERO
+        self.paid_by: tuple[int, ...] = ()  # the ledger's numbers of the blocks drawn from; kept with the call
 
     async def draw(self, amount: Picodollars | None) -> None:
         """Draw the worst case of the first candidate.
@@ -129,7 +165,7 @@ class Spending:
         """
         if amount is None:
             raise _unpriced()
-        self._draws.append(await self._blocks.draw(self._scopes, amount))
+        self._add(await self._blocks.draw(self._scopes, amount))
         self._held = amount
 
     def covers(self, amount: Picodollars | None) -> bool:
@@ -144,9 +180,13 @@ class Spending:
             return False
         if extra is None:
             return False
-        self._draws.append(extra)
+        self._add(extra)
         self._held = amount
         return True
+
+    def _add(self, draw: Draw) -> None:
+        self._draws.append(draw)
+        self.paid_by += tuple(number for number in draw.blocks if number not in self.paid_by)
 
     def settle(self, cost: Picodollars) -> None:
         """The call cost so much."""

@@ -494,6 +494,7 @@ class Call:
             tuple(f"{note.field} {note.action}: {note.reason}" for note in self._exchange.notes)
             if self._exchange is not None
             else (),
+            blocks=self.spending.paid_by if self.spending is not None else (),
         )
         gateway.keep(record)
         if tracing_enabled():

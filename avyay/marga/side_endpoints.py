@@ -149,6 +149,7 @@ async def embeddings(gateway: Gateway, inbound: Inbound) -> Outbound:
             first_byte=answer.first_byte,
             seconds=router.clock.monotonic() - began,
             attempts=tuple(answer.attempts),
+            blocks=spending.paid_by if spending is not None else (),
         )
     )
     headers += [

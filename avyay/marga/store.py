@@ -99,13 +99,15 @@ MARGA_SCHEMA = Schema(
             ALTER TABLE calls ADD COLUMN saved INTEGER NOT NULL DEFAULT 0;  -- picodollars that answer had cost
             """,
         ),
+        # Numbers of the budgets' blocks that paid for it, with a space between.
+        Migration("0003_blocks", "ALTER TABLE calls ADD COLUMN blocks TEXT"),
     ),
 )
 _COLUMNS = (
     *("id", "at", "status", "dialect", "stream", "provider", "model", "tier", "decided_tier", "complexity"),
     *("requested_model", "request_class", "input", "output", "cached", "cache_written", "reasoning", "estimated"),
     *("priced", "cost", "key", "service", "customer", "session", "decide_seconds", "first_byte_seconds", "seconds"),
-    *("state", "attempts", "error", "cache", "saved", "detail"),
+    *("state", "attempts", "error", "cache", "saved", "blocks", "detail"),
 )
 _CANDIDATES_KEPT = 20
 _INSERT = Insert("calls", _COLUMNS)
@@ -221,6 +223,7 @@ def call_row(call: CallRecord) -> tuple[Any, ...]:
         call.error,
         call.cache,
         int(call.saved),
+        " ".join(map(str, call.blocks)) or None,
         orjson.dumps(detail),
     )
 
@@ -293,6 +296,15 @@ class SqliteStore:
         with self._database.errors():
             for row in self._database.execute(sql, (*values, limit)):
                 yield {**dict(zip(names, row, strict=False)), "reasons": orjson.loads(row[-1] or "[]")}
+
+    def paid_from(self, block: int, *, since: float) -> Picodollars:
+        """What the calls since a time cost that a block of the budgets' ledger paid for."""
+        with self._database.errors():
+            (cost,) = self._database.execute(
+                "SELECT coalesce(sum(cost), 0) FROM calls WHERE at >= ? AND ' ' || blocks || ' ' LIKE ?",
+                (since, f"% {block} %"),
+            ).fetchone()
+        return Picodollars(cost)
 
     def columns(self, names: tuple[str, ...], *, since: float = 0.0) -> Iterator[tuple[Any, ...]]:
         """Some columns of every call since a time, oldest first."""

@@ -219,3 +219,4 @@ class CallRecord:
     notes: tuple[str, ...] = ()
     cache: str | None = None  # "exact" or "semantic": answered from an earlier answer, which had cost `saved`
     saved: Picodollars = ZERO
+    blocks: tuple[int, ...] = ()  # of the budgets' ledger, that paid for it

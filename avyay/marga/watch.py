@@ -125,10 +125,15 @@ class Watch:
 
     async def _keep_synced(self, budgets: Budgets, alerts: BudgetAlerts) -> None:
         while True:
+            try:
+                if settled := await asyncio.to_thread(budgets.settle_orphans):
+                    self._log.warning("budgets_of_killed_process_settled", blocks=settled)
+                await asyncio.to_thread(alerts.look)
+            except AvyayError as error:
+                self._log.error("budgets_not_written", error=error.message)
             await self._router.clock.sleep(_SYNC)
             try:
                 await asyncio.to_thread(budgets.sync)
-                await asyncio.to_thread(alerts.look)
             except AvyayError as error:
                 self._log.error("budgets_not_written", error=error.message)
 

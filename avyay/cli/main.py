@@ -90,7 +90,7 @@ def main(arguments: list[str] | None = None) -> None:
         if not sys.stdout.closed:
             sys.stdout.flush()
     except OSError as error:
-        code = _unwritten(error) or code
+        code = _unwritten(error, said=code == 3) or code
     sys.exit(code)
 
 
@@ -138,12 +138,18 @@ def _open_streams() -> None:
             stream.reconfigure(errors="backslashreplace" if stream.encoding.lower() == "utf-8" else "replace")
 
 
-def _unwritten(error: OSError) -> int:
-    """Standard output takes nothing more: its reader has gone (no error), or its disk is full."""
+def _unwritten(error: OSError, *, said: bool = False) -> int:
+    """Standard output takes nothing more: its reader has gone (no error), or its disk is full.
+
+    Args:
+        said: The command has told of it: what it could not write is still in the buffer, and fails again.
+    """
     # The interpreter flushes once more when it ends, and would say so again.
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     if isinstance(error, BrokenPipeError):
         return 0
+    if said:
+        return 3
     sys.stderr.write(
         f"avyay: cannot write to standard output: {error.strerror}.\nFree some space, or send it elsewhere.\n"
     )

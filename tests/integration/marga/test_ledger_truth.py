@@ -16,7 +16,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from daemon import Daemon
+from daemon import Daemon, wait_for
 from upstream import Reply, Request, Upstream
 
 PRICES = {"input_price": "1.5", "output_price": "6", "cached_price": "0.15", "cache_write_price": "1.875"}
@@ -143,9 +143,13 @@ def check(folder: Path, count: int) -> None:
         with Daemon(folder, config, K="k") as daemon:
             with ThreadPoolExecutor(CALLERS) as pool:
                 list(pool.map(lambda at: call_all(daemon, names[at::CALLERS]), range(CALLERS)))
-            daemon.calls(min(count, 10_000))
             wanted = ("session", "status", "cost", "estimated", "attempts", "service")
-            rows = [row for row in daemon.services.calls.columns(wanted) if row[5] != "probe"]
+
+            def made() -> list[tuple[Any, ...]]:
+                return [row for row in daemon.services.calls.columns(wanted) if row[5] != "probe"]
+
+            wait_for(lambda: len(made()) >= count, 60)
+            rows = made()
             wait = {row[0]: row for row in rows}
         assert len(rows) == len(wait) == count
         whole = {name: row for name, row in wait.items() if row[1] == "ok"}

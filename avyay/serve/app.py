@@ -27,7 +27,7 @@ from avyay.errors import AuthError, AvyayError, PolicyError, UsageError
 from avyay.principal import PRINCIPAL_HEADER
 from avyay.serve.envelope import Envelope
 from avyay.serve.errors import problem, problem_data, status_of
-from avyay.serve.events import EventFeed, add_events
+from avyay.serve.events import EventFeed
 from avyay.serve.house import Metric, render_metrics
 from avyay.serve.identity import Check, is_tailscaled, require_user
 from avyay.serve.jobs import ENDED, Job, JobBoard, JobKind, State
@@ -185,7 +185,7 @@ class Kit:
         self.app.add_exception_handler(HTTPException, _http)
         self.app.add_exception_handler(RequestValidationError, _invalid)
         self._add_house()
-        add_events(self.app, self.feed, self.authorised)
+        self._add_events(self.feed)
         if self.jobs is not None:
             self._add_jobs(self.jobs)
 
@@ -323,6 +323,28 @@ class Kit:
     def _open_jobs(self) -> Iterable[Metric]:
         if self.jobs is not None:
             yield f"{self.name}_jobs_open", "gauge", "Jobs that wait or run.", [({}, self.jobs.open_jobs())]
+
+    def _add_events(self, feed: EventFeed) -> None:
+        app = self.app
+
+        @app.get(
+            "/v1/events",
+            dependencies=[self.authorised],
+            response_class=StreamingResponse,
+            responses={200: {"content": {"text/event-stream": {}, "application/json": {}}}},
+        )
+        async def events(
+            request: Request,
+            name: Annotated[list[str], Query(max_length=20, description="Globs of event names.")] = [],  # noqa: B006
+            kind: Annotated[list[str], Query(max_length=20, description="The same as `name`.")] = [],  # noqa: B006
+            after: Annotated[
+                str | None, Query(description="Go on behind this id; `start` for all that is kept.")
+            ] = None,
+            limit: Annotated[int | None, Query(ge=1, le=1000, description="A page of so many, as JSON.")] = None,
+            own: Annotated[bool, Query(description="Leave out what was followed from other homes.")] = False,
+        ) -> Response:
+            """What happened: live as server-sent events, or with `limit` (or `Accept: application/json`) a page."""
+            return await feed.answer(request)
 
     def _add_jobs(self, board: JobBoard) -> None:
         app = self.app

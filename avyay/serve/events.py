@@ -7,10 +7,9 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
-from fastapi import FastAPI, Query
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
@@ -24,7 +23,7 @@ from avyay.serve.run import Stopping
 if TYPE_CHECKING:
     from avyay.wiring import Services
 
-__all__ = ["EventFeed", "add_events"]
+__all__ = ["EventFeed"]
 
 LOOK = 0.25  # seconds between two looks at the outboxes, while somebody listens
 KEEP_ALIVE = 15.0
@@ -296,24 +295,3 @@ class EventFeed:
                 await asyncio.wait_for(self._ending.wait(), self._look)
         async with self._news:
             self._news.notify_all()
-
-
-def add_events(app: FastAPI, feed: EventFeed, authorised: Any) -> None:
-    """`GET /v1/events` of a FastAPI application."""
-
-    @app.get(
-        "/v1/events",
-        dependencies=[authorised],
-        response_class=StreamingResponse,
-        responses={200: {"content": {"text/event-stream": {}, "application/json": {}}}},
-    )
-    async def events(
-        request: Request,
-        name: Annotated[list[str], Query(max_length=20, description="Globs of event names.")] = [],  # noqa: B006
-        kind: Annotated[list[str], Query(max_length=20, description="The same as `name`.")] = [],  # noqa: B006
-        after: Annotated[str | None, Query(description="Go on behind this id; `start` for all that is kept.")] = None,
-        limit: Annotated[int | None, Query(ge=1, le=1000, description="A page of so many, as JSON.")] = None,
-        own: Annotated[bool, Query(description="Leave out what was followed from other homes.")] = False,
-    ) -> Response:
-        """What happened: live as server-sent events, or with `limit` (or `Accept: application/json`) a page."""
-        return await feed.answer(request)

@@ -8,9 +8,12 @@ import signal
 import subprocess
 import tempfile
 import threading
+import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from avyay.errors import DependencyError
 
@@ -61,13 +64,20 @@ def run(
     Raises:
         DependencyError: it cannot be started.
     """
-    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+    with ExitStack() as files:
+        out, err = (files.enter_context(tempfile.TemporaryFile()) for _ in range(2))
+        given: int | IO[bytes] = subprocess.DEVNULL
+        if stdin is not None:
+            # A file, not a pipe: who waits a tenth of a second at a time would have to go on writing in between.
+            given = files.enter_context(tempfile.TemporaryFile())
+            given.write(stdin)
+            given.seek(0)
         try:
             process = subprocess.Popen(
                 list(command),
                 cwd=cwd,
                 env=dict(env) if env is not None else None,
-                stdin=subprocess.PIPE if stdin is not None else subprocess.DEVNULL,
+                stdin=given,
                 stdout=out,
                 stderr=err,
                 start_new_session=True,
@@ -79,9 +89,9 @@ def run(
         timed_out = False
         try:
             if cancel is None:
-                process.communicate(stdin, timeout=timeout)
+                process.wait(timeout)
             else:
-                timed_out = _wait_or_cancel(process, stdin, timeout, cancel)
+                timed_out = _wait_or_cancel(process, timeout, cancel)
         except subprocess.TimeoutExpired:
             timed_out = True
         finally:
@@ -92,17 +102,13 @@ def run(
         return Completed(process.returncode, out.read(), err.read(), timed_out)
 
 
-def _wait_or_cancel(
-    process: subprocess.Popen[bytes], stdin: bytes | None, timeout: float, cancel: threading.Event
-) -> bool:
-    waited = 0.0
+def _wait_or_cancel(process: subprocess.Popen[bytes], timeout: float, cancel: threading.Event) -> bool:
+    ends = time.monotonic() + timeout
     while True:
         try:
-            process.communicate(stdin, timeout=0.1)
+            process.wait(0.1)
         except subprocess.TimeoutExpired:
-            stdin = None
-            waited += 0.1
-            if cancel.is_set() or waited >= timeout:
+            if cancel.is_set() or time.monotonic() >= ends:
                 return True
         else:
             return False

@@ -126,6 +126,14 @@ class TestProcess:
         threading.Timer(0.2, cancel.set).start()
         assert run(["sleep", "30"], timeout=20, cancel=cancel).timed_out
 
+    @pytest.mark.parametrize("cancel", [None, threading.Event()], ids=["plain", "can be cancelled"])
+    def test_a_slow_reader_gets_all_of_a_large_input(self, cancel: threading.Event | None) -> None:
+        """More than a pipe holds, read later than anybody looks."""
+        text = b"x" * 3_000_000
+        program = [sys.executable, "-c", "import sys, time; time.sleep(0.3); print(len(sys.stdin.buffer.read()))"]
+        done = run(program, timeout=20, stdin=text, cancel=cancel)
+        assert (done.code, done.stdout, done.timed_out) == (0, b"3000000\n", False)
+
     def test_missing_programs(self) -> None:
         with pytest.raises(DependencyError, match="Cannot start"):
             run(["/no/such/program"], timeout=1)

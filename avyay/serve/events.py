@@ -263,7 +263,7 @@ class EventFeed:
                 self._looks.popitem(last=False)
         try:
             return await asyncio.shield(task)
-        except Exception:
+        except Exception:  # whatever it was, the next caller looks anew; this one is told
             self._looks.pop(key, None)
             raise
 

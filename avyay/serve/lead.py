@@ -62,7 +62,7 @@ class Lead:
                 held = self._try()
                 if held is not None:
                     await self._lead(held, first, log)
-            except Exception as error:
+            except Exception as error:  # a bug, too, must not keep this process from ever leading again
                 if not first.done():
                     first.set_exception(error)  # it is the caller's
                     return

@@ -58,12 +58,14 @@ class OwnerEnd:
     Attributes:
         handlers: By kind, what is done with a message. An awaitable it returns holds up its member's next message.
         joined, left: Told of every member that comes and goes.
+        heard: Told of whoever says something, which each does a few times a second.
     """
 
     def __init__(self) -> None:
         self.handlers: dict[str, Callable[[Peer, Message], Awaitable[None] | None]] = {"m": self._counted}
         self.joined: list[Callable[[Peer], None]] = []
         self.left: list[Callable[[Peer], None]] = []
+        self.heard: Callable[[Peer], None] = lambda peer: None
         self._peers: dict[int, Peer] = {}
         self._gone: dict[str, float] = {}  # counters of members that have ended
         self._met = 0
@@ -116,6 +118,7 @@ class OwnerEnd:
             for told in self.joined:
                 told(peer)
             async for message in _messages(reader):
+                self.heard(peer)
                 work = self.handlers[message[0]](peer, message)
                 if work is not None:
                     await work

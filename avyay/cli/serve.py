@@ -130,7 +130,8 @@ def all_(
     )
     if first_key:
         _show_first_key(run)
-    code = Tree(family, reload=reload_config).run()
+    patience = run.loaded.settings.serve.worker_timeout
+    code = Tree(family, reload=reload_config, patience=patience).run()
     return ExitCode(code) if code else None
 
 

@@ -17,6 +17,10 @@ class ServeSettings(Section):
     host: str = Field("127.0.0.1", description="Address to bind; wider than loopback needs authentication.")
     port: Port | None = Field(None, description="By default each daemon's own.")
     workers: Workers = Field(1, description="Processes that serve a daemon; each component may set its own.")
+    worker_timeout: Seconds = Field(
+        30.0,
+        description="Silence after which a worker, or a component of `serve all`, is killed and replaced; 0: never.",
+    )
     tailscale_serve: bool = Field(False, description="Publish through `tailscale serve`; see also --tailscale-serve.")
     tailnet_users: tuple[str, ...] = Field(
         (), description="Logins that need no key when they come through `tailscale serve`; *@example.com for a domain."
@@ -25,6 +29,13 @@ class ServeSettings(Section):
         None,
         description="Environment variable with the secret the gateway signs callers with; default: a file in the home.",
     )
+
+    @field_validator("worker_timeout")
+    @classmethod
+    def _some_beats(cls, value: float) -> float:
+        if 0 < value < 2:
+            raise ValueError("write 2s or more, since a worker says twice a second that it lives; 0 for never")
+        return value
 
 
 class UpstreamSettings(Section):

@@ -231,8 +231,9 @@ class _Family:
             workers,
             self._descriptors,
             reload=self._reload if self._how.reload is not None else None,
+            patience=self._services.settings.serve.worker_timeout,
         )
-        self._hub.born = supervisor.born
+        self._hub.born, self._hub.heard = supervisor.born, supervisor.heard
         try:
             await self._hub.serve(self._folder / "hub")
             self._point_at(await self._own(self._services))

@@ -19,7 +19,8 @@ __all__ = ["FIXED", "Reloading"]
 
 _WORKERS = ("serve", "gateway", "marga", "rag", "raksha", "siddhi", "engine")
 FIXED = (
-    *("serve.host", "serve.port", "serve.tailscale_serve", *(f"{name}.workers" for name in _WORKERS), "telemetry"),
+    *("serve.host", "serve.port", "serve.tailscale_serve", "serve.worker_timeout", "telemetry"),
+    *(f"{name}.workers" for name in _WORKERS),
     *("gateway.max_head", "gateway.head_timeout", "gateway.max_connections"),
 )
 """Settings that only a restart changes."""

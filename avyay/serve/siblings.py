@@ -183,6 +183,7 @@ class Hub:
 
     Attributes:
         born: When a worker was started, on the monotonic clock, by its process id.
+        heard: Told that a worker's event loop turns (it reports what it counts), and whether it serves already.
     """
 
     def __init__(self) -> None:
@@ -190,6 +191,7 @@ class Hub:
         end.handlers |= {"j": self._joined, "u": self._up, "n": self._news}
         end.handlers |= {"q": self._asked, "r": self._answered, "l": self._reloaded}
         end.left.append(self._left)
+        end.heard = self._heard
         self._pids: dict[Peer, int] = {}
         self._gauges: dict[Peer, Samples] = {}
         self._serving: list[Peer] = []
@@ -198,6 +200,7 @@ class Hub:
         self._numbers = count(1)
         self._reloaded_at = -math.inf
         self.born: Callable[[int], float] = lambda pid: math.inf
+        self.heard: Callable[[int, bool], None] = lambda pid, serving: None
 
     async def serve(self, path: Path) -> None:
         """Listen at `path`, in a folder that nobody else can enter."""
@@ -234,6 +237,10 @@ class Hub:
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGTERM)
         return True
+
+    def _heard(self, peer: Peer) -> None:
+        if (pid := self._pids.get(peer)) is not None:
+            self.heard(pid, peer in self._serving)
 
     def _joined(self, peer: Peer, message: list[Any]) -> None:
         self._pids[peer] = int(message[1])

@@ -14,24 +14,34 @@ from dataclasses import dataclass, field
 from avyay.errors import ExitCode, UsageError
 from avyay.log import get_logger
 from avyay.resilience.backoff import Backoff
-from avyay.serve.workers import worker_command
+from avyay.serve.watchdog import Watchdog
+from avyay.serve.workers import worker_command, workers_of
 
 __all__ = ["COMPONENTS", "Member", "Tree", "members"]
 
 COMPONENTS = {"marga": 8081, "rag": 8082, "raksha": 8083, "siddhi": 8084, "engine": 8086}
 _GROWN = 30.0  # seconds after which a process that dies did not die of its start
 _DRAIN = 40.0
+_PROBES = 6  # in the time that a member may be silent
+_MOST_PROBE = 5.0  # seconds between two probes
 _RESTART = Backoff(base=0.5, cap=30.0, attempts=1_000_000)
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One daemon: its name, its command, what its environment has besides ours, and whether SIGHUP is for it."""
+    """One daemon.
+
+    Args:
+        environment: What it has besides ours.
+        reloads: Whether SIGHUP is for it.
+        address: Host and port where it answers; None: nobody asks it how it is.
+    """
 
     name: str
     command: Sequence[str]
     environment: Mapping[str, str] = field(default_factory=dict)
     reloads: bool = True
+    address: tuple[str, int] | None = None
 
 
 def members(
@@ -74,10 +84,11 @@ def members(
         agents = dispatch and name == "engine"
         own += ["--run"] if agents else ["--reload-config"] if reload else []
         command = worker_command(name, "--host", "127.0.0.1", "--port", str(port), *own, *arguments)
-        made.append(Member(name, command, reloads=not agents))
+        made.append(Member(name, command, reloads=not agents, address=("127.0.0.1", port)))
     again = ("--reload-config",) if reload else ()
     front = worker_command("gateway", "--host", host, "--port", str(gateway), *again, *arguments)
-    return [*made, Member("gateway", front, urls)]
+    here_too = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - any address is also this one
+    return [*made, Member("gateway", front, urls, address=(here_too, gateway))]
 
 
 class Tree:
@@ -86,6 +97,7 @@ class Tree:
     Args:
         reload: SIGHUP is passed on to the members, who read their configuration anew; else it ends the tree.
         grown: Seconds after which a death counts as a first one again.
+        patience: Seconds after which a member that answers nothing is killed; 0: never.
         backoff: Between a death and the next start.
     """
 
@@ -95,6 +107,7 @@ class Tree:
         *,
         reload: bool = False,
         grown: float = _GROWN,
+        patience: float = 0.0,
         backoff: Backoff = _RESTART,
         jitter: Callable[[], float] = random.random,
     ) -> None:
@@ -103,6 +116,8 @@ class Tree:
         self._ending = asyncio.Event()
         self._code = 0
         self._reload = reload
+        self._patience = patience
+        self._watchdog: Watchdog[asyncio.subprocess.Process] = Watchdog(patience)
         self._alive: dict[asyncio.subprocess.Process, Member] = {}
 
     def run(self) -> int:
@@ -122,10 +137,12 @@ class Tree:
         try:
             front = self._family[-1]
             rest = self._family[:-1]
+            watching = asyncio.create_task(self._watchdog.run(self._hung))
             gone = asyncio.Event()  # the front has drained: only now may those behind it end
             tasks = [asyncio.create_task(self._keep(member, watched, gone)) for member in rest]
             tasks.append(asyncio.create_task(self._keep_front(front, watched, gone)))
             await asyncio.gather(*tasks)
+            watching.cancel()
         finally:
             os.close(watched)
             os.close(kept)
@@ -153,10 +170,14 @@ class Tree:
                 process_group=0,  # Ctrl-C is for this process; it ends the others in order
             )
             self._alive[process] = member
+            self._watchdog.begin(process)
+            probing = asyncio.create_task(self._probe(process, member))
             ended = asyncio.create_task(process.wait())
             told = asyncio.create_task(until.wait())
             await asyncio.wait({ended, told}, return_when=asyncio.FIRST_COMPLETED)
             told.cancel()
+            probing.cancel()
+            self._watchdog.end(process)
             self._alive.pop(process)
             if not ended.done():
                 await _end(process, ended)
@@ -179,6 +200,22 @@ class Tree:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._ending.wait(), delay)
 
+    async def _probe(self, process: asyncio.subprocess.Process, member: Member) -> None:
+        """Ask a member again and again; whatever it answers is a sign of life."""
+        if member.address is None or not self._patience:
+            return
+        while True:
+            if await _answers(*member.address, self._patience):
+                self._watchdog.heard(process)
+            await asyncio.sleep(min(_MOST_PROBE, self._patience / _PROBES))
+
+    def _hung(self, process: asyncio.subprocess.Process) -> None:
+        """End a member that nothing else would."""
+        if (member := self._alive.get(process)) is None:
+            return
+        self._log.error("component_hung", component=member.name, pid=process.pid, silent_for=self._patience)
+        _kill(process)
+
     def _pass_on(self, number: int) -> None:
         for process, member in self._alive.items():
             if not member.reloads:
@@ -188,6 +225,24 @@ class Tree:
                 process.send_signal(number)
 
 
+async def _answers(host: str, port: int, patience: float) -> bool:
+    """Whether a daemon answers anything at all.
+
+    A request that names no host is refused by the event loop itself: that needs no thread, which may all be at long
+    work, and it stands in no log and no count.
+    """
+    try:
+        async with asyncio.timeout(patience):
+            reader, writer = await asyncio.open_connection(host, port)
+            try:
+                writer.write(b"GET /ready HTTP/1.1\r\n\r\n")
+                return bool(await reader.read(1))
+            finally:
+                writer.transport.abort()
+    except OSError:
+        return False
+
+
 async def _end(process: asyncio.subprocess.Process, ended: asyncio.Task[int]) -> None:
     with suppress(ProcessLookupError):
         process.terminate()
@@ -195,6 +250,12 @@ async def _end(process: asyncio.subprocess.Process, ended: asyncio.Task[int]) ->
         async with asyncio.timeout(_DRAIN):
             await asyncio.shield(ended)
     except TimeoutError:
-        with suppress(ProcessLookupError):
-            process.kill()
+        _kill(process)
         await ended
+
+
+def _kill(process: asyncio.subprocess.Process) -> None:
+    """With its workers: one that is stopped does not see that its parent is gone, and keeps the port."""
+    for pid in (process.pid, *workers_of(process.pid)):
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)

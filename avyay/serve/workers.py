@@ -11,29 +11,34 @@ import sys
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from pathlib import Path
 
 from avyay.errors import ExitCode, InternalError
 from avyay.log import get_logger
 from avyay.resilience.backoff import Backoff
+from avyay.serve.watchdog import Watchdog
 
-__all__ = ["Supervisor", "worker_command"]
+__all__ = ["Supervisor", "worker_command", "workers_of"]
 
 _YOUNG = 5.0  # seconds: a worker that dies younger than this may die for the same reason again
 _MOST_YOUNG_DEATHS = 5
 _RESTART = Backoff(base=0.2, cap=10.0, attempts=1_000_000)
 _DRAIN = 35.0
+_WORKER = b"\0--worker-of\0"
 _HOPELESS = (ExitCode.USAGE, ExitCode.AUTH, ExitCode.POLICY)
 
 
 class Supervisor:
     """Keeps `count` workers running until SIGTERM or SIGINT. One that dies is replaced, at first at once.
 
-    Where one of the first refuses its configuration, all end with its exit code.
+    Where one of the first refuses its configuration, all end with its exit code. One that is silent for too long is
+    killed, and replaced like one that died.
 
     Args:
         command: What starts a worker.
         descriptors: Open files that it inherits under the same numbers.
         reload: Run on SIGHUP; None: SIGHUP ends the daemon.
+        patience: Seconds a worker may be silent (`heard`); 0: for ever.
     """
 
     def __init__(
@@ -43,9 +48,12 @@ class Supervisor:
         descriptors: Sequence[int],
         *,
         reload: Callable[[], Awaitable[None]] | None = None,
+        patience: float = 0.0,
     ) -> None:
         self._command, self._count, self._descriptors = command, count, tuple(descriptors)
         self._reload = reload
+        self._watchdog: Watchdog[int] = Watchdog(patience)
+        self._patience = patience
         self._log = get_logger("serve")
         self._ending = asyncio.Event()
         self._deaths = [0] * count  # young ones in a row
@@ -66,11 +74,14 @@ class Supervisor:
             loop.add_signal_handler(number, self._ending.set)
         loop.add_signal_handler(signal.SIGHUP, self._ending.set if self._reload is None else self._hung_up)
         workers = [asyncio.ensure_future(self._keep_one(slot)) for slot in range(self._count)]
+        watching = asyncio.ensure_future(self._watchdog.run(self._hung))
         try:
             await asyncio.gather(*workers)
         finally:
             self._ending.set()
             await asyncio.gather(*workers, return_exceptions=True)
+            watching.cancel()
+            await asyncio.gather(watching, return_exceptions=True)
             if self._reloading is not None:
                 self._reloading.cancel()
                 await asyncio.gather(self._reloading, return_exceptions=True)
@@ -81,6 +92,16 @@ class Supervisor:
     def born(self, pid: int) -> float:
         """When a worker was started, on the monotonic clock."""
         return self._births.get(pid, math.inf)
+
+    def heard(self, pid: int, serving: bool) -> None:
+        """A worker gave a sign of life."""
+        self._watchdog.heard(pid, serving=serving)
+
+    def _hung(self, pid: int) -> None:
+        """End a worker that nothing else would: stopped or blocked, it does not see SIGTERM."""
+        self._log.error("worker_hung", pid=pid, silent_for=self._patience)
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
     def _hung_up(self) -> None:
         if self._reloading is not None and not self._reloading.done():
@@ -114,11 +135,13 @@ class Supervisor:
                 process_group=0,  # Ctrl-C is for the parent; it ends the others in order
             )
             self._births[process.pid] = born
+            self._watchdog.begin(process.pid)
             ended = asyncio.ensure_future(process.wait())
             told = asyncio.ensure_future(self._ending.wait())
             await asyncio.wait({ended, told}, return_when=asyncio.FIRST_COMPLETED)
             told.cancel()
             del self._births[process.pid]
+            self._watchdog.end(process.pid)
             if not ended.done():
                 await _end(process, ended)
                 return
@@ -152,6 +175,17 @@ async def _end(process: asyncio.subprocess.Process, ended: asyncio.Future[int]) 
         with suppress(ProcessLookupError):
             process.kill()
         await ended
+
+
+def workers_of(parent: int) -> list[int]:
+    """The workers of a daemon, by its process id; none where the system has no /proc."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            stat = (process / "stat").read_text(encoding="utf-8", errors="replace")
+            if int(stat.rpartition(")")[2].split()[1]) == parent and _WORKER in (process / "cmdline").read_bytes():
+                found.append(int(process.name))
+    return found
 
 
 def worker_command(component: str, *arguments: str) -> list[str]:

@@ -144,7 +144,7 @@ def test_serve_all(home: Path) -> None:
     command = [sys.executable, "-m", "avyay", "serve", "all", "--port", str(front)]
     command += ["--ports", f"raksha={raksha},engine={engine}"]
     command += [word for name in ("marga", "rag", "siddhi") for word in ("--without", name)]
-    environment = {**os.environ, "PYTHONPATH": str(Path.cwd())}
+    environment = {**os.environ, "PYTHONPATH": str(Path.cwd()), "AVYAY_SERVE_WORKER_TIMEOUT": "5s"}
     process = subprocess.Popen(command, env=environment, cwd=home, stderr=subprocess.PIPE, text=True)
     try:
         wait_for(lambda: all(get(f"http://127.0.0.1:{port}/health")[0] == 200 for port in (front, raksha, engine)), 90)
@@ -154,6 +154,11 @@ def test_serve_all(home: Path) -> None:
         wait_for(lambda: gone(pid))
         assert get(f"http://127.0.0.1:{engine}/ready") == (200, {"ready": True})
         wait_for(lambda: get(f"http://127.0.0.1:{raksha}/ready")[0] == 200, 60)
+        found = subprocess.run(["pgrep", "-f", f"serve engine .*{engine}"], capture_output=True, text=True)
+        pid = int(found.stdout.split()[0])
+        os.kill(pid, signal.SIGSTOP)  # it hangs: nothing but its silence tells
+        wait_for(lambda: gone(pid), 60)
+        wait_for(lambda: get(f"http://127.0.0.1:{engine}/ready")[0] == 200, 60)
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 0
         assert process.stderr is not None
@@ -166,4 +171,5 @@ def test_serve_all(home: Path) -> None:
     for title, port in (("The gateway", front), ("RAKSHA", raksha), ("ENGINE", engine)):
         assert f"{title} listens on http://127.0.0.1:{port} " in words
     assert "component_died" in words
+    assert "component_hung" in words
     wait_for(lambda: all(get(f"http://127.0.0.1:{port}/health")[0] == 0 for port in (front, raksha, engine)))

@@ -29,6 +29,7 @@ from avyay.errors import UsageError
 from avyay.serve.house import Metric
 from avyay.serve.lead import Lead
 from avyay.serve.siblings import Hub, Siblings
+from avyay.serve.workers import workers_of
 
 pytestmark = [pytest.mark.needs("ps"), pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs /proc")]
 
@@ -47,7 +48,7 @@ REPOSITORY = {"git": {"url": "https://git.test/ops/site"}}
 class Scanners(Family):
     """RAKSHA with two workers, whose clones wait at a gate."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, **environment: str) -> None:
         home.mkdir(parents=True, exist_ok=True)
         self.gate = home / "gate"
         self.config = home / "config.yaml"
@@ -56,7 +57,8 @@ class Scanners(Family):
         folder.mkdir(exist_ok=True)
         (folder / "git").write_text(GIT.format(gate=self.gate))
         (folder / "git").chmod(stat.S_IRWXU)
-        super().__init__("raksha", home, "--config", str(self.config), "--reload-config", path=folder, RAKSHA_KEY="k3y")
+        options = ("--config", str(self.config), "--reload-config")
+        super().__init__("raksha", home, *options, path=folder, RAKSHA_KEY="k3y", **environment)
 
     def configure(self, raksha: str) -> None:
         self.config.write_text(f"raksha: {{{raksha}}}\n")
@@ -122,6 +124,40 @@ def test_a_job_that_loses_its_worker_is_done_by_the_next(scanners: Scanners) -> 
         assert [event["data"]["state"] for event in page["events"] if event["data"]["job"] == identity] == ["done"]
     wait_for(lambda: len(scanners.workers()) == 2)
     scanners.up()
+
+
+@pytest.fixture
+def watched(tmp_path: Path) -> Iterator[Scanners]:
+    family = Scanners(tmp_path / "watched", AVYAY_SERVE_WORKER_TIMEOUT="5s")
+    family.up()
+    yield family
+    family.kill()
+
+
+def test_a_worker_that_hangs_is_killed_and_the_next_leads(watched: Scanners) -> None:
+    victim = watched.leader()
+    assert victim is not None
+    pids = set(watched.workers())
+    assert set(workers_of(watched.process.pid)) == pids
+    with watched.both() as (_, other):
+        identity = submit(other)
+        wait_for(lambda: watched.clones() == 1)
+        os.kill(victim, signal.SIGSTOP)
+        wait_for(lambda: watched.leader() not in (None, victim), 60)
+        watched.gate.touch()
+        wait_for(lambda: state(other, identity) == "done", 60)
+        page = other.get("/v1/events?name=raksha.job.ended&limit=100&after=start")
+        assert [event["data"]["state"] for event in page["events"] if event["data"]["job"] == identity] == ["done"]
+    ((how, runs),) = watched.jobs()
+    assert (how, runs) == ("done", 2)
+    assert f'"pid": {victim}' in next(line for line in watched.words().splitlines() if "worker_hung" in line)
+    with watched.both():  # whoever does not lead is not missed: it is replaced as well
+        (follower,) = set(watched.workers()) - {watched.leader()}
+    os.kill(follower, signal.SIGSTOP)
+    wait_for(lambda: follower not in watched.workers(), 60)
+    with watched.both():
+        assert len(watched.workers()) == 2
+    assert watched.end() == 0
 
 
 def test_a_job_is_called_off_through_another_worker(scanners: Scanners) -> None:

@@ -18,7 +18,6 @@ import orjson
 from fastapi import Depends, FastAPI, Header, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, StreamingResponse
-from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
@@ -30,7 +29,7 @@ from avyay.serve.errors import problem, problem_data, status_of
 from avyay.serve.events import EventFeed
 from avyay.serve.house import Metric, render_metrics
 from avyay.serve.identity import Check, is_tailscaled, require_user
-from avyay.serve.jobs import ENDED, Job, JobBoard, JobKind, State
+from avyay.serve.jobs import ENDED, Job, JobBoard, JobKind
 from avyay.serve.lead import Lead
 from avyay.serve.principals import verifier
 from avyay.serve.run import Stopping, is_loopback
@@ -39,7 +38,7 @@ from avyay.serve.siblings import Siblings
 if TYPE_CHECKING:
     from avyay.wiring import Services
 
-__all__ = ["IdempotencyKey", "JobModel", "Kit", "Report", "accepted", "daemon_key"]
+__all__ = ["IdempotencyKey", "Kit", "Report", "accepted", "daemon_key"]
 
 LOOPBACK = ["localhost", "127.0.0.1", "[::1]"]
 MAX_BODY = 5_000_000
@@ -68,25 +67,6 @@ _PROBLEMS: dict[int | str, dict[str, Any]] = {
 IdempotencyKey = Annotated[
     str | None, Header(alias="Idempotency-Key", description="The same request with the same key is the same job.")
 ]
-
-
-class JobModel(BaseModel):
-    """A job. Times are Unix seconds."""
-
-    id: str
-    kind: str
-    state: State
-    what: str
-    done: int
-    total: int | None
-    created_at: float
-    started_at: float | None
-    ended_at: float | None
-    runs: int
-    error: str | None
-    code: str | None
-    cancel_requested: bool
-    result: Any = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,6 +264,8 @@ class Kit:
                 found |= told
                 where = "another worker" if facts is not None else "another process"
                 found["duties"] = "here" if self.lead.leads else where
+            if "active" in found and self.siblings.worker:
+                found["active"] = await self.siblings.sum(f"{self.name}_active")
             if self.jobs is not None:
                 found["jobs"] = await asyncio.to_thread(self.jobs.open_jobs)
             named = {"component": self.name, "version": __version__, **self.siblings.worker}
@@ -350,11 +332,11 @@ class Kit:
         app = self.app
 
         @app.get("/v1/jobs", dependencies=[self.authorised])
-        async def jobs(limit: Annotated[int, Query(ge=1, le=200)] = 50) -> dict[str, list[JobModel]]:
+        async def jobs(limit: Annotated[int, Query(ge=1, le=200)] = 50) -> dict[str, list[Job]]:
             """The newest jobs, without their results."""
-            return {"jobs": [_model(job) for job in await asyncio.to_thread(board.jobs, limit)]}
+            return {"jobs": await asyncio.to_thread(board.jobs, limit)}
 
-        @app.get("/v1/jobs/{identity}", dependencies=[self.authorised], response_model=JobModel)
+        @app.get("/v1/jobs/{identity}", dependencies=[self.authorised], response_model=Job)
         async def job(identity: str) -> Response:
             """How a job stands; its result when it is done."""
             found = await asyncio.to_thread(board.get, identity)
@@ -372,11 +354,11 @@ class Kit:
             return StreamingResponse(self._watch(board, first), media_type="text/event-stream")
 
         @app.delete("/v1/jobs/{identity}", dependencies=[self.authorised], status_code=202)
-        async def cancel(identity: str) -> JobModel:
+        async def cancel(identity: str) -> Job:
             """Call a job off."""
             job = await asyncio.to_thread(board.cancel, identity)
             self.siblings.news()  # whoever runs it
-            return _model(job)
+            return job
 
     async def _watch(self, board: JobBoard, job: Job) -> AsyncIterator[bytes]:
         last: dict[str, Any] = {}
@@ -432,10 +414,6 @@ def daemon_key(
             code="no_authentication",
         )
     return key
-
-
-def _model(job: Job) -> JobModel:
-    return JobModel(**job.data())
 
 
 async def _known(request: Request, error: Exception) -> Response:

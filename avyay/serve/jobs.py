@@ -67,7 +67,7 @@ _COLUMNS = (
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """`result` and `error` are for programs; times are Unix seconds; `runs` counts how often it was begun."""
+    """A job. Times are Unix seconds; `runs` counts how often it was begun."""
 
     id: str
     kind: str

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from pathlib import Path
 
+from avyay.log import redact
 from avyay.process import run
 
 __all__ = ["port_holder"]
 
 _LISTEN = "0A"
 _TIMEOUT = 3.0
+_MOST = 2_000  # characters of a command line: a terminal's page
 
 
 def port_holder(port: int) -> str | None:
-    """The process that listens on a TCP port, as "NAME (pid N)"; None when it cannot be told."""
+    """The process that listens on a TCP port, as "COMMAND (pid N)"; None when it cannot be told."""
     proc = Path("/proc/net/tcp")
     return _from_proc(port) if proc.exists() else _from_lsof(port)
 
@@ -43,9 +46,11 @@ def _from_proc(port: int) -> str | None:
 
 
 def _words(process: Path) -> str:
-    words = (process / "cmdline").read_bytes().split(b"\0")
-    text = " ".join(word.decode("utf-8", "replace") for word in words if word)
-    return text[:80] or (process / "comm").read_text().strip()
+    """Its command line, whole, to be recognised by and typed again; without credentials that stand in it."""
+    words = (process / "cmdline").read_bytes().rstrip(b"\0").decode("utf-8", "replace").split("\0")
+    text = redact(shlex.join(words) if any(words) else (process / "comm").read_text(errors="replace").strip())
+    text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return text if len(text) <= _MOST else f"{text[:_MOST]}…"
 
 
 def _from_lsof(port: int) -> str | None:

@@ -20,9 +20,9 @@ from avyay.rag.keeper import Keeper
 from avyay.rag.mcp import AnswerModel, Expand, SearchModel, SourcesModel, answer_model, search_model, source_model
 from avyay.rag.service import AskOptions
 from avyay.rag.webhooks import read_push, sources_of
-from avyay.serve.app import IdempotencyKey, JobModel, Kit, Report, accepted, daemon_key
+from avyay.serve.app import IdempotencyKey, Kit, Report, accepted, daemon_key
 from avyay.serve.house import Metric
-from avyay.serve.jobs import JobKind
+from avyay.serve.jobs import Job, JobKind
 from avyay.serve.launch import Daemon, Launch, Site, launch
 from avyay.serve.run import App, Stopping
 from avyay.serve.siblings import Siblings
@@ -259,7 +259,7 @@ def _add_upkeep(kit: Kit, rag: RagService) -> None:
         rows = await asyncio.to_thread(rag.sources)
         return SourcesModel(sources=[source_model(row, rag.clock.now()) for row in rows])
 
-    @app.post("/v1/sync", dependencies=[kit.authorised], status_code=202, response_model=JobModel)
+    @app.post("/v1/sync", dependencies=[kit.authorised], status_code=202, response_model=Job)
     async def sync(body: Annotated[SyncBody, Field(default_factory=SyncBody)], key: IdempotencyKey = None) -> Response:
         """Bring sources up to date, as a job."""
         return accepted(await jobs.start("sync", {"sources": body.sources}, key=key))

@@ -23,9 +23,9 @@ from avyay.raksha.report.json import report_data
 from avyay.raksha.report.sarif import sarif_document
 from avyay.raksha.types import SEVERITIES, verdict
 from avyay.raksha.types import Report as ScanReport
-from avyay.serve.app import IdempotencyKey, JobModel, Kit, Report, accepted, daemon_key
+from avyay.serve.app import IdempotencyKey, Kit, Report, accepted, daemon_key
 from avyay.serve.house import Metric
-from avyay.serve.jobs import JobKind
+from avyay.serve.jobs import Job, JobKind
 from avyay.serve.launch import Daemon, Launch, Site, launch
 from avyay.serve.run import App, Stopping
 from avyay.serve.siblings import Siblings
@@ -281,7 +281,7 @@ def _add_scan(kit: Kit, bench: Bench) -> None:
         response_class=Response,
         responses={
             200: {"content": {"application/sarif+json": {}, "application/json": {}}},
-            202: {"description": "Accepted as a job.", "model": JobModel},
+            202: {"description": "Accepted as a job.", "model": Job},
         },
         openapi_extra=_SCAN_BODY,
     )

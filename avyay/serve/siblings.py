@@ -100,6 +100,11 @@ class Siblings:
         _add(counts, gauges)
         return _metrics(counts), facts
 
+    async def sum(self, name: str) -> int:
+        """What all workers have of something they count."""
+        counted, _ = await self.ask()
+        return int(sum(value for metric, _, _, rows in counted if metric == name for _, value in rows))
+
     @property
     def worker(self) -> dict[str, int]:
         """What says which of several workers this is: for pages that show one worker's view."""

@@ -19,10 +19,10 @@ from avyay.errors import AvyayError
 from avyay.log import get_logger
 from avyay.money import format_usd, usd_string
 from avyay.ports import Progress
-from avyay.serve.app import IdempotencyKey, JobModel, Kit, Report, accepted, daemon_key
+from avyay.serve.app import IdempotencyKey, Kit, Report, accepted, daemon_key
 from avyay.serve.board import board, stages
 from avyay.serve.house import Metric
-from avyay.serve.jobs import JobBoard, JobKind
+from avyay.serve.jobs import Job, JobBoard, JobKind
 from avyay.serve.launch import Daemon, Launch, Site, launch
 from avyay.serve.lead import Lead
 from avyay.serve.run import App, Stopping, serving_beside
@@ -305,7 +305,7 @@ def _add_runs(kit: Kit, services: Services) -> None:
     jobs = kit.jobs
     assert jobs is not None
 
-    @kit.app.post("/v1/siddhi/run", dependencies=[kit.authorised], status_code=202, response_model=JobModel)
+    @kit.app.post("/v1/siddhi/run", dependencies=[kit.authorised], status_code=202, response_model=Job)
     async def run(body: RunBody, key: IdempotencyKey = None) -> Response:
         """One pass over everything, as a job: mine, score, generate, test, decide. Spends nothing unless live."""
         if body.mode == "live":

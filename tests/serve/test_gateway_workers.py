@@ -154,11 +154,13 @@ async def until(condition: object) -> None:
 
 @pytest.fixture
 def workers(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], int, str]]:
-    """Two workers before a component that is not there: their parent, their port, a key."""
+    """Two workers before a component that is not there, and one that never answers: their parent, their port, a key."""
     key = make_key(tmp_path)
+    silent = socket.create_server(("127.0.0.1", 0))
     config = tmp_path / "avyay.yaml"
     nobody = {"url": f"http://127.0.0.1:{free_port()}", "connect": 1}
-    config.write_text(yaml.safe_dump({"gateway": {"upstreams": {"marga": nobody}}}))
+    mute = {"url": f"http://127.0.0.1:{silent.getsockname()[1]}"}
+    config.write_text(yaml.safe_dump({"gateway": {"upstreams": {"marga": nobody, "rag": mute}}}))
     port = free_port()
     command = [sys.executable, "-m", "avyay", "serve", "gateway", "--workers", "2", "--port", str(port), "-q"]
     environment = {**os.environ, "AVYAY_HOME": str(tmp_path / "home")}
@@ -170,6 +172,7 @@ def workers(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], int, str]
         process.kill()
         process.wait(40)
         wait_for(lambda: ask(port) == (0, ""), 40)  # workers outlive no owner
+        silent.close()
 
 
 def ask(port: int, key: str = "") -> tuple[int, str]:
@@ -196,6 +199,25 @@ def test_two_workers_give_a_component_up_together(workers: tuple[subprocess.Pope
 
     # Whoever of the two takes it; the other has heard of it a moment later.
     wait_for(lambda: all(given_up(ask(port, key)[1]) for _ in range(12)))
+
+
+def test_what_is_under_way_is_told_by_any_worker(workers: tuple[subprocess.Popen[bytes], int, str]) -> None:
+    _, port, key = workers
+
+    def everywhere(expected: int) -> bool:
+        """Connections in a row until both have answered."""
+        told: dict[int, int] = {}
+        while len(told) < 2:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=20) as reply:
+                found = json.loads(reply.read())
+            told[found["worker"]] = found["active"]
+        return set(told.values()) == {expected}
+
+    with socket.create_connection(("127.0.0.1", port)) as caller:
+        head = f"POST /v1/ask HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {key}\r\ncontent-length: 2\r\n\r\n{{}}"
+        caller.sendall(head.encode())
+        wait_for(lambda: everywhere(1))
+    wait_for(lambda: everywhere(0))
 
 
 def test_workers_end_with_their_owner(workers: tuple[subprocess.Popen[bytes], int, str]) -> None:

@@ -33,6 +33,20 @@ def test_a_taken_port_ends_it_at_once_and_names_the_holder(
         assert f"(pid {os.getpid()})" in words
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+def test_the_holder_is_named_by_its_whole_command_line_without_its_credentials() -> None:
+    script = "import socket, time; s = socket.create_server(('127.0.0.1', 0)); print(s.getsockname()[1], flush=True); "
+    words = ["x" * 300, "two words", "sk-abcdefghijklmnopqrstuvwx", "a\nline", "the end"]
+    command = [sys.executable, "-c", script + "time.sleep(600)", *words]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
+        try:
+            assert holder.stdout is not None
+            told = port_holder(int(holder.stdout.readline())) or ""
+        finally:
+            holder.kill()
+    assert f"{'x' * 300} 'two words' [redacted] 'a\\nline' 'the end' (pid {holder.pid})" in told
+
+
 def test_nobody_holds_a_free_port(taken: int) -> None:
     assert port_holder(taken) is not None
     with socket.create_server(("127.0.0.1", 0)) as free:

@@ -42,8 +42,8 @@ class _Pages:
 
     # ------------------------------------------------------------ how it does
 
-    def state(self) -> dict[str, Any]:
-        """The state of the gateway and of each component."""
+    async def state(self) -> dict[str, Any]:
+        """The state of the gateway, as this worker sees it, and of each component; under way is what all have."""
         now = self._clock.monotonic()
         app = self._app
         components = {
@@ -64,13 +64,13 @@ class _Pages:
             },
             "limits": limits,
             "authentication": "none" if app.authenticator.open else "required",
-            "active": len(app.passages),
+            "active": await self._siblings.sum("gateway_active"),
             **self._siblings.worker,
             **({"events": events.state()} if isinstance(events := app.pages.get(_EVENTS), EventsPage) else {}),
         }
 
     async def health(self, scope: Scope, receive: Any, send: Any, identity: Identity | None, request_id: str) -> int:
-        return await self._json(scope, send, 200, self.state(), request_id)
+        return await self._json(scope, send, 200, await self.state(), request_id)
 
     async def ready(self, scope: Scope, receive: Any, send: Any, identity: Identity | None, request_id: str) -> int:
         return await self._json(scope, send, 200, {"ready": True}, request_id)

@@ -369,6 +369,14 @@ class Events(Protocol):
         """
         ...
 
+    def flush(self) -> None:
+        """All that was published so far is on disk when it returns. Blocks for a commit; not for an event loop.
+
+        Raises:
+            AvyayError: it could not be kept.
+        """
+        ...
+
 
 class Progress(Protocol):
     """A callback the core calls and the terminal draws; the core knows no terminal."""

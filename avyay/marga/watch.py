@@ -113,6 +113,14 @@ class Watch:
                 "reason": change.reason,
             }
             self._events.publish(Event(name_, data))
+            self._spawn(asyncio.to_thread(self._write_events, self._events))
+
+    def _write_events(self, events: Events) -> None:
+        """Have them on disk at once: a provider that goes down is news, also where this process is killed next."""
+        try:
+            events.flush()
+        except AvyayError as error:
+            self._log.error("event_not_written", error=error.message)
 
     async def _sync_loop(self, budgets: Budgets) -> None:
         """Writes down what was spent, so that a crash leaves little to reconcile, and tells of what nears its cap."""

@@ -34,24 +34,28 @@ def provider(number: int, upstream: Upstream) -> dict[str, Any]:
 
 
 class Router:
-    def __init__(self, process: subprocess.Popen[bytes], url: str, config: Path) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], url: str, config: Path, log: Path) -> None:
         self.process = process
         self.url = url
         self.config = config
+        self.log = log
 
-    def configure(self, marga: dict[str, Any]) -> None:
+    def configure(self, marga: dict[str, Any], *, said: str) -> None:
+        """Give it another configuration, and wait for what it says to that."""
+        before = self.said(said)
         self.config.write_text(yaml.safe_dump({"marga": {"discover": False, **marga}}))
         self.process.send_signal(signal.SIGHUP)
+        wait_for(lambda: self.said(said) > before, 60)
 
     def get(self, path: str) -> Any:
-        with urllib.request.urlopen(self.url + path, timeout=10) as reply:
+        with urllib.request.urlopen(self.url + path, timeout=60) as reply:
             return json.loads(reply.read()) if path != "/metrics" else reply.read().decode()
 
     def chat(self, **headers: str) -> tuple[int, str]:
         body = {"model": "m", "max_tokens": 1000, "messages": [{"role": "user", "content": "hi"}]}
         request = urllib.request.Request(f"{self.url}/v1/chat/completions", json.dumps(body).encode(), headers)
         try:
-            with urllib.request.urlopen(request, timeout=20) as reply:
+            with urllib.request.urlopen(request, timeout=60) as reply:
                 return reply.status, reply.headers["x-avyay-provider"]
         except urllib.error.HTTPError as error:
             with error:
@@ -63,9 +67,27 @@ class Router:
         )
         return [int(pid) for pid in listed.stdout.split()]
 
-    def everywhere(self, state: str) -> bool:
-        """Whether every worker says so of p1; 12 answers in a row from two workers are taken as both."""
-        return all(self.get("/health")["providers"]["p1"] == state for _ in range(12))
+    def each(self, path: str) -> list[Any]:
+        """What every worker answers: the others are stopped while one is asked."""
+        workers, answers = self.workers(), []
+        for worker in workers:
+            others = [other for other in workers if other != worker]
+            try:
+                for other in others:
+                    os.kill(other, signal.SIGSTOP)
+                answers.append(self.get(path))
+            finally:
+                for other in others:
+                    os.kill(other, signal.SIGCONT)
+        return answers
+
+    def states(self) -> set[str]:
+        """What the workers say of p1."""
+        return {answer["providers"]["p1"] for answer in self.each("/health")}
+
+    def said(self, event: str) -> int:
+        """How often the daemon's log has told of it."""
+        return self.log.read_text().count(f'"event": "{event}"')
 
 
 @contextmanager
@@ -77,11 +99,14 @@ def running(tmp_path: Path, marga: dict[str, Any]) -> Iterator[Router]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "avyay", "serve", "marga", "--port", str(port), "--config", str(config), "-q"]
-    process = subprocess.Popen([*command, *more], env={**os.environ, "K": "k"}, stderr=subprocess.DEVNULL)
-    router = Router(process, f"http://127.0.0.1:{port}", config)
+    log = tmp_path / "log"
+    with log.open("wb") as stderr:
+        process = subprocess.Popen([*command, *more], env={**os.environ, "K": "k"}, stderr=stderr)
+    router = Router(process, f"http://127.0.0.1:{port}", config, log)
     try:
         wait_for(lambda: len(router.workers()) == 2, 60)
         wait_for(lambda: answers(router), 60)
+        assert all(answer["ready"] for answer in router.each("/ready"))
         yield router
     finally:
         process.send_signal(signal.SIGTERM)
@@ -108,11 +133,11 @@ def test_breakers_are_shared_and_workers_replaced(tmp_path: Path) -> None:
             with ThreadPoolExecutor(8) as pool:
                 assert set(pool.map(lambda _: router.chat(), range(24))) == {(200, "p2")}
             first.default = Reply()
-            wait_for(lambda: router.everywhere("closed"))
+            wait_for(lambda: router.states() == {"closed"})
             assert router.chat() == (200, "p1")
             # The counters of all workers are one sum, whoever is asked.
             total = 'marga_requests_total{status="ok"} 28'
-            wait_for(lambda: all(total in router.get("/metrics") for _ in range(12)))
+            wait_for(lambda: all(total in metrics for metrics in router.each("/metrics")))
             victim = router.workers()[0]
             os.kill(victim, signal.SIGKILL)
             wait_for(lambda: len(router.workers()) == 2 and victim not in router.workers(), 60)
@@ -151,20 +176,22 @@ def test_a_new_configuration_has_breakers_that_are_shared_again(tmp_path: Path) 
             pids = router.workers()
             assert router.chat() == (200, "p1")
             # One that cannot be used changes nothing, nor does what the parent keeps for the workers.
-            router.configure({"providers": [{**provider(1, first), "kind": "nonsense"}]})
-            router.configure({"providers": [provider(1, first), provider(2, second)], "api_key_env": "NOT_SET"})
+            both = [provider(1, first), provider(2, second)]
+            router.configure({"providers": [{**provider(1, first), "kind": "nonsense"}]}, said="reload_refused")
+            router.configure({"providers": both, "api_key_env": "NOT_SET"}, said="reload_refused")
             assert router.chat() == (200, "p1")
-            router.configure({"providers": [provider(1, first), provider(2, second)]})
-            wait_for(lambda: all("p2" in router.get("/health")["providers"] for _ in range(12)), 60)
+            router.configure({"providers": both}, said="reloaded_all")
+            assert all("p2" in health["providers"] for health in router.each("/health"))
             first.default = Reply(status=500)
             for _ in range(3):
                 assert router.chat() == (200, "p2")
-            wait_for(lambda: not any(router.get("/health")["providers"]["p1"] == "closed" for _ in range(12)))
+            wait_for(lambda: "closed" not in router.states())
             first.default = Reply()
-            wait_for(lambda: router.everywhere("closed"))
+            wait_for(lambda: router.states() == {"closed"})
             # What was counted by the configuration before is not forgotten.
             wait_for(lambda: 'marga_requests_total{status="ok"} 5' in router.get("/metrics"))
             # A worker that is started anew finds the owner there is now.
             os.kill(router.workers()[0], signal.SIGKILL)
             wait_for(lambda: len(router.workers()) == 2 and router.workers() != pids, 60)
-            assert all("p2" in router.get("/health")["providers"] for _ in range(12))
+            wait_for(lambda: answers(router), 60)
+            assert all("p2" in health["providers"] for health in router.each("/health"))

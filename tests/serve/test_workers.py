@@ -12,7 +12,6 @@ import stat
 import subprocess
 import sys
 import threading
-import time
 import urllib.error
 import urllib.request
 from collections.abc import AsyncIterator, Iterator
@@ -217,27 +216,28 @@ def test_all_workers_read_the_configuration_anew_and_no_request_fails(scanners: 
         while not done.is_set():
             seen.append(status("/health"))
 
-    def everywhere(expected: int) -> bool:
-        """Twelve connections in a row meet both."""
-        return all(status("/v1/jobs") == expected for _ in range(12))
+    def configure(raksha: str, answer: str) -> None:
+        told = scanners.words().count(answer)
+        scanners.configure(raksha)
+        scanners.process.send_signal(signal.SIGHUP)
+        wait_for(lambda: scanners.words().count(answer) > told, 60)
+
+    def everywhere() -> set[int]:
+        with scanners.both() as lines:
+            return {line.ask("GET", "/v1/jobs")[0] for line in lines}
 
     pids = scanners.workers()
     asking = [threading.Thread(target=ask) for _ in range(2)]
     try:
         for one in asking:
             one.start()
-        scanners.configure("git_hosts: [git.test], api_key_env: RAKSHA_KEY")
-        scanners.process.send_signal(signal.SIGHUP)
-        wait_for(lambda: everywhere(401), 60)
+        configure("git_hosts: [git.test], api_key_env: RAKSHA_KEY", "reloaded_all")
+        assert everywhere() == {401}
         for bad in ("api_key_env: 7", "api_key_env: NOT_SET", "baseline: nowhere.json"):
-            told = scanners.words().count("reload_refused")
-            scanners.configure(bad)
-            scanners.process.send_signal(signal.SIGHUP)
-            wait_for(lambda told=told: scanners.words().count("reload_refused") > told, 60)  # type: ignore[misc]
-        assert everywhere(401)
-        scanners.configure("git_hosts: [git.test]")
-        scanners.process.send_signal(signal.SIGHUP)
-        wait_for(lambda: everywhere(200), 60)
+            configure(bad, "reload_refused")
+        assert everywhere() == {401}
+        configure("git_hosts: [git.test]", "reloaded_all")
+        assert everywhere() == {200}
     finally:
         done.set()
         for one in asking:
@@ -253,16 +253,10 @@ def test_the_end_leaves_nobody_and_no_job_behind(tmp_path: Path) -> None:
         with scanners.both() as (leader, other):
             identity = submit(other)
             wait_for(lambda: scanners.clones() == 1)
-            with ThreadPoolExecutor(2) as pool:
-                streams = [
-                    pool.submit(leader.get, "/v1/events"),
-                    pool.submit(other.get, f"/v1/jobs/{identity}/events"),
-                ]
-                wait_for(lambda: streams[1].running() and streams[0].running())
-                time.sleep(0.2)  # the streams are open by now; if not, they are refused and the test fails
-                scanners.process.send_signal(signal.SIGTERM)
-                scanners.gate.touch()
-                texts = [stream.result(40) for stream in streams]
+            streams = leader.stream("/v1/events"), other.stream(f"/v1/jobs/{identity}/events")
+            scanners.process.send_signal(signal.SIGTERM)
+            scanners.gate.touch()
+            texts = [stream.read().decode() for stream in streams]
             assert texts[0].startswith("retry:")
             assert "event: job" in texts[1]
         assert scanners.process.wait(60) == 0

@@ -38,6 +38,13 @@ class Line:
             raw = answer.read()
         return answer.status, json.loads(raw) if "json" in answer.headers.get("content-type", "") else raw.decode()
 
+    def stream(self, path: str) -> http.client.HTTPResponse:
+        """An answer that has begun, to be read to its end."""
+        self._connection.request("GET", path)
+        answer = self._connection.getresponse()
+        assert answer.status == 200
+        return answer
+
     def get(self, path: str) -> Any:
         status, found = self.ask("GET", path)
         assert status == 200, found

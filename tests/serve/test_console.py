@@ -70,7 +70,7 @@ def gate(folder: Path, admin: str) -> Iterator[Gate]:
 
 def send(gate: Gate, method: str, path: str, form: dict[str, str] | None = None, **headers: str) -> Got:
     """Without following redirects."""
-    connection = http.client.HTTPConnection("127.0.0.1", gate.port, timeout=20)
+    connection = http.client.HTTPConnection("127.0.0.1", gate.port, timeout=60)
     names = {"accept": PAGE, **{name.replace("_", "-"): value for name, value in headers.items()}}
     if form is not None:
         names["content-type"] = "application/x-www-form-urlencoded"

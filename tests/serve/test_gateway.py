@@ -241,7 +241,7 @@ def test_a_stream_is_not_held_back(gate: Gate, upstream: Upstream, key: str) -> 
     import http.client
 
     upstream.default = Reply(text="first second third", pause=0.3)
-    connection = http.client.HTTPConnection("127.0.0.1", gate.port, timeout=20)
+    connection = http.client.HTTPConnection("127.0.0.1", gate.port, timeout=60)
     connection.request("POST", "/v1/chat/completions", json.dumps({**CHAT, "stream": True}), bearer(key))
     reply = connection.getresponse()
     pieces = []
@@ -259,7 +259,7 @@ def test_a_caller_who_goes_is_told_to_the_provider(gate: Gate, upstream: Upstrea
 
     upstream.default = Reply(text=" ".join(["word"] * 200), pause=0.05)
     for number, stream in enumerate((True, False), upstream.gone + 1):
-        connection = http.client.HTTPConnection("127.0.0.1", gate.port, timeout=20)
+        connection = http.client.HTTPConnection("127.0.0.1", gate.port, timeout=60)
         if not stream:
             upstream.default = Reply(delay=30.0)
         connection.request("POST", "/v1/chat/completions", json.dumps({**CHAT, "stream": stream}), bearer(key))
@@ -487,7 +487,7 @@ def test_large_bodies_pass_in_pieces_and_end_at_the_limit(echo_gate: Gate, all_s
     import http.client
 
     def send(size: int) -> tuple[int, Any]:
-        connection = http.client.HTTPConnection("127.0.0.1", echo_gate.port, timeout=20)
+        connection = http.client.HTTPConnection("127.0.0.1", echo_gate.port, timeout=60)
         pieces = (b"x" * 50_000 for _ in range(size // 50_000))
         headers = bearer(all_scopes) | ({"content-length": str(size)} if framing == "length" else {})
         try:
@@ -574,7 +574,7 @@ def test_a_body_that_comes_byte_by_byte(folder: Path, echo: Served, monkeypatch:
         for path, more in lines.items():
             size = 500_000 if path == "/v1/scan" else 1_000
             head = f"POST {path} HTTP/1.1\r\nhost: x\r\n{more}content-length: {size}\r\n\r\n"
-            with socket.create_connection(("127.0.0.1", gate.port), timeout=20) as caller:
+            with socket.create_connection(("127.0.0.1", gate.port), timeout=60) as caller:
                 caller.sendall(head.encode())
                 with pytest.raises(OSError, match=CLOSED):
                     drip(caller)
@@ -745,7 +745,7 @@ def test_components_that_break_off(folder: Path, all_scopes: str) -> None:
 def connection_cut(gate: Gate, key: str) -> None:
     import http.client
 
-    connection = http.client.HTTPConnection("127.0.0.1", gate.port, timeout=20)
+    connection = http.client.HTTPConnection("127.0.0.1", gate.port, timeout=60)
     connection.request("POST", "/v1/chat/completions", json.dumps({**CHAT, "stream": True}), bearer(key))
     with pytest.raises(http.client.IncompleteRead) as caught:
         connection.getresponse().read()

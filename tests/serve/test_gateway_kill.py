@@ -91,7 +91,7 @@ def kills(folder: Path, *, times: int, callers: int, workers: int = 1) -> None:
         for _ in range(times):
             asyncio.run(play(dice.uniform(0.3, 1.2)))
             if workers == 1:
-                door.processes["gateway"].wait(10)
+                door.processes["gateway"].wait(60)
                 door.start("gateway")
             else:
                 wait_for(lambda: len(children(door.processes["gateway"].pid)) == workers and bool(health(door.port)))

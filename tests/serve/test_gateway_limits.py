@@ -94,7 +94,7 @@ def test_streams_at_once(folder: Path, router: Daemon, upstream: Upstream) -> No
     key = make_key(folder, "streams")
     upstream.default = Reply(text=" ".join(["word"] * 400), pause=0.05)
     with gate(folder, router, [{"concurrent": 1}]) as door:
-        connection = http.client.HTTPConnection("127.0.0.1", door.port, timeout=20)
+        connection = http.client.HTTPConnection("127.0.0.1", door.port, timeout=60)
         body = json.dumps({**MESSAGES, "stream": True})
         connection.request("POST", "/v1/chat/completions", body, auth(key))
         connection.getresponse().read(50)
@@ -178,7 +178,7 @@ def test_workers_share_their_owners_counters(tmp_path: Path) -> None:
         await ends[1].stop()
 
     async def bounded() -> None:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             await play()
 
     asyncio.run(bounded())
@@ -244,7 +244,7 @@ def test_two_workers_are_one_gateway(folder: Path, router: Daemon) -> None:
         body = json.dumps({"model": "auto", "messages": [{"role": "user", "content": "hi"}]}).encode()
         request = urllib.request.Request(f"http://127.0.0.1:{port}/v1/chat/completions", body, auth(key))
         try:
-            with urllib.request.urlopen(request, timeout=20) as reply:
+            with urllib.request.urlopen(request, timeout=60) as reply:
                 return int(reply.status)
         except urllib.error.HTTPError as error:
             with error:
@@ -252,7 +252,7 @@ def test_two_workers_are_one_gateway(folder: Path, router: Daemon) -> None:
 
     def up() -> bool:
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5) as reply:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=60) as reply:
                 return bool(reply.status == 200)
         except OSError:
             return False

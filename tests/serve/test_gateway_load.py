@@ -79,7 +79,7 @@ def resident(process: subprocess.Popen[bytes]) -> int:
 
 def providers(door: Door) -> dict[str, Any]:
     """What the router says of its providers."""
-    with urllib.request.urlopen(f"http://127.0.0.1:{door.router}/marga/providers", timeout=10) as reply:
+    with urllib.request.urlopen(f"http://127.0.0.1:{door.router}/marga/providers", timeout=60) as reply:
         found: dict[str, Any] = json.loads(reply.read())
         return found
 

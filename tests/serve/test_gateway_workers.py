@@ -62,13 +62,13 @@ def owner_at(path: Path, url: str) -> Iterator[dict[str, Component]]:
 
     thread = threading.Thread(target=lambda: asyncio.run(main()))
     thread.start()
-    assert ready.wait(10)
+    assert ready.wait(60)
     components, loop, over = found[0]
     try:
         yield components
     finally:
         loop.call_soon_threadsafe(over.set)
-        thread.join(10)
+        thread.join(60)
 
 
 def test_a_breaker_that_one_worker_opens_is_open_in_the_other(tmp_path: Path) -> None:
@@ -147,7 +147,7 @@ def test_successes_of_one_worker_end_a_row_of_failures_of_another(tmp_path: Path
 
 async def until(condition: object) -> None:
     assert callable(condition)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not condition():
             await asyncio.sleep(0.005)
 
@@ -239,5 +239,5 @@ def test_what_is_under_way_is_told_by_any_worker(workers: tuple[subprocess.Popen
 def test_workers_end_with_their_owner(workers: tuple[subprocess.Popen[bytes], int, str]) -> None:
     process, port, key = workers
     process.send_signal(signal.SIGKILL)
-    process.wait(10)
+    process.wait(60)
     wait_for(lambda: ask(port, key) == (0, ""), 40)

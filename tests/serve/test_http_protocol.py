@@ -120,7 +120,7 @@ def server() -> Iterator[Server]:
     running = Server()
     yield running
     running.server.should_exit = True
-    running.thread.join(20)
+    running.thread.join(60)
     assert not running.thread.is_alive()
 
 
@@ -311,5 +311,5 @@ def test_the_answer_under_way_is_finished_before_the_server_ends() -> None:
         got = read(caller)
     assert got.endswith(b"POST /a hi")
     assert b"connection: close" in got
-    own.thread.join(20)
+    own.thread.join(60)
     assert not own.thread.is_alive()

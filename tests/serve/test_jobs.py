@@ -46,14 +46,14 @@ class Work:
 
 
 async def ended(board: JobBoard, identity: str) -> Job:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while (job := board.get(identity)).state not in ENDED:
             await asyncio.sleep(0.005)
     return job
 
 
 async def begun(board: JobBoard, identity: str) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while board.get(identity).what != "waiting":
             await asyncio.sleep(0.005)
 

@@ -111,7 +111,7 @@ def test_requests_under_way_end_where_they_began(home: Path, monkeypatch: pytest
             assert trial.lives == ["first began", "second began"]
             trial.gate.set()
             assert await waiting == "first"
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 while "first ended" not in trial.lives:
                     await asyncio.sleep(0.005)
 
@@ -170,7 +170,7 @@ def test_a_daemon_reloads_on_sighup_and_no_request_fails(home: Path) -> None:
 
     def status(path: str) -> int:
         try:
-            with urllib.request.urlopen(f"{url}{path}", timeout=20) as answer:
+            with urllib.request.urlopen(f"{url}{path}", timeout=60) as answer:
                 return int(answer.status)
         except urllib.error.HTTPError as error:
             with error:

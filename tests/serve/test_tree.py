@@ -83,7 +83,7 @@ def test_who_dies_at_each_start_is_tried_again_until_it_lives(family: Family) ->
 
 def test_the_end_is_in_order(family: Family) -> None:
     family.process.send_signal(signal.SIGTERM)
-    assert family.process.wait(20) == 0
+    assert family.process.wait(60) == 0
     ended = {name: float((family.folder / f"{name}.ended").read_text()) for name in ("one", "two", "front")}
     assert ended["front"] <= min(ended["one"], ended["two"])  # callers are let go before what answers them
 
@@ -128,7 +128,7 @@ def free_ports(count: int) -> list[int]:
 
 def get(url: str) -> tuple[int, Any]:
     try:
-        with urllib.request.urlopen(url, timeout=20) as answer:
+        with urllib.request.urlopen(url, timeout=60) as answer:
             return answer.status, json.load(answer)
     except urllib.error.HTTPError as error:
         with error:

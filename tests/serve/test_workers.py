@@ -204,7 +204,7 @@ def test_all_workers_read_the_configuration_anew_and_no_request_fails(scanners: 
 
     def status(path: str) -> int:
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{scanners.port}{path}", timeout=20) as answer:
+            with urllib.request.urlopen(f"http://127.0.0.1:{scanners.port}{path}", timeout=60) as answer:
                 return int(answer.status)
         except urllib.error.HTTPError as error:
             with error:
@@ -310,7 +310,7 @@ def test_the_collector_has_one_worker_and_keeps_its_port(tmp_path: Path) -> None
 
     def collects() -> int:
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{public}/nothing", timeout=20) as answer:
+            with urllib.request.urlopen(f"http://127.0.0.1:{public}/nothing", timeout=60) as answer:
                 return int(answer.status)
         except urllib.error.HTTPError as error:
             with error:
@@ -414,7 +414,7 @@ def test_one_leads_and_the_next_follows(tmp_path: Path) -> None:
             await lead.start()
         assert [lead.leads for lead in leads] == [True, False]
         leads[0].resign()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while not leads[1].leads:
                 await asyncio.sleep(0.005)
         for lead in leads:
@@ -473,7 +473,7 @@ def test_workers_add_up(tmp_path: Path) -> None:
         for worker, app in zip(workers, apps, strict=True):
             worker.add(app)
             await worker.join(tmp_path / "hub")
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             for worker in workers:
                 while True:
                     metrics, facts = await worker.ask()
@@ -523,7 +523,7 @@ def test_the_first_to_refuse_a_configuration_stops_it(tmp_path: Path) -> None:
             worker.reload = reloading(number)
             await worker.join(tmp_path / "hub")
             worker.up()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while hub.serving < 2:
                 await asyncio.sleep(0.005)
             assert await hub.reload()

@@ -149,7 +149,7 @@ class Platform:
     def __exit__(self, *_: object) -> None:
         self._server.shutdown()
         self._server.server_close()
-        self._thread.join(10)
+        self._thread.join(60)
 
     def answer(self, method: str, path: str, raw: bytes, headers: dict[str, str]) -> tuple[int, Any]:
         market = self.market

@@ -46,7 +46,7 @@ class Tab:
         found = await self.call("Runtime.evaluate", expression=expression, returnByValue=True)
         return found["result"].get("value")
 
-    async def until(self, expression: str, seconds: float = 30.0) -> None:
+    async def until(self, expression: str, seconds: float = 60.0) -> None:
         """Wait until an expression is true, also across a navigation."""
         for _ in range(int(seconds / 0.05)):
             if await self.value(expression):

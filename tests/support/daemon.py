@@ -68,7 +68,7 @@ class Served:
 
     def __exit__(self, *_: object) -> None:
         self._server.should_exit = True
-        self._thread.join(20)
+        self._thread.join(60)
         assert not self._thread.is_alive()
 
     def request(self, method: str, path: str, data: bytes | None = None, **headers: str) -> Got:
@@ -125,7 +125,7 @@ def services_in(folder: Path, settings: dict[str, Any], **environment: str) -> S
     )
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 20.0) -> None:
+def wait_for(condition: Callable[[], bool], seconds: float = 60.0) -> None:
     """Until it holds; the bound only ends a test that would hang."""
     end = time.monotonic() + seconds
     while not condition():

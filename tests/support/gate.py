@@ -47,7 +47,7 @@ class Gate(Served):
 
     def raw(self, data: bytes, *, finish: bool = False) -> bytes:
         """What a connection answers to bytes, until it is closed or goes quiet after an answer."""
-        with socket.create_connection(("127.0.0.1", self.port), timeout=10) as connection:
+        with socket.create_connection(("127.0.0.1", self.port), timeout=60) as connection:
             connection.sendall(data)
             if finish:
                 connection.shutdown(socket.SHUT_WR)

@@ -12,7 +12,7 @@ class Listener:
 
     def __init__(self, url: str, path: str, **headers: str) -> None:
         place = urlsplit(url)
-        self._connection = http.client.HTTPConnection(place.hostname or "", place.port, timeout=20)
+        self._connection = http.client.HTTPConnection(place.hostname or "", place.port, timeout=60)
         names = {name.replace("_", "-"): value for name, value in headers.items()}
         self._connection.request("GET", path, headers=names)
         self.answer = self._connection.getresponse()

@@ -36,12 +36,12 @@ class Parrot:
 
     def __enter__(self) -> Parrot:
         self._thread.start()
-        assert self._ready.wait(10)
+        assert self._ready.wait(60)
         return self
 
     def __exit__(self, *_: object) -> None:
         self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join(10)
+        self._thread.join(60)
 
     def _run(self) -> None:
         async def serve() -> None:
@@ -121,7 +121,7 @@ class Door:
         """What one of them counts, by name and labels."""
         port = self.port if name == "gateway" else self.router
         request = urllib.request.Request(f"http://127.0.0.1:{port}/metrics", headers={"x-api-key": self.admin})
-        with urllib.request.urlopen(request, timeout=10) as reply:
+        with urllib.request.urlopen(request, timeout=60) as reply:
             lines = [line.rpartition(" ") for line in reply.read().decode().splitlines() if line[:1] != "#"]
         return {series: float(value) for series, _, value in lines if series}
 
@@ -175,7 +175,7 @@ def daemons(folder: Path, provider: int, *, workers: int = 1) -> Iterator[Door]:
 
 def health(port: int) -> dict[str, Any]:
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=10) as reply:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=60) as reply:
             found: dict[str, Any] = json.loads(reply.read())
             return found
     except OSError:

@@ -77,7 +77,7 @@ class Sources:
     def __exit__(self, *_: object) -> None:
         self._server.shutdown()
         self._server.server_close()
-        self._thread.join(10)
+        self._thread.join(60)
 
     def numbers(self) -> list[int]:
         """Newest first."""

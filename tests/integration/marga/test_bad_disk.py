@@ -76,7 +76,7 @@ class Process:
         data = None if body is None else json.dumps(body).encode()
         names = {name.replace("_", "-"): value for name, value in headers.items()}
         try:
-            with urllib.request.urlopen(urllib.request.Request(self.url + path, data, names), timeout=20) as reply:
+            with urllib.request.urlopen(urllib.request.Request(self.url + path, data, names), timeout=60) as reply:
                 return reply.status, json.loads(reply.read())
         except urllib.error.HTTPError as error:
             with error:

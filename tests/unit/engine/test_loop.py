@@ -321,7 +321,7 @@ class TestDispatchersThatDie:
         wrong = {check.what for check in inspect(dispatcher, queue) if not check.ok}
         assert wrong == {"leases", "worktrees", "processes"}
         assert dispatcher.recover()
-        assert orphan.wait(10) == -signal.SIGKILL
+        assert orphan.wait(60) == -signal.SIGKILL
         assert all(check.ok for check in inspect(dispatcher, queue))
         queue.close()
         dispatcher.close()

@@ -133,7 +133,7 @@ def order(workshop: Workshop, tmp_path: Path) -> Order:
     )  # fmt: skip
 
 
-def until(condition: Callable[[], object], seconds: float = 30) -> None:
+def until(condition: Callable[[], object], seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it never came true"

@@ -334,7 +334,7 @@ def test_kill_9_loses_nothing_acknowledged_and_leaves_a_gap(path: Path) -> None:
         assert gaps(path) == []
     producer.send_signal(signal.SIGKILL)
     rest = producer.stdout.read().split()
-    producer.wait(10)
+    producer.wait(60)
     producer.stdout.close()
     acknowledged = int(rest[-1]) if rest and len(rest[-1]) >= len(str(acknowledged)) else acknowledged
     clock = FakeClock(now=5_000_000_000.0)

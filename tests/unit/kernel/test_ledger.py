@@ -316,7 +316,7 @@ def test_kill_9_loses_nothing_that_was_acknowledged(tmp_path: Path) -> None:
     told = [process.stdout.readline().split() for _ in range(60)]
     process.send_signal(signal.SIGKILL)
     told += [line.split() for line in process.stdout.read().splitlines()]
-    process.wait(10)
+    process.wait(60)
     process.stdout.close()
     ledger = Ledger(path, synchronous="OFF")
     for line in told:

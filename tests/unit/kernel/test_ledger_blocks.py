@@ -310,7 +310,7 @@ def test_after_kill_9_the_block_counts_as_spent_until_reconciled(tmp_path: Path)
     assert ledger.orphaned_blocks() == []  # its owner lives
     process.send_signal(signal.SIGKILL)
     rest = process.stdout.read().split("\n")
-    process.wait(10)
+    process.wait(60)
     process.stdout.close()
     acknowledged = int(rest[-2]) if len(rest) > 1 else 900
     before = ledger.balance("day")

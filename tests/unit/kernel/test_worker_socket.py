@@ -13,7 +13,7 @@ from avyay.worker_socket import MemberEnd, OwnerEnd, Peer
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not condition():
             await asyncio.sleep(0.005)
 

@@ -40,7 +40,7 @@ def with_workers(path: Path, check: Callable[[Router, list[Router], list[StateMe
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not condition():
             await asyncio.sleep(0.005)
 

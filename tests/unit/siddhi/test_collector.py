@@ -215,7 +215,7 @@ def test_smtp() -> None:
         SmtpMailer("127.0.0.1", server.server_address[1], "ann@example.org", tls=False).send(
             "b@example.org", "S", "Text"
         )
-        thread.join(10)
+        thread.join(60)
         assert b"To: b@example.org" in server.text  # type: ignore[attr-defined]
     with pytest.raises(UnreachableError, match="mail server"):
         SmtpMailer("127.0.0.1", 1, "a@example.org", tls=False, timeout=2).send("b@example.org", "S", "Text")

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
 
 from avyay.cli.app import command_group
 from avyay.cli.command import Run, command
-from avyay.errors import UsageError
+from avyay.errors import ConfigError, ExitCode, UsageError
 from avyay.log import redact
 
-app = command_group("Show settings with their origin; print the schema.")
+app = command_group("Show settings with their origin; check them; print the schema.")
 
 
 @command(app, results=True)
@@ -44,6 +45,40 @@ def show(
         {"settings": settings, **files},
         lambda: run.out.table(("Key", "Value", "Origin"), [(n, _brief(v), str(o)) for n, v, o in rows]),
     )
+
+
+@command(app, results=True)
+def check(run: Run) -> ExitCode:
+    """Print everything that is wrong with the configuration, and what to do about it; exit 2 when something is."""
+    from avyay.config.faults import Fault, FaultyConfigError
+    from avyay.config.load import load_settings
+    from avyay.serve.gateway.daemon import gateway_options
+
+    faults: list[Fault] = []
+    doubts: list[Fault] = []
+    files: list[str] = []
+    try:
+        loaded = load_settings(config_file=run.config)
+        doubts = list(loaded.doubts())
+        files = sorted({origin.where.rpartition(":")[0] for origin in loaded.origins.values() if ":" in origin.where})
+        gateway_options(loaded.settings.gateway)
+    except FaultyConfigError as error:
+        faults = list(error.faults)
+    except ConfigError as error:
+        faults = [Fault.of(error)]
+
+    def shown(found: list[Fault]) -> list[dict[str, Any]]:
+        return [{name: redact(str(text or "")) for name, text in asdict(fault).items()} for fault in found]
+
+    def text() -> None:
+        for title, found in (("", faults), ("Not sure: ", doubts)):
+            for fault in found:
+                run.out.line(redact(f"{title}{fault.sentence}\n  {fault.hint or ''}").rstrip())
+        if not faults:
+            run.out.line(f"The configuration can be used: {', '.join(files) or 'defaults and environment'}.")
+
+    run.out.result({"ok": not faults, "problems": shown(faults), "doubts": shown(doubts), "files": files}, text)
+    return ExitCode.USAGE if faults else ExitCode.OK
 
 
 @command(app)

@@ -30,6 +30,6 @@ def init(
     write_template(file)
     if not user:
         trust(file, paths)  # its content is ours; an edit by anyone asks again
-    run.out.note(f"Wrote {file}. It works as it stands; check it with: avyay config show")
+    run.out.note(f"Wrote {file}. It works as it stands; check it with: avyay config check")
     if not user:
         run.out.note("After an edit, run: avyay trust")

@@ -24,7 +24,7 @@ HOUSE: dict[str, tuple[str, str]] = {
     "mcp": ("avyay.cli.mcp", "Serve tools to coding agents over MCP."),
     "events": ("avyay.cli.events", "What happened, webhook deliveries, dead letters."),
     "tailnet": ("avyay.cli.tailnet", "Daemons of the other machines of your tailnet."),
-    "config": ("avyay.cli.config", "Show settings with their origin; print the schema."),
+    "config": ("avyay.cli.config", "Show settings with their origin; check them; print the schema."),
     "trust": ("avyay.cli.trust", "Let this project's avyay.yaml set everything."),
     "init": ("avyay.cli.init", "Write a commented avyay.yaml."),
     "doctor": ("avyay.cli.doctor", "Check every prerequisite and say how to fix it."),

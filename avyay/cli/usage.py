@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from avyay.cli.app import command_group
 from avyay.cli.command import Run, command
 from avyay.errors import ExitCode
+
+if TYPE_CHECKING:
+    from avyay.serve.gateway.reconcile import Ledger
+    from avyay.wiring import Services
 
 app = command_group("Who used what: requests, tokens, cost, reconciled.")
 
@@ -21,42 +27,53 @@ def usage(
 ) -> ExitCode:
     """Show requests per key, endpoint and day beside tokens and cost; exit 1 when gateway and router disagree."""
     from avyay.serve.gateway.daemon import open_keys, open_usage
-    from avyay.serve.gateway.reconcile import StoreLedger, compare
+    from avyay.serve.gateway.reconcile import compare
 
     services = run.services
     marga = services.settings.gateway.upstreams.marga
     book, reader = open_keys(services), open_usage(services)
     try:
         names = {one.id: one.name for one in book.all()}
-        remote = _remote(run)
-        found = compare(
-            reader,
-            StoreLedger(services.calls) if remote is None else None,
-            days=days,
-            until=services.clock.now(),
-            key=next((i for i, name in names.items() if key == name), key),
-            kept=services.settings.gateway.keep_requests,
-            known=marga.api_key_env is None or marga.principal_key_env is not None,
-        )
+        with _ledger(services) as ledger:
+            found = compare(
+                reader,
+                ledger,
+                days=days,
+                until=services.clock.now(),
+                key=next((i for i, name in names.items() if key == name), key),
+                kept=services.settings.gateway.keep_requests,
+                known=marga.api_key_env is None or marga.principal_key_env is not None,
+            )
     finally:
         book.close()
         reader.close()
         services.close()
     data = found.data()
-    if remote is not None:
-        data["router_problem"] = f"The router is at {remote}: ask the gateway for both (GET /v1/usage)."
     run.out.result(data, lambda: _text(run, data, names))
+    if found.failure is not None:
+        if found.failure.hint is not None:
+            run.out.note(found.failure.hint)
+        return found.failure.exit_code
     return ExitCode.OK if all(one["agrees"] for one in data["reconciled"] or ()) else ExitCode.FINDINGS
 
 
-def _remote(run: Run) -> str | None:
-    """Where the router's ledger is, when it is not in this home."""
+@contextmanager
+def _ledger(services: Services) -> Iterator[Ledger]:
+    """The router's: its database in this home, or the router itself where the configuration finds it elsewhere."""
     from urllib.parse import urlsplit
 
+    from avyay.serve.gateway.reconcile import StoreLedger
     from avyay.serve.run import is_loopback
 
-    url = run.loaded.settings.gateway.upstreams.marga.url
-    return None if url is None or is_loopback(urlsplit(url).hostname or "") else url
+    marga = services.settings.gateway.upstreams.marga
+    another_home = marga.api_key_env is not None or marga.principal_key_env is not None
+    if marga.url is None or (is_loopback(urlsplit(marga.url).hostname or "") and not another_home):
+        yield StoreLedger(services.calls)
+        return
+    from avyay.serve.gateway.remote import asking_router
+
+    with asking_router(services) as ledger:
+        yield ledger
 
 
 def _text(run: Run, data: dict[str, Any], names: dict[str, str]) -> None:
@@ -66,7 +83,7 @@ def _text(run: Run, data: dict[str, Any], names: dict[str, str]) -> None:
         return f"{names[key]} ({key})" if key in names else key
 
     if not data["gateway"] and not data["router"]:
-        run.out.note(f"Nothing was used since {data['since']}.")
+        run.out.note(data["router_problem"] or f"Nothing was used since {data['since']}.")
         return
     rows = [(row["day"], named(row["key"]), row["endpoint"], row["requests"], row["errors"]) for row in data["gateway"]]
     if rows:

@@ -7,9 +7,8 @@ place of both files. Nested sections merge; lists do not.
 from __future__ import annotations
 
 import difflib
-import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_settings import InitSettingsSource, PydanticBaseSettingsSource
 
 from avyay.config.environment import Environment
+from avyay.config.faults import Fault, FaultyConfigError, dotted, faults_of, section_of
 from avyay.config.marga import MargaSettings
 from avyay.config.schema import Settings
 from avyay.config.trust import is_trusted
@@ -55,6 +55,24 @@ class Loaded:
     ignored: tuple[str, ...] = ()  # file:line of keys an untrusted project file may not set
     unknown_variables: tuple[str, ...] = ()
 
+    def doubts(self) -> Iterator[Fault]:
+        """What keeps nobody from using it, and is hardly meant: keys that are ignored, variables that are not set."""
+        for place in self.ignored:
+            where, _, key = place.rpartition(" ")
+            yield Fault(f"{key} is ignored: the project is not trusted.", "avyay trust", "untrusted", where, key)
+        known = ["AVYAY_" + "_".join(path).upper() for path in _scalar_paths(Settings)]
+        for name in self.unknown_variables:
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f"Did you mean {close[0]}?" if close else "See: avyay config show"
+            yield Fault(f"{name} is no setting.", hint, "unknown_variable", name)
+        for path, value in _named_variables(self.settings.model_dump(mode="json")):
+            origin = self.origin(dotted(path))
+            if self.environment.value(value) is None and origin.kind != "default":
+                key = dotted(path)
+                yield Fault(
+                    f"{key} names {value}, which is not set.", f"export {value}=...", "unset", origin.where, key
+                )
+
     def rows(self) -> Iterator[tuple[str, Any, Origin]]:
         """Every leaf as (dotted key, value, origin)."""
         for key, value in _leaves(self.settings.model_dump(mode="json")):
@@ -81,7 +99,7 @@ class _Source:
         if self.file is not None:
             return f"{self.file.path}:{self.file.line(path)}"
         if self.variables is not None:
-            return self.variables.get(_dotted(path), "")
+            return self.variables.get(dotted(path), "")
         return ""
 
 
@@ -101,7 +119,7 @@ def load_settings(
         environment: By default the process's own.
 
     Raises:
-        ConfigError: a value or key cannot be used; names file and line, or the variable.
+        FaultyConfigError: values or keys cannot be used; names file and line, or the variable.
     """
     env = Environment() if environment is None else environment
     paths = open_paths(env.value("AVYAY_HOME"))
@@ -111,20 +129,29 @@ def load_settings(
     variables, unknown = _from_environment(env)
     sources.append(variables)
 
+    faults: list[Fault] = []
+
+    def read(path: Path) -> tuple[dict[str, Any], YamlFile]:
+        try:
+            return _file(path)
+        except ConfigError as error:
+            faults.append(Fault.of(error))  # the other file may have faults of its own
+            return {}, YamlFile(path, {})
+
     named = config_file or (Path(named_by_env) if (named_by_env := env.value("AVYAY_CONFIG")) else None)
     project_file: Path | None = None
     ignored: tuple[str, ...] = ()
     if named is not None:
-        sources.append(_Source("file", *_file(named.expanduser())))
+        sources.append(_Source("file", *read(named.expanduser())))
     else:
         project_file = _find_project_file(directory or Path.cwd())
         if project_file is not None and project_file != paths.user_config_file:
-            data, file = _file(project_file)
-            if not is_trusted(project_file, paths):
+            data, file = read(project_file)
+            if not faults and not is_trusted(project_file, paths):
                 data, ignored = _only_safe(data, file)
             sources.append(_Source("project", data, file))
         if paths.user_config_file.is_file():
-            sources.append(_Source("user", *_file(paths.user_config_file)))
+            sources.append(_Source("user", *read(paths.user_config_file)))
 
     adapters: tuple[PydanticBaseSettingsSource, ...] = tuple(
         InitSettingsSource(Settings, init_kwargs=source.data) for source in sources
@@ -132,11 +159,13 @@ def load_settings(
     try:
         settings = Settings(_sources=adapters)  # type: ignore[call-arg]
     except ValidationError as error:
-        raise _explain(error, sources) from None
+        raise FaultyConfigError([*faults, *faults_of(error, sources)]) from None
+    if faults:
+        raise FaultyConfigError(faults)
     origins: dict[str, Origin] = {}
     for source in reversed(sources):
         for path in _paths(source.data):
-            origins[_dotted(path)] = Origin(source.kind, source.where(path))
+            origins[dotted(path)] = Origin(source.kind, source.where(path))
     return Loaded(settings, origins, paths, env, project_file, ignored, unknown)
 
 
@@ -185,15 +214,11 @@ def _put(data: dict[str, Any], path: tuple[str, ...], value: Any) -> None:
 
 def _scalar_paths(model: type[BaseModel], at: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
     for name, info in model.model_fields.items():
-        section = _section_of(info.annotation)
+        section = section_of(info.annotation)
         if section is not None:
             yield from _scalar_paths(section, (*at, name))
         elif typing.get_origin(info.annotation) not in (tuple, dict, list):
             yield (*at, name)
-
-
-def _section_of(annotation: Any) -> type[BaseModel] | None:
-    return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
 
 
 def _only_safe(data: dict[str, Any], file: YamlFile) -> tuple[dict[str, Any], tuple[str, ...]]:
@@ -205,14 +230,14 @@ def _only_safe(data: dict[str, Any], file: YamlFile) -> tuple[dict[str, Any], tu
         for key, value in part.items():
             path = (*at, str(key))
             info = model.model_fields.get(str(key)) if model is not None else None
-            section = _section_of(info.annotation) if info is not None else None
+            section = section_of(info.annotation) if info is not None else None
             extra = info.json_schema_extra if info is not None else None
             if isinstance(value, dict) and section is not None:
                 walk(value, section, path)
             elif info is None or (isinstance(extra, dict) and extra.get("x-project-safe")):
                 _put(kept, path, value)  # unknown keys stay, to be refused with their line
             else:
-                ignored.append(f"{file.path}:{file.line(path)} {_dotted(path)}")
+                ignored.append(f"{file.path}:{file.line(path)} {dotted(path)}")
 
     walk(data, Settings, ())
     return kept, tuple(ignored)
@@ -226,71 +251,23 @@ def _paths(data: Any, at: KeyPath = ()) -> Iterator[KeyPath]:
         yield at
 
 
+def _named_variables(data: Any, at: KeyPath = ()) -> Iterator[tuple[KeyPath, str]]:
+    """Settings that name an environment variable."""
+    items: Iterable[tuple[str | int, Any]] = ()
+    if isinstance(data, dict):
+        items = data.items()
+    elif isinstance(data, list):
+        items = enumerate(data)
+    for key, value in items:
+        if isinstance(value, str) and str(key).endswith("_env"):
+            yield (*at, key), value
+        else:
+            yield from _named_variables(value, (*at, key))
+
+
 def _leaves(data: Any, at: str = "") -> Iterator[tuple[str, Any]]:
     if isinstance(data, dict) and data:
         for key, value in data.items():
             yield from _leaves(value, f"{at}.{key}" if at else str(key))
     else:
         yield at, data
-
-
-def _dotted(path: KeyPath) -> str:
-    return ".".join(str(part) for part in path)
-
-
-def _explain(error: ValidationError, sources: list[_Source]) -> ConfigError:
-    """The first fault of a validation error as a sentence with its file and line."""
-    faults = error.errors(include_url=False, include_input=False)
-    # A misspelt key often shows as a missing one too: the spelling is the more useful thing to say.
-    first = next((fault for fault in faults if fault["type"] == "extra_forbidden"), faults[0])
-    location = tuple(part for part in first["loc"] if not _is_union_tag(part))
-    where = next((found for source in sources if _has(source.data, location) and (found := source.where(location))), "")
-    prefix = f"{where}: " if where else ""
-    key = _dotted(location)
-    if first["type"] == "extra_forbidden":
-        names = _known_keys(location[:-1])
-        close = difflib.get_close_matches(str(location[-1]), names, n=1)
-        hint = f"Did you mean {close[0]!r}?" if close else f"Known here: {', '.join(names)}."
-        return ConfigError(f"{prefix}unknown key {key!r}.", hint=hint, code="unknown_key")
-    message = _MESSAGES.get(first["type"]) or first["msg"].removeprefix("Value error, ")
-    return ConfigError(f"{prefix}{key}: {message}.", hint="See the key's meaning: avyay config schema")
-
-
-# Where pydantic's own words speak of Python and not of YAML.
-_MESSAGES = dict.fromkeys(("tuple_type", "list_type", "set_type", "frozen_set_type"), "expected a list: [one, two]")
-_MESSAGES |= dict.fromkeys(("model_type", "model_attributes_type", "dict_type"), "expected `key: value` lines")
-_MESSAGES["missing"] = "is required"
-
-
-def _is_union_tag(part: str | int) -> bool:
-    return isinstance(part, str) and (part in ("str", "int") or part.endswith("Settings"))
-
-
-def _has(data: Any, path: KeyPath) -> bool:
-    for part in path:
-        try:
-            data = data[part]
-        except (KeyError, IndexError, TypeError):
-            return isinstance(data, dict | list) and part != path[0] and path[-1] == part
-    return True
-
-
-def _known_keys(path: KeyPath) -> list[str]:
-    model: type[BaseModel] | None = Settings
-    for part in path:
-        if isinstance(part, int) or model is None:
-            continue
-        info = model.model_fields.get(part)
-        model = _inner_section(info.annotation) if info is not None else None
-    return sorted(model.model_fields) if model is not None else []
-
-
-def _inner_section(annotation: Any) -> type[BaseModel] | None:
-    """The section inside `X`, `X | None`, `tuple[X, ...]`, `tuple[str | X, ...]`."""
-    if (section := _section_of(annotation)) is not None:
-        return section
-    if typing.get_origin(annotation) in (tuple, list, dict, types.UnionType, typing.Union):
-        for inner in typing.get_args(annotation):
-            if (section := _inner_section(inner)) is not None:
-                return section
-    return None

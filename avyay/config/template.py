@@ -11,7 +11,7 @@ __all__ = ["TEMPLATE", "write_template"]
 TEMPLATE = """\
 # Settings of avyay. Everything here is optional; what stands commented out is the default or an example.
 # Each value can also be given as AVYAY_<SECTION>_<KEY> (for example AVYAY_RAKSHA_FAIL_ON=critical).
-# See all keys: avyay config schema     See what is set, and where: avyay config show
+# See all keys: avyay config schema     What is set, and where: avyay config show     What is wrong: avyay config check
 
 log:
   level: warning            # debug | info | warning | error

@@ -45,6 +45,7 @@ class HttpProtocol(asyncio.Protocol):
         self._idle_since = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._ending = False
+        self._refusal: HTTPStatus | None = None  # said once those before it have their answers
         self._read_paused = False
         self.writable: asyncio.Future[None] | None = None  # while the other side does not take what we write
         self._url = b""
@@ -82,7 +83,7 @@ class HttpProtocol(asyncio.Protocol):
         self._answering = self._reading = self._parser = None  # they hold us as we hold them
 
     def data_received(self, data: bytes) -> None:
-        if self._parser is None or self._ending:
+        if self._parser is None or self._ending or self._refusal is not None:
             return
         try:
             while data:
@@ -101,7 +102,7 @@ class HttpProtocol(asyncio.Protocol):
             return b""
         except httptools.HttpParserUpgrade as offer:
             rest = data[offer.args[0] :]
-        if self._ending or self._parser is None:
+        if self._ending or self._parser is None or self._refusal is not None:
             return b""
         if self._body_to_come:
             self._parser = httptools.HttpRequestParser(self)
@@ -242,6 +243,9 @@ class HttpProtocol(asyncio.Protocol):
         self._idle_since = self.loop.time()
         if self._waiting:
             self._start(self._waiting.popleft())
+        elif self._refusal is not None:
+            self._say(self._refusal)
+            return
         if not self._waiting:
             self.resume_reading()  # also what is left of a request that nobody read to its end
 
@@ -281,11 +285,23 @@ class HttpProtocol(asyncio.Protocol):
         self._timer = self.loop.call_later(wait, self._look_at_idleness)
 
     def _refuse(self, status: HTTPStatus) -> None:
-        """The request is no HTTP: say so, unless an answer is under way, and hang up."""
-        answering = self._answering
-        if answering is not None and answering is self._reading and answering.give_up():
-            answering = None  # its head was fine, and nothing has been said to it
-        if answering is None and not self._ending:
+        """The request is no HTTP: say so once those before it are answered, and hang up."""
+        if self._ending or self._refusal is not None:
+            return
+        reading, self._reading = self._reading, None
+        if self._answering is None or (reading is self._answering and reading.give_up()):
+            self._say(status)  # where its head was fine, nothing has been said to it
+        elif reading is self._answering:
+            self.close()  # in the middle of its answer
+        else:
+            if reading is not None and reading in self._waiting:
+                self._waiting.remove(reading)
+            self._refusal = status
+            self.pause_reading()
+
+    def _say(self, status: HTTPStatus) -> None:
+        """Answer without the application, and hang up."""
+        if not self.transport.is_closing():
             text = status.phrase.encode()
             self.transport.write(
                 b"%bcontent-type: text/plain\r\ncontent-length: %d\r\nconnection: close\r\n\r\n%b"

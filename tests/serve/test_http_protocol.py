@@ -259,6 +259,40 @@ def test_what_is_no_http_is_refused(server: Server, raw: bytes, status: bytes) -
     assert b" 200 " in server.talk(post("/a", b"", close=True))
 
 
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_what_is_no_http_behind_requests_is_refused_once_they_are_answered(server: Server, data: st.DataObject) -> None:
+    """Also where it comes while the first of them is still at work."""
+    paths = data.draw(st.lists(st.sampled_from(["/a", "/chunks", "/head-first"]), min_size=1, max_size=3))
+    requests = b"".join(post(path, b"%d" % number) for number, path in enumerate(paths))
+    status, garbage = data.draw(
+        st.sampled_from(
+            [
+                (b"400", b"NONSENSE\r\n\r\n"),
+                (b"400", b"GET /a HTTP/1.1\r\n\r\n"),
+                (b"505", b"GET /a HTTP/2.0\r\nhost: x\r\n\r\n"),
+                (b"400", b"POST /a HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabcd\r\n"),
+            ]
+        )
+    )
+    cut = data.draw(st.integers(1, len(requests)))
+    behind = data.draw(st.sampled_from([b"", post("/a", b"never")]))
+    before = len(server.app.bodies)
+    got = server.talk(requests[:cut], requests[cut:] + garbage + behind)
+    *answers, refusal = bodies(got)
+    assert answers == [b"POST %b %d" % (path.encode(), number) for number, path in enumerate(paths)]
+    assert b"HTTP/1.1 %b " % status in got
+    assert got.endswith(b"connection: close\r\n\r\n" + refusal)
+    assert b"never" not in server.app.bodies[before:]
+
+
+def test_a_caller_that_leaves_behind_what_is_no_http_is_let_go(server: Server) -> None:
+    connections = len(server.server.server_state.connections)
+    with server.connect() as caller:
+        caller.sendall(post("/head-first", b"") + b"NONSENSE\r\n\r\n")
+    wait_for(lambda: len(server.server.server_state.connections) <= connections)
+
+
 def test_an_upgrade_is_not_taken(server: Server) -> None:
     got = server.talk(b"GET /a HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: h2c\r\n\r\n", end=b"GET /a ")
     assert got.startswith(b"HTTP/1.1 200 OK")

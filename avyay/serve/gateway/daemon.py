@@ -38,7 +38,17 @@ from avyay.worker_socket import MemberEnd, OwnerEnd
 if TYPE_CHECKING:
     from avyay.wiring import Services
 
-__all__ = ["DEFAULT_PORT", "build_app", "gateway_daemon", "make_first_key", "open_keys", "open_usage", "serve_gateway"]
+__all__ = [
+    "DEFAULT_PORT",
+    "build_app",
+    "gateway_daemon",
+    "gateway_options",
+    "make_first_key",
+    "open_keys",
+    "open_upstream",
+    "open_usage",
+    "serve_gateway",
+]
 
 DEFAULT_PORT = 8080
 _PORTS = {"marga": 8081, "rag": 8082, "raksha": 8083, "siddhi": 8084, "engine": 8086}
@@ -179,7 +189,7 @@ def build_app(
         authenticator,
         limiter,
         journal,
-        _options(settings),
+        gateway_options(settings),
         settler=TokenSettler(upstreams["marga"], limiter) if any(rule.tokens for rule in settings.limits) else None,
         pages={b"/v1/events": events},
         started=started,
@@ -226,7 +236,7 @@ async def _owning(services: Services, path: Path) -> AsyncIterator[Callable[[], 
     upstreams = dict(_upstreams(services))
     end = OwnerEnd()
     LimitOwner(end, limiter, local.counters)
-    breakers = BreakerOwner(end, upstreams, _options(services.settings.gateway).check_interval)
+    breakers = BreakerOwner(end, upstreams, gateway_options(services.settings.gateway).check_interval)
     await end.serve(path)
     breakers.start()
     pruning = asyncio.ensure_future(_keep_pruning(services))
@@ -261,19 +271,26 @@ def _secret(services: Services) -> bytes:
 
 
 def _upstreams(services: Services) -> Iterator[tuple[str, Upstream]]:
-    settings = services.settings.gateway.upstreams
-    own = PrincipalSigner(_secret(services), services.clock)
-    for name, port in _PORTS.items():
-        one = getattr(settings, name)
-        key = _of_environment(services, name, one.api_key_env)
-        secret = _of_environment(services, name, one.principal_key_env)
-        # A component with a key of its own shares our secret only where that is said: else it would refuse our word.
-        signer = own if key is None else None
-        if secret is not None:
-            signer = PrincipalSigner(given_secret(secret), services.clock)
-        url = one.url or f"http://127.0.0.1:{port}"
-        timeouts = Timeouts(one.connect, one.first_byte, one.idle)
-        yield name, Upstream(name, url, key=key, signer=signer, timeouts=timeouts, clock=services.clock)
+    for name in _PORTS:
+        yield name, open_upstream(services, name)
+
+
+def open_upstream(services: Services, name: str) -> Upstream:
+    """A component as the gateway reaches it.
+
+    Raises:
+        ConfigError: a variable that is named for it is not set.
+    """
+    one = getattr(services.settings.gateway.upstreams, name)
+    key = _of_environment(services, name, one.api_key_env)
+    secret = _of_environment(services, name, one.principal_key_env)
+    # A component with a key of its own shares our secret only where that is said: else it would refuse our word.
+    signer = PrincipalSigner(_secret(services), services.clock) if key is None else None
+    if secret is not None:
+        signer = PrincipalSigner(given_secret(secret), services.clock)
+    url = one.url or f"http://127.0.0.1:{_PORTS[name]}"
+    timeouts = Timeouts(one.connect, one.first_byte, one.idle)
+    return Upstream(name, url, key=key, signer=signer, timeouts=timeouts, clock=services.clock)
 
 
 def _of_environment(services: Services, name: str, variable: str | None) -> str | None:
@@ -286,7 +303,12 @@ def _of_environment(services: Services, name: str, variable: str | None) -> str 
     return value
 
 
-def _options(settings: GatewaySettings) -> Options:
+def gateway_options(settings: GatewaySettings) -> Options:
+    """What a request meets.
+
+    Raises:
+        ConfigError: a limit or an origin is none.
+    """
     return Options(
         rules=tuple(_rules(settings)),
         proxies=settings.proxies,

@@ -15,7 +15,7 @@ from urllib.parse import urlencode
 
 import orjson
 
-from avyay.errors import AvyayError, UnreachableError, UsageError
+from avyay.errors import AuthError, AvyayError, UnreachableError, UsageError
 from avyay.money import Picodollars, usd_string
 from avyay.serve.gateway.usage import UsageReader, UsageRow
 
@@ -112,6 +112,11 @@ class RemoteLedger:
         try:
             words = urlencode({name: value for name, value in query.items() if value is not None})
             status, body = self._get(f"{path}?{words}")
+            if status in (401, 403):
+                raise AuthError(
+                    f"The router does not take our word (HTTP {status}).",
+                    hint="gateway.upstreams.marga.api_key_env names the variable with its key.",
+                )
             if status != 200:
                 raise UnreachableError(f"The router answered HTTP {status}.")
             data = orjson.loads(body)
@@ -154,6 +159,7 @@ class Comparison:
     Attributes:
         calls: The router's totals by day and key, `cost` in picodollars; None when it could not be asked.
         problem: Why not.
+        failure: The same as an error, where something went wrong.
         by: How they were compared.
         from_: Since when: single requests are not kept for ever.
     """
@@ -165,6 +171,7 @@ class Comparison:
     problem: str | None = None
     by: Literal["decision", "count"] = "decision"
     from_: float = 0.0
+    failure: AvyayError | None = None
 
     def data(self) -> dict[str, Any]:
         """As JSON."""
@@ -180,7 +187,7 @@ class Comparison:
 
 def compare(
     reader: UsageReader,
-    ledger: Ledger | None,
+    ledger: Ledger,
     *,
     days: int,
     until: float,
@@ -191,7 +198,6 @@ def compare(
     """Compare what the gateway has counted with the router's ledger. Blocks.
 
     Args:
-        ledger: None where it is somewhere nobody here can ask.
         days: Today included.
         until: Now.
         key: Only this caller's.
@@ -201,8 +207,6 @@ def compare(
     """
     since = start_of(days, until)
     rows = reader.days(since=day_text(since), key=key)
-    if ledger is None:
-        return Comparison(since, rows, None, None)
     try:
         calls = ledger.usage(since=since, key=key)
         begin = max(since, until - kept)
@@ -213,7 +217,7 @@ def compare(
             time.sleep(_SETTLE)
             differences, by = _differences(reader, ledger, begin, until, (key, asked), rows, calls, by_key=known)
     except AvyayError as error:
-        return Comparison(since, rows, None, None, error.message)
+        return Comparison(since, rows, None, None, error.message, failure=error)
     from_ = begin if by == "decision" else since
     if not known and key is not None:
         return Comparison(since, rows, None, differences, _ANONYMOUS, by=by, from_=from_)

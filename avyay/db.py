@@ -121,6 +121,7 @@ def open_database(
     busy_timeout: float = BUSY_TIMEOUT,
     read_only: bool = False,
     check_same_thread: bool = True,
+    page_size: int | None = None,
 ) -> Database:
     """Open (and unless `read_only` create and migrate) a database file.
 
@@ -134,6 +135,7 @@ def open_database(
         busy_timeout: Seconds to wait for another writer before giving up.
         read_only: Never create, migrate or write.
         check_same_thread: As in `sqlite3.connect`; pass False only when the caller holds a lock of its own.
+        page_size: Bytes, for a file that is new; one that is there keeps its own. By default SQLite's.
 
     Raises:
         ConfigError: The file was written by a newer avyay, or is somebody else's database.
@@ -161,6 +163,8 @@ def open_database(
         database.path = path
         database.execute("PRAGMA foreign_keys = ON")
         if not read_only:
+            if page_size is not None:
+                database.execute(f"PRAGMA page_size = {page_size}")
             _enter_wal(database, busy_timeout)
         database.execute(f"PRAGMA synchronous = {synchronous}")
         _migrate(database, schemas, read_only=read_only)

@@ -99,12 +99,11 @@ def tell(
     data: Mapping[str, Any] | None = None,
 ) -> int:
     """Add a line to the history and return its number; the caller sets it as the task's `latest`."""
-    row = db.execute(
+    return db.append(
         "INSERT INTO history (task, at, kind, before, after, owner, fence, detail, data, earlier)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, (SELECT latest FROM tasks WHERE id = ?)) RETURNING number",
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, (SELECT latest FROM tasks WHERE id = ?))",
         (name, now, kind, *states, *by, detail, json.dumps(data) if data else "{}", name),
-    ).fetchone()
-    return int(row[0])
+    )
 
 
 def alter(db: QueueDatabase, name: str, **columns: Any) -> None:
@@ -167,8 +166,10 @@ def wake(db: QueueDatabase, name: str, now: float) -> None:
 
 def blame(db: QueueDatabase, name: str, state: State, now: float) -> None:
     """Tell all that wait for `name`, however far downstream, what holds them (or that it is on its way again)."""
+    if db.execute("SELECT 1 FROM needs WHERE need = ? LIMIT 1", (name,)).fetchone() is None:
+        return  # nobody, as a rule: a sixth of the walk's price
     reason = f"needs {name}, which is {state}" if state in FINAL else f"waits for {name}"
-    # One UPDATE with the walk inside it costs SQLite ten times as much, even where nobody waits.
+    # One UPDATE with the walk inside it costs SQLite ten times as much.
     followers = db.execute(
         "WITH RECURSIVE below (id) AS (SELECT task FROM needs WHERE need = ?"
         " UNION SELECT needs.task FROM needs JOIN below ON needs.need = below.id)"

@@ -40,7 +40,7 @@ from avyay.resilience.backoff import Backoff
 __all__ = ["LostLeaseError", "Queue"]
 
 _BATCH = 100
-_FEW = 8
+_FEW = 2
 _LINE = "number, task, at, kind, before, after, owner, fence, detail, data"
 
 
@@ -100,7 +100,7 @@ class Queue(Bookkeeping):
         now = self._clock.now()
         with self._db.transaction() as db:
             busy: list[str] | None = None
-            for name, files, requires, attempt, attempts in self._ready(db, now):
+            for name, files, requires, attempt, attempts, latest in self._ready(db, now):
                 if not capabilities.issuperset(orjson.loads(requires)):
                     continue
                 globs = orjson.loads(files)
@@ -108,21 +108,21 @@ class Queue(Bookkeeping):
                     busy = self._busy(db) if busy is None else busy
                     if overlapping(globs, busy):
                         continue
-                if db.skip_locked and not self._hold(db, name, globs):
+                if db.skip_locked and not self._hold(db, name, latest, globs):
                     continue
                 return self._lease(db, name, owner, now, attempt + 1, attempts)
         return None
 
-    def _ready(self, db: QueueDatabase, now: float) -> Iterator[tuple[str, str, str, int, int]]:
-        """(id, files, requires, attempt, attempts) of what may be claimed, first things first."""
+    def _ready(self, db: QueueDatabase, now: float) -> Iterator[tuple[str, str, str, int, int, int]]:
+        """(id, files, requires, attempt, attempts, latest) of what may be claimed, first things first."""
         query = (
-            "SELECT id, files, requires, attempt, attempts, priority, number FROM tasks"  # noqa: S608 - fixed words
+            "SELECT id, files, requires, attempt, attempts, latest, priority, number FROM tasks"  # noqa: S608 - fixed words
             f" WHERE {OPEN} AND owner IS NULL AND not_before <= ?{{}} ORDER BY priority DESC, number LIMIT ?"
         )
         found = db.execute(query.format(""), (now, _FEW)).fetchall()  # the first one usually fits
         while found:
             for row in found:
-                yield row[:5]
+                yield row[:6]
             *_, priority, number = found[-1]
             # On through this priority, then to those below: the index leads straight to either.
             found = (
@@ -135,10 +135,11 @@ class Queue(Bookkeeping):
         rows = db.execute(f"SELECT files FROM tasks WHERE {OPEN} AND owner >= ''")  # noqa: S608 - fixed words
         return [glob for (files,) in rows for glob in orjson.loads(files)]
 
-    def _hold(self, db: QueueDatabase, name: str, globs: Sequence[str]) -> bool:
+    def _hold(self, db: QueueDatabase, name: str, latest: int, globs: Sequence[str]) -> bool:
         """Keep claims that run side by side off this task; False when one was quicker, or took its files meanwhile."""
-        query = f"SELECT 1 FROM tasks WHERE id = ? AND state = 'ready'{db.skip_locked}"  # noqa: S608 - fixed words
-        if db.execute(query, (name,)).fetchone() is None:
+        # Ready is not enough: it may have been claimed and given back since we looked, one attempt later.
+        query = f"SELECT 1 FROM tasks WHERE id = ? AND state = 'ready' AND latest = ?{db.skip_locked}"  # noqa: S608
+        if db.execute(query, (name, latest)).fetchone() is None:
             return False
         if globs:  # two claims could each see the other's files as free
             db.guard("files")

@@ -91,6 +91,16 @@ SCHEMA = Schema(
             # Names the queue in the ids of its events.
             "CREATE TABLE identity (id TEXT NOT NULL) STRICT; INSERT INTO identity VALUES (lower(hex(randomblob(16))))",
         ),
+        Migration(
+            "0006_neighbours",
+            # NULL comes last: what is at work stands right before what is claimed next, mostly in the same leaf, so
+            # that a claim writes one leaf of this index and not two.
+            """
+            DROP INDEX open_tasks;
+            CREATE INDEX open_tasks ON tasks (owner DESC, priority DESC, number)
+                WHERE state IN ('leased', 'merging', 'ready', 'running', 'verifying');
+            """,
+        ),
     ),
 )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 from postgres_server import PostgresServer
@@ -65,6 +66,29 @@ class TestSideBySide:
         assert len(claimed) + left == 200
         assert len({task for task, _ in claimed}) == len({fence for _, fence in claimed}) == len(claimed)
         first.close()
+
+    def test_a_task_that_was_tried_since_it_was_looked_at_is_not_claimed_as_it_was(
+        self, postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        url = postgres.new_url()
+        queue, other = Queue(url, random=lambda: 0.0), Queue(url)  # no delay between attempts
+        queue.add([NewTask("x", id="x", attempts=3)])
+        hold = other._hold
+
+        def late(*arguments: Any) -> bool:
+            lease = queue.claim("quicker")
+            assert lease is not None
+            assert queue.fail(lease, "it failed") == "ready"
+            return hold(*arguments)
+
+        monkeypatch.setattr(other, "_hold", late)
+        assert other.claim("slower") is None
+        monkeypatch.undo()
+        lease = other.claim("slower")
+        assert lease is not None
+        assert lease.attempt == 2
+        queue.close()
+        other.close()
 
     def test_two_needs_that_end_together_free_what_waits_for_both(self, postgres: PostgresServer) -> None:
         url = postgres.new_url()

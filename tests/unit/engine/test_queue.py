@@ -455,3 +455,29 @@ def test_a_queue_of_an_older_release_keeps_its_stories(tmp_path: Path) -> None:
     assert queue.history("a")[-1].fence == lease.fence
     assert [entry.kind for entry in queue.history("b")] == ["added"]
     queue.close()
+
+
+def test_a_change_writes_few_small_pages(tmp_path: Path) -> None:
+    queue = Queue(tmp_path / "engine.db")
+    queue.add([NewTask(f"task {number}") for number in range(600)])
+    database, frame = queue._db._db, 2048 + 24  # type: ignore[attr-defined]
+    assert database.execute("PRAGMA page_size").fetchone() == (2048,)
+    database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    database.execute("PRAGMA wal_autocheckpoint = 0").fetchall()
+    for _ in range(300):
+        queue.fail(claim(queue), "acknowledged", final=True)
+    written = (tmp_path / "engine.db-wal").stat().st_size / frame / 300
+    assert written < 6.6, "each a row, its line of history, and one leaf of the index; now and then a new page"
+    queue.close()
+
+
+def test_a_file_of_an_older_release_keeps_its_page_size(tmp_path: Path) -> None:
+    open_database(tmp_path / "engine.db", Schema(SCHEMA.name, SCHEMA.migrations[:5])).close()
+    queue = Queue(tmp_path / "engine.db")
+    database = queue._db._db  # type: ignore[attr-defined]
+    assert database.execute("PRAGMA page_size").fetchone() == (4096,)
+    (index,) = database.execute("SELECT sql FROM sqlite_master WHERE name = 'open_tasks'").fetchone()
+    assert "owner DESC" in index
+    queue.add([NewTask("x")])
+    claim(queue)
+    queue.close()

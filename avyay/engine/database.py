@@ -144,7 +144,8 @@ class PostgresQueue:
         self._db.executemany(statement, rows)
 
     def append(self, statement: str, values: Sequence[Any]) -> int:
-        return int(self._db.execute(f"{statement} RETURNING number", values).fetchone()[0])
+        (row,) = self._db.execute(f"{statement} RETURNING number", values).fetchall()
+        return int(row[0])
 
     @contextmanager
     def transaction(self, scope: Scope | None = None) -> Iterator[PostgresQueue]:

@@ -1,20 +1,24 @@
-"""Brings the stored graph of a repository to a commit: only files whose contents changed are read again."""
+"""Brings the stored graph of a repository to a commit: only files whose contents changed are read again.
+
+Git and the parsers run first, with nothing locked; then one transaction writes what they found, unless somebody else
+brought the graph to another commit meanwhile. So whoever is stopped or killed over a large repository is in nobody's
+way.
+"""
 
 from __future__ import annotations
 
-import json
-import re
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from avyay.db import Database
-from avyay.engine.knowledge.languages import language_of
-from avyay.engine.knowledge.parse import parse
-from avyay.engine.knowledge.types import Parsed, Update
-from avyay.errors import UsageError
+from avyay.engine.knowledge.reading import Change, FileRows, Reader, new_history, tree
+from avyay.engine.knowledge.types import Update
+from avyay.engine.worktree import take_turn
+from avyay.errors import UnreachableError, UsageError
 from avyay.git import GitRepository
 from avyay.ports import Progress
 
@@ -23,27 +27,28 @@ __all__ = ["bring_to_commit", "repository_number"]
 RULES = "1"
 """Changes when files must be read again because they are read differently."""
 
-_LARGEST = 1_000_000
-_HISTORY_COMMITS = 3000  # of a repository seen for the first time: owners are those of recent years
-_BATCH = 400
-_DOCUMENTS = (".md", ".markdown", ".rst", ".adoc", ".txt")
-_NOT_OURS = re.compile(r"(?:^|/)(?:node_modules|vendor|third_party|dist|build|\.venv|venv|site-packages)/|\.min\.js$")
-_WORD = re.compile(r"[A-Za-z0-9_./-]*[./][A-Za-z0-9_./-]+")
-_GIT_TIMEOUT = 300.0
+_TRIES = 10
+_TURN = 20.0  # seconds: longer than it takes to read most repositories
 
 
 @dataclass(frozen=True, slots=True)
-class _Entry:
-    path: str
-    blob: str
-    size: int
+class _Stored:
+    """What the database knows of a repository: the commit of its files, of its history, the rules, path -> blob."""
+
+    commit: str
+    history: str
+    rules: str
+    blobs: Mapping[str, str]
+
+    def is_at(self, commit: str) -> bool:
+        return (self.commit, self.rules) == (commit, RULES)
 
 
 def repository_number(db: Database, repository: GitRepository) -> int:
     """The number of a repository in the database; all worktrees of one share it."""
     root = repository.output("rev-parse", "--path-format=absolute", "--git-common-dir").strip()
     query = "SELECT id FROM repositories WHERE root = ?"
-    if (row := db.execute(query, (root,)).fetchone()) is None:  # writing waits for whoever indexes, reading does not
+    if (row := db.execute(query, (root,)).fetchone()) is None:  # writing waits for whoever writes, reading does not
         with db.errors():
             db.execute("INSERT OR IGNORE INTO repositories (root) VALUES (?)", (root,))
         row = db.execute(query, (root,)).fetchone()
@@ -58,6 +63,7 @@ def bring_to_commit(
     Raises:
         UsageError: there is no such commit.
         DependencyError: git fails.
+        UnreachableError: others keep indexing other commits, or somebody keeps the database locked.
     """
     done = repository.git("rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}")
     commit = done.text.strip()
@@ -66,12 +72,30 @@ def bring_to_commit(
     number = repository_number(db, repository)
     if (files := _indexed(db, number, commit)) is not None:
         return Update(commit, 0, 0, files)
-    entries = {entry.path: entry for entry in _tree(repository, commit)}
-    with db.transaction() as db:
-        # Again under the lock: another process may have indexed this very commit meanwhile.
-        if (files := _indexed(db, number, commit)) is not None:
-            return Update(commit, 0, 0, files)
-        return _reindex(db, repository, number, commit, entries, progress)
+    with ExitStack() as stack:
+        # One reads at a time, and it serves all; but nobody waits long for one that is stopped.
+        with suppress(UnreachableError):
+            stack.enter_context(take_turn(db.path.with_name(f"{db.path.name}.{number}.lock"), patience=_TURN))
+        reader = Reader(repository)
+        entries = None
+        for _ in range(_TRIES):
+            stored = _stored(db, number)
+            if stored.is_at(commit):
+                return Update(commit, 0, 0, len(stored.blobs))
+            if entries is None:
+                entries = {entry.path: entry for entry in tree(repository, commit)}
+            again = stored.rules != RULES
+            fresh = reader.read(
+                [e for path, e in entries.items() if again or stored.blobs.get(path) != e.blob], progress
+            )
+            gone = [path for path in stored.blobs if path not in entries]
+            on, changes = new_history(repository, stored.history, commit)
+            if _write(db, number, stored, commit, reader.names, fresh, gone, changes, forget=not on):
+                unreadable = tuple(file.entry.path for file in fresh if file.unreadable)
+                return Update(commit, len(fresh), len(gone), len(entries), unreadable)
+    raise UnreachableError(
+        f"Others keep indexing other commits of {repository.root}.", hint="Look again when they are done.", code="busy"
+    )
 
 
 def _indexed(db: Database, number: int, commit: str) -> int | None:
@@ -83,164 +107,75 @@ def _indexed(db: Database, number: int, commit: str) -> int | None:
     return int(files)
 
 
-def _reindex(
-    db: Database,
-    repository: GitRepository,
-    number: int,
-    commit: str,
-    entries: Mapping[str, _Entry],
-    progress: Progress | None,
-) -> Update:
-    """Inside a transaction: read what changed, forget what is gone."""
-    (rules,) = db.execute("SELECT rules FROM repositories WHERE id = ?", (number,)).fetchone()
-    stored = {
-        str(path): (int(file), str(blob))
-        for file, path, blob in db.execute("SELECT id, path, blob FROM files WHERE repository = ?", (number,))
-    }
-    again = rules != RULES
-    fresh = [e for path, e in entries.items() if again or path not in stored or stored[path][1] != e.blob]
-    gone = [file for path, (file, _) in stored.items() if path not in entries]
-    unreadable: list[str] = []
-    changes = _new_history(db, repository, number, commit)
-    names = {str(text): int(key) for key, text in db.execute("SELECT id, text FROM names")}
-    db.executemany("DELETE FROM files WHERE id = ?", [(file,) for file in gone])
-    db.executemany(
-        "DELETE FROM files WHERE repository = ? AND path = ?",
-        [(number, entry.path) for entry in fresh if entry.path in stored],
-    )
-    for count, (entry, source) in enumerate(_contents(repository, fresh), 1):
-        if source is None:
-            unreadable.append(entry.path)
-        _store(db, number, entry, source or b"", names)
-        if progress is not None and count % 100 == 0:
-            progress(count, len(fresh), "reading files")
-    db.executemany(
-        "INSERT INTO changes (repository, path, author, commits, last) VALUES (?, ?, ?, ?, ?)"
-        " ON CONFLICT DO UPDATE SET commits = commits + excluded.commits, last = max(last, excluded.last)",
-        [(number, path, author, count, last) for (path, author), (count, last) in changes.items()],
-    )
-    db.execute(
-        "UPDATE repositories SET commit_id = ?, history = ?, rules = ? WHERE id = ?", (commit, commit, RULES, number)
-    )
-    return Update(commit, len(fresh), len(gone), len(entries), tuple(unreadable))
-
-
-def _tree(repository: GitRepository, commit: str) -> Iterator[_Entry]:
-    for row in repository.output("ls-tree", "-r", "-l", "-z", commit, timeout=_GIT_TIMEOUT).split("\0"):
-        if not row:
-            continue
-        about, path = row.split("\t", 1)
-        mode, kind, blob, size = about.split()
-        if kind == "blob" and mode != "120000" and not _NOT_OURS.search(path):
-            yield _Entry(path, blob, int(size))
-
-
-def _wanted(entry: _Entry) -> bool:
-    return entry.size <= _LARGEST and (
-        language_of(entry.path) is not None or entry.path.endswith(_DOCUMENTS) or _is_go_module(entry.path)
-    )
-
-
-def _is_go_module(path: str) -> bool:
-    return path == "go.mod" or path.endswith("/go.mod")
-
-
-def _contents(repository: GitRepository, entries: Sequence[_Entry]) -> Iterator[tuple[_Entry, bytes | None]]:
-    """Each entry with its contents: empty when nothing is to be read in it, None when it cannot be had."""
-    yield from ((entry, b"") for entry in entries if not _wanted(entry))
-    wanted = [entry for entry in entries if _wanted(entry)]
-    for start in range(0, len(wanted), _BATCH):
-        part = wanted[start : start + _BATCH]
-        asked = "".join(f"{entry.blob}\n" for entry in part).encode()
-        answer = repository.git("cat-file", "--batch", stdin=asked, timeout=_GIT_TIMEOUT).stdout
-        place = 0
-        for entry in part:
-            end = answer.index(b"\n", place)
-            header = answer[place:end].split()
-            if len(header) == 3 and header[1] == b"blob":
-                size = int(header[2])
-                yield entry, answer[end + 1 : end + 1 + size]
-                place = end + 1 + size + 1
-            else:  # a partial clone does not have it, and we fetch nothing
-                yield entry, None
-                place = end + 1
-
-
-def _store(db: Database, number: int, entry: _Entry, source: bytes, names: dict[str, int]) -> None:
-    language = language_of(entry.path)
-    parsed = parse(source, language) if language is not None and source else Parsed(lines=source.count(b"\n"))
-    fresh = []
-    for text in (*parsed.references, *(symbol.name for symbol in parsed.symbols)):
-        if text not in names:
-            names[text] = len(names) + 1
-            fresh.append((names[text], text))
-    db.executemany("INSERT INTO names (id, text) VALUES (?, ?)", fresh)
-    pairs = np.array([(names[name], count) for name, count in parsed.references.items()], dtype=np.int32)
-    (file,) = db.execute(
-        "INSERT INTO files (repository, path, blob, language, lines, broken, refs) VALUES (?, ?, ?, ?, ?, ?, ?)"
-        " RETURNING id",
-        (number, entry.path, entry.blob, language or "", parsed.lines, int(parsed.broken), pairs.tobytes()),
+def _place(db: Database, number: int) -> tuple[str, str, str]:
+    commit, history, rules = db.execute(
+        "SELECT commit_id, history, rules FROM repositories WHERE id = ?", (number,)
     ).fetchone()
+    return str(commit), str(history), str(rules)
+
+
+def _stored(db: Database, number: int) -> _Stored:
+    with db.transaction(immediate=False) as db:
+        blobs = db.execute("SELECT path, blob FROM files WHERE repository = ?", (number,)).fetchall()
+        return _Stored(*_place(db, number), {str(path): str(blob) for path, blob in blobs})
+
+
+def _write(
+    db: Database,
+    number: int,
+    stored: _Stored,
+    commit: str,
+    names: Mapping[str, int],
+    fresh: Sequence[FileRows],
+    gone: Sequence[str],
+    changes: Sequence[Change],
+    *,
+    forget: bool,
+) -> bool:
+    """All of it or nothing; False when the graph is not any more what the reading began from."""
+    with db.transaction() as db:
+        if _place(db, number) != (stored.commit, stored.history, stored.rules):
+            return False
+        ids = _name_ids(db, names) if fresh else np.zeros(0, dtype=np.int32)
+        dropped = [*gone, *(file.entry.path for file in fresh if file.entry.path in stored.blobs)]
+        db.executemany("DELETE FROM files WHERE repository = ? AND path = ?", [(number, path) for path in dropped])
+        for file in fresh:
+            _store(db, number, file, ids)
+        if forget:
+            db.execute("DELETE FROM changes WHERE repository = ?", (number,))
+        db.executemany(
+            "INSERT INTO changes (repository, path, author, commits, last) VALUES (?, ?, ?, ?, ?)"
+            " ON CONFLICT DO UPDATE SET commits = commits + excluded.commits, last = max(last, excluded.last)",
+            [(number, change.path, change.author, change.commits, change.last) for change in changes],
+        )
+        db.execute(
+            "UPDATE repositories SET commit_id = ?, history = ?, rules = ? WHERE id = ?",
+            (commit, commit, RULES, number),
+        )
+    return True
+
+
+def _name_ids(db: Database, names: Mapping[str, int]) -> NDArray[np.int32]:
+    """The reader's numbers of names -> their ids; those that are new get one."""
+    known = {str(text): int(key) for key, text in db.execute("SELECT id, text FROM names")}
+    new = [text for text in names if text not in known]
+    known.update({text: key for key, text in enumerate(new, len(known) + 1)})
+    db.executemany("INSERT INTO names (id, text) VALUES (?, ?)", [(known[text], text) for text in new])
+    return np.array([known[text] for text in names], dtype=np.int32)  # a dict keeps the order its numbers came in
+
+
+def _store(db: Database, number: int, file: FileRows, ids: NDArray[np.int32]) -> None:
+    entry, pairs = file.entry, file.references.copy()
+    pairs[:, 0] = ids[pairs[:, 0]]
+    key = db.execute(
+        "INSERT INTO files (repository, path, blob, language, lines, broken, refs) VALUES (?, ?, ?, ?, ?, ?, ?)",
+        (number, entry.path, entry.blob, file.language, file.lines, int(file.broken), pairs.tobytes()),
+    ).lastrowid
     db.executemany(
         "INSERT INTO symbols (file, name, kind, line, last_line, scope, signature) VALUES (?, ?, ?, ?, ?, ?, ?)",
-        [(file, names[s.name], s.kind, s.line, s.last_line, s.scope, s.signature) for s in parsed.symbols],
+        [(key, int(ids[name]), *rest) for name, *rest in file.symbols],
     )
     db.executemany(
-        "INSERT INTO imports (file, line, module, names) VALUES (?, ?, ?, ?)",
-        [(file, item.line, item.module, json.dumps(item.names)) for item in parsed.imports],
+        "INSERT INTO imports (file, line, module, names) VALUES (?, ?, ?, ?)", [(key, *row) for row in file.imports]
     )
-    if source and language is None:
-        text = source.decode("utf-8", "replace")
-        words = _go_module(text) if _is_go_module(entry.path) else _mentions(text)
-        db.executemany(
-            "INSERT INTO mentions (file, line, word) VALUES (?, ?, ?)", [(file, line, word) for line, word in words]
-        )
-
-
-def _go_module(text: str) -> Iterable[tuple[int, str]]:
-    """The module's own path, as the mention of line 0."""
-    found = re.search(r"^module\s+(\S+)", text, re.MULTILINE)
-    return [(0, found[1].strip('"'))] if found else []
-
-
-def _mentions(text: str) -> Iterable[tuple[int, str]]:
-    """Words of a document that may be paths or dotted module names, with their lines."""
-    seen = set()
-    for number, line in enumerate(text.splitlines(), 1):
-        for word in _WORD.findall(line):
-            word = word.strip("./-")
-            if len(word) > 3 and word not in seen:
-                seen.add(word)
-                yield number, word
-
-
-def _new_history(
-    db: Database, repository: GitRepository, number: int, commit: str
-) -> dict[tuple[str, str], tuple[int, int]]:
-    """(path, author) -> (commits, newest) of the commits not yet counted."""
-    (before,) = db.execute("SELECT history FROM repositories WHERE id = ?", (number,)).fetchone()
-    known = bool(before) and repository.git("merge-base", "--is-ancestor", before, commit).code == 0
-    if before and not known:  # history was rewritten, or another branch is looked at: count anew
-        db.execute("DELETE FROM changes WHERE repository = ?", (number,))
-    span = [f"{before}..{commit}"] if known else [commit, f"--max-count={_HISTORY_COMMITS}"]
-    log = repository.output(
-        "log",
-        *span,
-        "--no-merges",
-        "--no-renames",
-        "--name-only",
-        "-z",
-        "--format=%x01%aE%x02%at",
-        timeout=_GIT_TIMEOUT,
-    )
-    counts: Counter[tuple[str, str]] = Counter()
-    newest: dict[tuple[str, str], int] = {}
-    for part in log.split("\x01")[1:]:
-        head, _, names = part.partition("\0")
-        author, _, at = head.strip().partition("\x02")
-        for path in names.split("\0"):
-            if path := path.strip("\n"):
-                key = (path, author)
-                counts[key] += 1
-                newest[key] = max(newest.get(key, 0), int(at))
-    return {key: (count, newest[key]) for key, count in counts.items()}
+    db.executemany("INSERT INTO mentions (file, line, word) VALUES (?, ?, ?)", [(key, *row) for row in file.mentions])

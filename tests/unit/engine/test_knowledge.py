@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import shutil
+import signal
 import subprocess
-from collections.abc import Iterator, Sequence
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,6 +19,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from avyay.db import open_database
 from avyay.engine.knowledge.coverage import CoverageError, find_report, read_report
 from avyay.engine.knowledge.languages import LANGUAGES, is_test, language_of
 from avyay.engine.knowledge.owners import owners_of, parse_codeowners, principal_authors
@@ -304,6 +311,49 @@ def task(**values: object) -> Task:
     return Task(**(defaults | values))  # type: ignore[arg-type]
 
 
+def slow_indexer(root: Path, folder: Path) -> tuple[subprocess.Popen[bytes], Path, Path]:
+    """A process that indexes a repository, and waits in the middle of it: (it, it waits, the sign to go on)."""
+    path = root / "pkg/tree.py"
+    path.write_text(path.read_text() + "# more\n")
+    subprocess.run(["git", "add", "-A"], cwd=root, check=True)
+    subprocess.run(["git", "commit", "-qm", "more", "--author=A <ada@example.com>"], cwd=root, check=True)
+    (root / "pkg/late.py").write_text("x = 1\n")
+    subprocess.run(["git", "add", "-A"], cwd=root, check=True)
+    subprocess.run(["git", "commit", "-qm", "late", "--author=A <ada@example.com>"], cwd=root, check=True)
+    reached, go, programs = folder / "reached", folder / "go", folder / "programs"
+    programs.mkdir()
+    git = programs / "git"
+    git.write_text(
+        "#!/bin/sh\n"
+        f'case "$*" in *cat-file*) : > "{reached}"; while [ ! -e "{go}" ]; do sleep 0.05; done;; esac\n'
+        f'exec "{shutil.which("git")}" "$@"\n'
+    )
+    git.chmod(0o755)
+    script = (
+        "import sys; from pathlib import Path; from avyay.engine.knowledge.service import Knowledge\n"
+        "Knowledge(Path(sys.argv[1]), len).update(Path(sys.argv[2]))"
+    )
+    child = subprocess.Popen(
+        [sys.executable, "-c", script, str(folder / "knowledge.db"), str(root)],
+        env={**os.environ, "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}"},
+    )
+    return child, reached, go
+
+
+def end(child: subprocess.Popen[bytes], go: Path) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(child.pid, signal.SIGKILL)
+    child.wait()
+    go.touch()  # git is in a process group of its own, and outlives it
+
+
+def wait_until(condition: Callable[[], bool], patience: float = 60.0) -> None:
+    deadline = time.monotonic() + patience
+    while not condition():
+        assert time.monotonic() < deadline, "it never came"
+        time.sleep(0.01)
+
+
 @pytest.mark.needs("git")
 class TestRepository:
     @pytest.fixture
@@ -417,6 +467,41 @@ class TestRepository:
             repo.commit({f"pkg/more{number}.py": "from pkg.tree import Node\n"})
             with ThreadPoolExecutor(4) as pool:
                 assert len(set(pool.map(look, range(4)))) == 1
+
+    def test_whoever_reads_a_repository_is_in_nobodys_way(self, repo: Repo, tmp_path: Path) -> None:
+        child, reached, go = slow_indexer(repo.root, tmp_path)
+        try:
+            wait_until(reached.exists)
+            # It reads with git: the database can be written by others at once, who index another repository.
+            other = Repo(tmp_path / "other")
+            other.commit({"a.py": "def a(): pass\n"})
+            knowledge = Knowledge(tmp_path / "knowledge.db", len)
+            with open_database(tmp_path / "knowledge.db", busy_timeout=0.0).transaction():
+                pass
+            assert knowledge.update(other.root).parsed == 1
+            # What it began from is not any more what is there: it goes on from what is.
+            with open_database(tmp_path / "knowledge.db").transaction() as database:
+                head = repo.git("rev-parse", "HEAD~1").strip()
+                database.execute("UPDATE repositories SET commit_id = 'another', history = ? WHERE id = 1", (head,))
+                database.execute("INSERT INTO changes VALUES (1, 'pkg/tree.py', 'ada@example.com', 7, 0)")
+            go.touch()
+            assert child.wait(timeout=60) == 0
+            assert knowledge.update(repo.root).parsed == 0, "the child did it"
+            assert knowledge.churn(repo.root)["pkg/tree.py"] == 7, "counted on from there"
+            knowledge.close()
+        finally:
+            end(child, go)
+
+    def test_an_indexer_killed_halfway_leaves_nothing_behind(self, repo: Repo, tmp_path: Path) -> None:
+        child, reached, go = slow_indexer(repo.root, tmp_path)
+        try:
+            wait_until(reached.exists)
+        finally:
+            end(child, go)
+        knowledge = Knowledge(tmp_path / "knowledge.db", len)
+        assert knowledge.update(repo.root).parsed == len(FILES) + 1
+        assert knowledge.churn(repo.root)["pkg/tree.py"] == 2
+        knowledge.close()
 
     def test_what_is_no_repository_is_refused(self, knowledge: Knowledge, tmp_path: Path) -> None:
         with pytest.raises(UsageError, match="in no git repository"):

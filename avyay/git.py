@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,8 +38,19 @@ class GitRepository:
 
     root: Path
 
-    def git(self, *arguments: str, timeout: float = TIMEOUT, stdin: bytes | None = None) -> Completed:
+    def git(
+        self,
+        *arguments: str,
+        timeout: float = TIMEOUT,
+        stdin: bytes | None = None,
+        index: Path | None = None,
+        pass_fds: Sequence[int] = (),
+    ) -> Completed:
         """Run git in this repository, with its hooks, pager, prompts and external diff drivers off.
+
+        Args:
+            index: Another file than the work tree's own index.
+            pass_fds: Descriptors git gets: a lock on one of them lasts as long as git, even without us.
 
         Raises:
             UsageError: git refuses the repository, or one that it fetches from ("dubious ownership").
@@ -55,7 +67,8 @@ class GitRepository:
             "--no-optional-locks",
             *arguments,
         ]
-        done = run(command, cwd=self.root, timeout=timeout, stdin=stdin, env=_unattended())
+        environment = _unattended() if index is None else {**_unattended(), "GIT_INDEX_FILE": str(index)}
+        done = run(command, cwd=self.root, timeout=timeout, stdin=stdin, env=environment, pass_fds=pass_fds)
         if done.code != 0 and (refused := DUBIOUS.search(done.error_text)):
             raise _failed(arguments[0], done.error_text, Path(refused[1] or self.root))
         return done

@@ -58,8 +58,12 @@ def run(
     env: Mapping[str, str] | None = None,
     stdin: bytes | None = None,
     cancel: threading.Event | None = None,
+    pass_fds: Sequence[int] = (),
 ) -> Completed:
     """Run a program to its end or its time limit (seconds); its whole process group ends with it.
+
+    Args:
+        pass_fds: Descriptors the program gets: a lock on one of them lasts as long as the program, even without us.
 
     Raises:
         DependencyError: it cannot be started.
@@ -81,6 +85,7 @@ def run(
                 stdout=out,
                 stderr=err,
                 start_new_session=True,
+                pass_fds=pass_fds,
             )
         except OSError as error:
             raise DependencyError(

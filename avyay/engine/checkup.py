@@ -54,6 +54,9 @@ def inspect(dispatcher: Dispatcher, queue: TaskQueue) -> list[Check]:
     if (stuck := queue.stuck()) is not None:
         checks.append(Check("queue lock", False, ": ".join(stuck)))
     for name, place in dispatcher.places.items():
+        if (left := place.merging.left_behind()) is not None:
+            detail = f"{left} has not followed {place.workshop.branch} yet: avyay engine doctor --fix"
+            checks.append(Check(f"work tree of {name or 'default'}", False, detail))
         for lock in ("lock", "merge.lock"):
             holder = file_locker(place.workshop.folder / lock)
             if holder is not None and holder.stopped:

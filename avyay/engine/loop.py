@@ -426,6 +426,7 @@ class Dispatcher:
         if self._clock.monotonic() - self._swept >= self.pace.tick:
             self._swept = self._clock.monotonic()
             said += self.folders.recover()
+        said += [line for place in self.places.values() if (line := place.merging.settle()) is not None]
         for line in said:
             log.warning("reconciled", what=line)
         return said

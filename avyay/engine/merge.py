@@ -1,7 +1,8 @@
 """The merge queue: one result at a time, each verified on top of what it is merged into, then a fast-forward.
 
 Two results that are green alone can be red together: the second is verified again on top of the first, and sent back
-with the log when it fails. The step that moves the branch happens inside the queue's transaction, under the fence.
+with the log when it fails. The step that moves the branch happens inside the queue's transaction, under the fence; a
+work tree follows it (`avyay.engine.follow`).
 """
 
 from __future__ import annotations
@@ -15,15 +16,19 @@ from pathlib import Path
 from typing import Literal
 
 from avyay.engine.contracts import TaskQueue
+from avyay.engine.follow import Follower
 from avyay.engine.nodes.base import Control
 from avyay.engine.types import Lease
 from avyay.engine.verify import Verdict, Verifier
 from avyay.engine.worktree import Workshop, take_turn
-from avyay.errors import DependencyError
+from avyay.errors import AvyayError, DependencyError, UnreachableError
 from avyay.git import GitRepository
+from avyay.log import get_logger
 from avyay.process import find_program, run
 
 __all__ = ["MergeQueue", "Merged", "Result", "merged_before"]
+
+log = get_logger("engine")
 
 _ROUNDS = 10
 _LONGEST_TURN = 7200.0  # seconds: the results before this one are verified again, each in its turn
@@ -87,11 +92,38 @@ class MergeQueue:
         self._pause = pause
         self._sleep = sleep
         self._lock = threading.Lock()
+        self._follower = Follower(workshop.folder, workshop.branch)
 
     @contextmanager
-    def _turn(self) -> Iterator[None]:
-        with self._lock, take_turn(self._workshop.folder / "merge.lock", patience=_LONGEST_TURN):
-            yield
+    def _turn(self) -> Iterator[int]:
+        with self._lock, take_turn(self._workshop.folder / "merge.lock", patience=_LONGEST_TURN) as turn:
+            yield turn
+
+    def left_behind(self) -> Path | None:
+        """The user's work tree, when somebody died before it had followed the branch."""
+        if (tree := self._follower.pending()) is None or not self._lock.acquire(blocking=False):
+            return None
+        try:
+            with take_turn(self._workshop.folder / "merge.lock", patience=0.0):
+                return tree
+        except UnreachableError:
+            return None  # whoever merges is at it
+        finally:
+            self._lock.release()
+
+    def settle(self) -> str | None:
+        """Finish what somebody who died left half done in the user's work tree; says what. Not while anybody merges."""
+        if self._follower.pending() is None or not self._lock.acquire(blocking=False):
+            return None
+        try:
+            with take_turn(self._workshop.folder / "merge.lock", patience=0.0) as turn:
+                return self._follower.settle(turn)
+        except UnreachableError:
+            return None  # whoever merges does it
+        except (AvyayError, OSError) as error:
+            return f"a work tree is left behind for now: {error}"
+        finally:
+            self._lock.release()
 
     def merge(self, queue: TaskQueue, lease: Lease, result: Result, folder: Path, control: Control) -> Merged:
         """Merge a result, or say why not. The task is "done" afterwards exactly when it was merged.
@@ -102,7 +134,7 @@ class MergeQueue:
         """
         if self._mode != "merge":
             return self._hand_over(queue, lease, result)
-        with self._turn():
+        with self._turn() as turn:
             for _ in range(_ROUNDS):
                 if (commit := merged_before(queue, self._workshop, lease.task.id)) is not None:
                     return self._was_merged(queue, lease, commit)
@@ -115,7 +147,7 @@ class MergeQueue:
                 self._workshop.deliver(result.commit)
                 queue.advance(lease, "merging", f"onto {result.base[:7]}", commit=result.commit)
                 try:
-                    self._step(queue, lease, result)
+                    self._step(queue, lease, result, turn)
                 except _MovedError:
                     queue.advance(lease, "verifying", "the branch moved meanwhile")
                     continue
@@ -148,22 +180,30 @@ class MergeQueue:
         finally:
             self._workshop.remove(tree)
 
-    def _step(self, queue: TaskQueue, lease: Lease, result: Result) -> None:
-        """Move the branch and end the task, both or neither."""
+    def _step(self, queue: TaskQueue, lease: Lease, result: Result, turn: int) -> None:
+        """Move the branch and end the task, both or neither; a work tree that has the branch goes along."""
 
         def move() -> None:
-            if not self._workshop.fast_forward(result.base, result.commit, where):
+            if not self._workshop.fast_forward(result.base, result.commit, where, pass_fds=(turn,)):
                 raise _MovedError
 
         for number in range(_PATIENCE):
-            where = self._workshop.checked_out()
             try:
-                queue.finish(lease, f"merged as {result.commit[:7]}", act=move, commit=result.commit, merged=True)
-                return
+                self._follower.settle(turn)  # what the last one left
+                if (where := self._workshop.checked_out()) is not None:
+                    self._follower.prepare(where, result.base, result.commit, turn)
+                break
             except DependencyError as error:
                 if error.code != "work_tree_in_the_way" or number == _PATIENCE - 1:
                     raise
                 self._sleep(self._pause)
+        try:
+            queue.finish(lease, f"merged as {result.commit[:7]}", act=move, commit=result.commit, merged=True)
+        finally:
+            try:
+                self._follower.settle(turn)
+            except (AvyayError, OSError) as error:  # it is done or not; the files have another chance at every tick
+                log.warning("work_tree_left_behind", reason=str(error))
 
     def _hand_over(self, queue: TaskQueue, lease: Lease, result: Result) -> Merged:
         """Leave the verified commit as a branch of the user's repository, or open a pull request for it."""

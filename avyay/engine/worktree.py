@@ -34,8 +34,8 @@ _TIMEOUT = 300.0
 
 
 @contextmanager
-def take_turn(path: Path, *, patience: float = 60.0) -> Iterator[None]:
-    """Hold a lock among processes; it ends with the process that holds it.
+def take_turn(path: Path, *, patience: float = 60.0) -> Iterator[int]:
+    """Hold a lock among processes; it ends with the process that holds it, and those that were given the descriptor.
 
     Raises:
         UnreachableError: it was not to be had for so many seconds.
@@ -55,7 +55,7 @@ def take_turn(path: Path, *, patience: float = 60.0) -> Iterator[None]:
                     holder = file_locker(path)
                     log.warning("waits_for_lock", lock=str(path), holder=str(holder), seconds=round(now - began))
                 time.sleep(0.02)
-        yield
+        yield file.fileno()
 
 
 def default_branch(repository: GitRepository) -> str:
@@ -228,39 +228,29 @@ class Workshop:
             )
             self.copy.git("update-ref", "-d", ref)
 
-    def fast_forward(self, before: str, after: str, where: Path | None) -> bool:
+    def fast_forward(self, before: str, after: str, where: Path | None, *, pass_fds: Sequence[int] = ()) -> bool:
         """Move the user's branch from one commit to its successor; False when it stands elsewhere.
 
-        A work tree that has the branch checked out goes along, unless its uncommitted changes are in the way. Whoever
-        calls holds the queue: no git runs here that could have run before.
+        Whoever calls holds the queue: no git runs here that could run before or after. So a work tree that has the
+        branch checked out is taken along by a `Follower`.
 
         Args:
             where: What `checked_out` said a moment ago.
+            pass_fds: For git, which may outlive us.
 
         Raises:
-            DependencyError: they are, or git fails otherwise.
+            DependencyError: git fails.
         """
         name = f"refs/heads/{self.branch}"
-        if where is None:
-            moved = self.repository.git("update-ref", name, after, before)
-            if moved.code != 0 and self.head() == before:
-                raise DependencyError(
-                    f"git update-ref failed: {moved.error_text.strip()}", hint="Look at the repository."
-                )
-            return moved.code == 0
-        tree = GitRepository(where)
-        if tree.git("rev-parse", "HEAD", "--symbolic-full-name", "HEAD").text.split() != [before, name]:
-            return False  # it moved, or something else was checked out meanwhile
-        merged = tree.git("merge", "--ff-only", "--quiet", after, timeout=_TIMEOUT)
-        if merged.code == 0:
-            return True
-        if self.head() != before:
-            return False
-        raise DependencyError(
-            f"{where} cannot follow {self.branch}: {merged.error_text.strip()[:300]}",
-            hint="Commit or stash what you changed there, or give the engine a clone of its own.",
-            code="work_tree_in_the_way",
-        )
+        if where is not None:
+            now = GitRepository(where).git("rev-parse", "HEAD", "--symbolic-full-name", "HEAD").text.split()
+            if now != [before, name]:
+                return False  # it moved, or something else was checked out meanwhile
+        told = f"avyay engine: fast-forward to {after[:7]}"
+        moved = self.repository.git("update-ref", "-m", told, name, after, before, pass_fds=pass_fds)
+        if moved.code != 0 and self.head() == before:
+            raise DependencyError(f"git update-ref failed: {moved.error_text.strip()}", hint="Look at the repository.")
+        return moved.code == 0
 
     def in_the_way(self) -> str | None:
         """What would keep the branch from moving: uncommitted changes where it is checked out; None when nothing."""

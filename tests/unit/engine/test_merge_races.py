@@ -24,22 +24,24 @@ import json, os, random, signal, sys, time; from pathlib import Path; sys.path.i
 from engine_site import Site
 import avyay.engine.nodes.local
 from avyay.engine.loop import owner_name
-from avyay.engine.merge import merged_before
+from avyay.engine.merge import Result, _MovedError, merged_before
 from avyay.engine.queue import LostLeaseError
 
 folder, processes, kills, pause = Path(sys.argv[1]), int(sys.argv[3]), int(sys.argv[4]), float(sys.argv[5])
-
-class Moved(Exception):
-    pass
 
 def work():
     site = Site(folder, **json.loads(sys.argv[6]))
     dispatcher, queue, owner = site.dispatcher(), site.open_queue(), owner_name("worker")
     (place,) = dispatcher.places.values()
     workshop = place.workshop
+    files = workshop.checked_out() is not None
 
     def commit(head, task):
         tree = workshop.copy.output("rev-parse", head + "^{tree}").strip()
+        if files:  # one of its own, which the work tree has to follow
+            blob = workshop.copy.git("hash-object", "-w", "--stdin", stdin=task.id.encode()).text.strip()
+            listed = workshop.copy.output("ls-tree", tree) + f"100644 blob {blob}\\t{task.id}.txt\\n"
+            tree = workshop.copy.git("mktree", stdin=listed.encode()).text.strip()
         message = task.title + "\\n\\nAvyay-Task: " + task.id + "\\n"
         identity = ("-c", "user.name=t", "-c", "user.email=t@localhost")
         return workshop.copy.output(*identity, "commit-tree", tree, "-p", head, "-m", message).strip()
@@ -48,7 +50,7 @@ def work():
         queue.advance(lease, "running")
         queue.advance(lease, "verifying")
         while True:
-            with place.merging._turn():
+            with place.merging._turn() as turn:
                 if earlier := merged_before(queue, workshop, lease.task.id):
                     queue.advance(lease, "merging", commit=earlier)
                     queue.finish(lease)
@@ -58,16 +60,10 @@ def work():
                 workshop.deliver(made)
                 queue.advance(lease, "merging", commit=made)
 
-                where = workshop.checked_out()
-
-                def act():
-                    if not workshop.fast_forward(head, made, where):
-                        raise Moved
-
                 try:
-                    queue.finish(lease, act=act)
+                    place.merging._step(queue, lease, Result("", head, made, ""), turn)
                     return
-                except Moved:
+                except _MovedError:
                     queue.advance(lease, "verifying")
 
     rounds = 0
@@ -120,10 +116,14 @@ print("killed", killed)
 """
 
 
-def race(place: Path | str, tmp_path: Path, *, processes: int, tasks: int, kills: int, pause: float) -> None:
+def race(
+    place: Path | str, tmp_path: Path, *, processes: int, tasks: int, kills: int, pause: float, files: bool = False
+) -> None:
+    """Args: files: main is checked out, and its work tree has to follow."""
     shared = {"queue_url": place} if isinstance(place, str) else {}
     site = Site(tmp_path, **shared)
-    git(site.repository, "checkout", "--quiet", "--detach")
+    if not files:
+        git(site.repository, "checkout", "--quiet", "--detach")
     queue = site.open_queue()
     queue.add([NewTask(f"task {i}", id=f"t{i}", attempts=10_000, accept="true") for i in range(tasks)])
     support = str(Path(__file__).parents[2] / "support")
@@ -138,6 +138,13 @@ def race(place: Path | str, tmp_path: Path, *, processes: int, tasks: int, kills
     times = Counter(site.merged())
     assert [name for name, number in times.items() if number > 1] == [], "merged twice"
     assert len(times) == tasks, "lost"
+    if files:
+        dispatcher = site.dispatcher()
+        (merging,) = [place.merging for place in dispatcher.places.values()]
+        until(lambda: (dispatcher.reconcile(), merging._follower.pending() is None)[1])
+        assert git(site.repository, "status", "--porcelain") == ""
+        assert len(list(site.repository.glob("t*.txt"))) == tasks
+        assert not (site.repository / ".git/index.lock").exists()
     if not shared:
         with closing(open_database(tmp_path / "avyay/data/engine/engine.db", SCHEMA)) as database:
             assert integrity_problems(database) == []
@@ -145,6 +152,15 @@ def race(place: Path | str, tmp_path: Path, *, processes: int, tasks: int, kills
 
 def test_dispatchers_that_are_killed_merge_everything_once(place: Path | str, tmp_path: Path) -> None:
     race(place, tmp_path, processes=3, tasks=20, kills=4, pause=0.7)
+
+
+def test_the_work_tree_follows_dispatchers_that_are_killed(tmp_path: Path) -> None:
+    race(tmp_path, tmp_path, processes=3, tasks=20, kills=5, pause=0.5, files=True)
+
+
+@pytest.mark.soak
+def test_the_work_tree_follows_for_long(tmp_path: Path) -> None:
+    race(tmp_path, tmp_path, processes=6, tasks=500, kills=10**9, pause=0.3, files=True)
 
 
 @pytest.mark.soak

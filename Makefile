@@ -29,8 +29,10 @@ $(VENV)/.development: $(VENV)/.runtime requirements/development.txt
 quickstart: $(VENV)/.runtime ## Install, then index, ask, route and scan REPO (default: this repository), offline
 	@$(if $(filter .,$(REPO)),AVYAY_CONFIG=avyay.yaml) $(BIN)/avyay quickstart $(REPO)
 
+# Many tests start, stop and kill real processes; on a machine that stalls, one may run into its bound. What failed is run
+# once more, alone: only what fails twice fails, and both runs are printed.
 test: $(VENV)/.development ## Run the tests; needs Python, git and make, and lists what it had to leave out
-	$(RUN) pytest -rs -n $(WORKERS) --dist loadfile
+	$(RUN) pytest -rs -n $(WORKERS) --dist loadfile || $(RUN) pytest -v --last-failed --last-failed-no-failures none
 
 test-full: $(VENV)/.development ## Install what Debian and npm offer, then run every test
 	scripts/install_test_tools

@@ -49,7 +49,7 @@ class Receiver:
         self._server.server_close()
         self._thread.join()
 
-    def wait(self, condition: Callable[[], bool], seconds: float = 20.0) -> None:
+    def wait(self, condition: Callable[[], bool], seconds: float = 60.0) -> None:
         """Until it holds; the bound only ends a test that would hang."""
         with self.changed:
             assert self.changed.wait_for(condition, seconds), "it never came"

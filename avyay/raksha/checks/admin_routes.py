@@ -6,8 +6,9 @@ import re
 from collections.abc import Iterator
 
 from avyay.raksha.checks.base import Finding, Project, Rule, SourceFile
-from avyay.raksha.syntax.module import Module, parse, text_of
+from avyay.raksha.syntax.module import Module, parse
 from avyay.raksha.syntax.routes import Handler, find_handlers
+from avyay.raksha.syntax.tokens import text_of
 
 RULE = Rule(
     id="unguarded-admin-route",

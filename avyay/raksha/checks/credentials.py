@@ -7,15 +7,14 @@ import base64
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from avyay.raksha.checks.base import Finding, Project, Rule, SourceFile
+from avyay.raksha.checks.given_strings import given_strings
 from avyay.raksha.checks.secret_formats import match_provider, valid_checksum
-from avyay.raksha.checks.secret_names import Kind, kind_of_name
+from avyay.raksha.checks.secret_names import kind_of_name
 from avyay.raksha.checks.secret_values import is_placeholder, judge
 from avyay.raksha.languages import UNSUPPORTED
-from avyay.raksha.syntax.lexer import Token
-from avyay.raksha.syntax.module import Call, Module, parse, split, text_of
+from avyay.raksha.syntax.module import parse
 
 _SHARED_FIX = "Read the secret from the environment or a secret store and fail to start without it; revoke the value if it was ever real."
 FORMAT = Rule(
@@ -98,61 +97,21 @@ CONNECTION = re.compile(
     r"\b(?:postgres(?:ql)?(?:\+\w+)?|mysql(?:\+\w+)?|mariadb(?:\+\w+)?|mongodb(?:\+srv)?|rediss?|amqps?|mssql(?:\+\w+)?|oracle(?:\+\w+)?|cockroachdb|clickhouse|https?|ftps?|sftp|smtps?|ldaps?|kafka|nats)"
     r"://(?P<user>[^\s:/@\"'`<>{}$]{0,64}):(?P<password>[^\s/@\"'`<>{}$%]{3,128})@(?P<host>[A-Za-z0-9.-]+)"
 )
-SAMPLE_PASSWORDS = frozenset(
-    [
-        "password",
-        "pass",
-        "passwd",
-        "pwd",
-        "secret",
-        "user",
-        "username",
-        "postgres",
-        "mysql",
-        "root",
-        "admin",
-        "guest",
-        "example",
-        "test",
-        "changeme",
-        "redis",
-        "mongo",
-        "app",
-        "dev",
-        "token",
-        "key",
-        "rabbitmq",
-        "minioadmin",
-        "docker",
-        "local",
-        "xxx",
-        "xxxx",
-        "xxxxx",
-    ]
+SAMPLE_PASSWORDS = frozenset({
+    "password", "pass", "passwd", "pwd", "secret", "user", "username", "postgres", "mysql", "root", "admin",
+    "guest", "example", "test", "changeme", "redis", "mongo", "app", "dev", "token", "key", "rabbitmq",
+    "minioadmin", "docker", "local", "xxx", "xxxx", "xxxxx",
+})  # fmt: skip
+NOT_USED = frozenset(
+    {"example", "test", "changeme", "user", "username", "xxx", "xxxx", "xxxxx", "local", "dev", "app", "key", "token"}
 )
 LOCAL = re.compile(
     r"^(?:localhost|127\.\d|0\.0\.0\.0|host|hostname|db|database|postgres|mysql|mongo|mongodb|redis|rabbitmq|server|broker|.*\.(?:example|test|invalid|localhost)|(?:.*\.)?example\.(?:com|org|net))$|^127\."
 )
-SAMPLES = frozenset(
-    {
-        "docs",
-        "doc",
-        "docs_src",
-        "examples",
-        "example",
-        "samples",
-        "sample",
-        "demo",
-        "demos",
-        "tutorial",
-        "tutorials",
-        "locale",
-        "locales",
-        "i18n",
-        "translations",
-        "lang",
-    }
-)
+SAMPLES = frozenset({
+    "docs", "doc", "docs_src", "examples", "example", "samples", "sample", "demo", "demos", "tutorial", "tutorials",
+    "locale", "locales", "i18n", "translations", "lang",
+})  # fmt: skip
 PROSE = re.compile(
     r"(?i)\.(?:md|mdx|rst|txt|po|pot|adoc|svg|lock|ipynb|csv|tsv|map|html?|xml|css|scss)$|(?:^|/)(?:package-lock\.json|pnpm-lock\.yaml|yarn\.lock|go\.sum|composer\.lock|poetry\.lock|uv\.lock|.*\.min\.js)$"
 )
@@ -168,50 +127,6 @@ BARE = frozenset({"yaml", "bash", "dockerfile", "json"})
 BARE_NAMES = re.compile(
     r"(?i)(?:^|/)(?:[^/.]*|[^/]*\.env(?:\.[^/]*)?|[^/]*\.(?:ini|cfg|conf|cnf|config|properties|env|service|toml|netrc|pgpass))$"
 )
-CRYPTO = {  # callee -> position of the secret
-    re.compile(r"(?:^|\.)(?:jwt|jsonwebtoken|jose|JWT|pyjwt)\.(?:encode|decode|sign|verify)$|^(?:jwtSign|jwtVerify|sign|verify)$"): (1, "signing"),
-    re.compile(r"(?:^|\.)(?:URLSafeTimedSerializer|URLSafeSerializer|TimedSerializer|Signer|TimestampSigner|Fernet|cookieParser|cookie_parser|NewCookieStore|NewFilesystemStore|SignedString|NewWithClaims|SecretStr)$"): (0, "signing"),
-    re.compile(r"(?:^|\.)(?:createHmac|createCipheriv)$"): (1, "signing"),
-    re.compile(r"(?:^|\.)hmac\.(?:new|digest)$"): (0, "signing"),
-    re.compile(r"^hmac\.New$"): (1, "signing"),
-    re.compile(r"(?:^|\.)(?:HTTPBasicAuth|SetBasicAuth|BasicAuth|login|PlainAuth|HTTPDigestAuth)$"): (1, "password"),
-    re.compile(r"(?:^|\.)(?:SessionMiddleware)$"): (9, "signing"),
-}  # fmt: skip
-CRYPTO_CALL = re.compile(
-    r"(?:encode|decode|sign|verify|jwtSign|jwtVerify|\w*Serializer|\w*Signer|Fernet|cookie_?[pP]arser|New\w*|SignedString|SecretStr|create\w+|new|digest|HTTP\w+|SetBasicAuth|BasicAuth|login|PlainAuth|SessionMiddleware)$"
-)
-WRAPPERS = frozenset(
-    {
-        "byte",
-        "from",
-        "SecretStr",
-        "Secret",
-        "bytes",
-        "str",
-        "String",
-        "encode",
-        "b64decode",
-        "TextEncoder",
-        "TrimSpace",
-        "cast",
-        "Field",
-        "fromString",
-    }
-)
-ENVIRONMENT = re.compile(
-    r"(?i)(?:^|\.)(?:getenv|get_?env\w*|env|environ\.get|lookup_?env\w*|config|config\.get|env\.get|env\.str|settings\.get|getOrDefault|get_or_default|SetDefault|envOr\w*|env_or_default|Deno\.env\.get|decouple\.config|get|String|getConfig)$"
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Given:
-    """A string given to a name."""
-
-    name: str
-    token: Token
-    fallback: bool = False
-    kind: Kind | None = None
-    used: bool = False  # to log in, or to compare with what somebody typed
 
 
 def run(file: SourceFile, project: Project) -> Iterator[Finding]:
@@ -327,7 +242,7 @@ def _connections(file: SourceFile, taken: list[tuple[int, int]]) -> Iterator[Fin
 
 def _named(file: SourceFile, taken: list[tuple[int, int]]) -> Iterator[Finding]:
     module = parse(file.text, file.language)
-    for given in _given(module):
+    for given in given_strings(module):
         kind = given.kind or kind_of_name(given.name)
         if kind is None:
             continue
@@ -366,173 +281,6 @@ def _is_public_jwt(value: str) -> bool:
         return False
     return isinstance(claims, dict) and (
         claims.get("role") == "anon" or claims.get("name") == "John Doe" or claims.get("sub") == "1234567890"
-    )
-
-
-def _given(module: Module) -> Iterator[Given]:
-    """Every string that is given to a name: assignments, keys, keywords, defaults, comparisons, calls of crypto."""
-    tokens = module.tokens
-    for index, token in enumerate(tokens):
-        if token.kind != "string" or token.holes or not token.value or index == 0:
-            continue
-        if (
-            index + 1 < len(tokens)
-            and tokens[index + 1].text in (":", ".", "]", "[")
-            and tokens[index + 1].kind == "op"
-            and not tokens[index - 1].text.startswith(("==", "!="))
-            and not (tokens[index + 1].text == "." and _encoded(tokens, index))
-        ):
-            continue  # a key, or the start of a longer expression
-        before = index - 1
-        while before > 1 and tokens[before].text == "(" and tokens[before - 1].text in WRAPPERS:
-            before -= 2
-            while before > 0 and tokens[before].text in ("]", "[", ".", "Buffer", "new", "TextEncoder", ")", "("):
-                before -= 1
-            if tokens[before].text not in ("=", ":=", ":", ",", "||", "??", "or", "return"):
-                break
-        if module.python and tokens[index - 1].text == "(" and index >= 2 and tokens[index - 2].text == "=":
-            before = index - 2
-        given = _name_before(module, before)
-        if given is not None:
-            name, fallback = given
-            compared = tokens[before].text in ("==", "===") and name.lower() in ("password", "passwd", "pwd")
-            yield Given(name, token, fallback, used=compared or _logs_in(module, index))
-    for call in module.calls():
-        yield from _in_call(module, call)
-
-
-LOGIN_CALL = re.compile(
-    r"(?i)(?:connect|create_?connection|create_?pool|connection|client|pool|redis|login|engine|sequelize|mysql|mongo\w*|auth\w*)$"
-)
-NOT_USED = frozenset(
-    {"example", "test", "changeme", "user", "username", "xxx", "xxxx", "xxxxx", "local", "dev", "app", "key", "token"}
-)
-
-
-def _logs_in(module: Module, index: int) -> bool:
-    """Whether the place is an argument of a call that connects or logs in."""
-    inside = module.parent[index]
-    for _ in range(2):
-        if inside <= 0:
-            return False
-        if module.tokens[inside].text == "(":
-            return (
-                module.tokens[inside - 1].kind == "name"
-                and LOGIN_CALL.search(module.tokens[inside - 1].text) is not None
-            )
-        inside = module.parent[inside]
-    return False
-
-
-def _encoded(tokens: list[Token], index: int) -> bool:
-    return index + 2 < len(tokens) and tokens[index + 2].text in ("encode", "trim", "strip", "split")
-
-
-def _name_before(module: Module, index: int) -> tuple[str, bool] | None:
-    """(name, whether the string is a fallback) when the token at `index` gives the following string to a name."""
-    tokens = module.tokens
-    operator = tokens[index].text
-    if tokens[index].kind == "string" or index == 0:
-        return None
-    previous = tokens[index - 1]
-    if operator in ("=", ":=", "==", "===", "!=", "!=="):
-        if previous.text == "]" and module.partner[index - 1] > 0:
-            inner = tokens[module.partner[index - 1] + 1 : index - 1]
-            if len(inner) == 1 and inner[0].kind == "string":
-                return inner[0].value, False
-            opening = module.partner[index - 1]
-            return (tokens[opening - 1].text, False) if not inner and opening else None
-        if previous.kind == "name":
-            name = previous.text
-            if index >= 3 and tokens[index - 2].text == ":" and tokens[index - 3].kind == "name":
-                name = tokens[index - 3].text
-            elif index >= 2 and name in ("string", "str", "bytes", "String") and tokens[index - 2].kind == "name":
-                name = tokens[index - 2].text
-            elif index >= 2 and tokens[index - 2].text == "|":
-                return None
-            return name, operator == "=" and _when_empty(module, index, name)
-        return None
-    if operator == ":":
-        if previous.kind in ("name", "string") and not (module.python and previous.kind == "name"):
-            return previous.value, False
-        return None
-    if operator in ("||", "??", "or"):
-        if previous.kind == "name":
-            return previous.text, True
-        if previous.text in (")", "]") and module.partner[index - 1] > 0:
-            inner = tokens[module.partner[index - 1] + 1 : index - 1]
-            if inner and inner[0].kind == "string":
-                return inner[0].value, True
-    return None
-
-
-EMPTY_TEST = r"\bif\b[^\n]{{0,20}}(?:!\s*{name}\b|\bnot\s+{name}\b|\b{name}\s*(?:==|===|is)\s*(?:\"\"|''|nil|null|undefined|None)|len\({name}\)\s*==\s*0)"
-
-
-def _when_empty(module: Module, index: int, name: str) -> bool:
-    """Whether the assignment runs only when the name holds nothing: `if secret == "" { secret = "..." }`."""
-    start = module.tokens[index].start
-    before = module.text[max(0, start - 120) : start]
-    if "if" not in before or name not in before:
-        return False
-    return re.search(EMPTY_TEST.format(name=re.escape(name)), before) is not None
-
-
-def _in_call(module: Module, call: Call) -> Iterator[Given]:
-    arguments = module.arguments(call)
-    if len(arguments) >= 2 and ENVIRONMENT.search(call.callee):
-        name, default = arguments[0][1], arguments[1][1]
-        if len(name) == 1 and name[0].kind == "string" and len(default) == 1 and default[0].kind == "string":
-            yield Given(name[0].value, default[0], True)
-    elif len(arguments) == 2 and call.method in (
-        "Set",
-        "set",
-        "setHeader",
-        "header",
-        "Add",
-        "setdefault",
-        "setRequestHeader",
-        "append",
-    ):
-        name, value = arguments[0][1], arguments[1][1]
-        if len(name) == 1 and name[0].kind == "string" and len(value) == 1 and value[0].kind == "string":
-            yield Given(name[0].value, value[0], False)
-    for pattern, (position, kind) in CRYPTO.items() if CRYPTO_CALL.match(call.method) else ():
-        if not pattern.search(call.callee):
-            continue
-        if (
-            call.method in ("sign", "verify", "login")
-            and "." not in call.callee
-            and not re.search(r"jsonwebtoken|jose", module.text)
-        ):
-            continue
-        if position < len(arguments) and not arguments[position][0]:
-            string = _only_string(arguments[position][1])
-            if string is not None:
-                yield Given(
-                    "password" if kind == "password" else f"the key of {call.method}()",
-                    string,
-                    False,
-                    "password" if kind == "password" else "signing",
-                )
-    for keyword, value in arguments:
-        if keyword == "auth" and value and value[0].text == "(":
-            parts = split(value[1:-1], ",")
-            if len(parts) == 2 and (string := _only_string(parts[1])) is not None:
-                yield Given("password", string, False, "password")
-
-
-def _only_string(tokens: list[Token]) -> Token | None:
-    """The string of `"x"`, `b"x"`, `[]byte("x")`, `Buffer.from("x")`, `"x".encode()`."""
-    strings = [token for token in tokens if token.kind == "string" and not token.holes]
-    if len(strings) != 1 or len(tokens) > 9:
-        return None
-    rest = text_of([token for token in tokens if token.kind != "string"])
-    return (
-        strings[0]
-        if rest
-        in ("", "[]byte()", "Buffer.from()", ".encode()", "new TextEncoder().encode()", "bytes(,)", "secret=", "{}")
-        else None
     )
 
 

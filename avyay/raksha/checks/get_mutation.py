@@ -23,8 +23,9 @@ from avyay.raksha.checks.state_words import (
     VERBS,
 )
 from avyay.raksha.syntax.functions import Function
-from avyay.raksha.syntax.module import Call, Module, parse, text_of
+from avyay.raksha.syntax.module import Call, Module, parse
 from avyay.raksha.syntax.routes import Handler, find_handlers
+from avyay.raksha.syntax.tokens import text_of
 
 RULE = Rule(
     id="get-mutates-state",

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from avyay.raksha.checks.base import Finding, Project, Rule, SourceFile
 from avyay.raksha.syntax.flow import Flow
 from avyay.raksha.syntax.lexer import Token
-from avyay.raksha.syntax.module import Call, Module, parse, split, text_of
+from avyay.raksha.syntax.module import Call, Module, parse
+from avyay.raksha.syntax.tokens import split, text_of
 
 RULE = Rule(
     id="shell-injection",

@@ -10,7 +10,8 @@ from avyay.raksha.checks.base import Finding, Project, Rule, SourceFile
 from avyay.raksha.syntax.flow import Flow
 from avyay.raksha.syntax.flow_words import SOURCES
 from avyay.raksha.syntax.lexer import Token
-from avyay.raksha.syntax.module import Call, Module, parse, text_of
+from avyay.raksha.syntax.module import Call, Module, parse
+from avyay.raksha.syntax.tokens import text_of
 
 RULE = Rule(
     id="sql-injection",

@@ -18,8 +18,9 @@ from avyay.raksha.syntax.flow_words import (
     QUOTED,
     SOURCES,
 )
-from avyay.raksha.syntax.lexer import HOLE, Token, lex
-from avyay.raksha.syntax.module import Assignment, Module, split, text_of
+from avyay.raksha.syntax.lexer import Token, lex
+from avyay.raksha.syntax.module import Assignment, Module
+from avyay.raksha.syntax.tokens import closing_bracket, mentions, opening_bracket, split, text_of, unwrap
 
 if TYPE_CHECKING:
     from avyay.raksha.syntax.functions import Function
@@ -45,7 +46,7 @@ class Flow:
         """
         if depth > 12 or not tokens:
             return None
-        tokens = _unwrap(list(tokens))
+        tokens = unwrap(list(tokens))
         if not tokens:
             return None
         for part in self._operands(tokens):
@@ -69,10 +70,10 @@ class Flow:
         parts = split(tokens, "+", "%", "||", "??", "or", "|", "*", "/", "-", "//")
         if len(parts) == 1:
             return [tokens]
-        return [_unwrap(part) for part in parts if part]
+        return [unwrap(part) for part in parts if part]
 
     def _operand(self, tokens: list[Token], at: int, depth: int) -> str | None:
-        tokens = _unwrap(tokens)
+        tokens = unwrap(tokens)
         if not tokens:
             return None
         if len(tokens) > 1 and len(self._operands(tokens)) != 1:
@@ -119,7 +120,7 @@ class Flow:
         if tokens[-1].text in ("]", "}", ")"):
             inner = tokens[1:-1]
         elif "." in [token.text for token in tokens]:  # [a, b].join(" ")
-            close = _closing(tokens, 0)
+            close = closing_bracket(tokens, 0)
             rest = tokens[close:]
             inner = tokens[1:close]
             if any(token.text == "map" for token in rest) and not self._mapped(rest, at, depth):
@@ -129,7 +130,7 @@ class Flow:
             if len(parts) > 1:  # a comprehension: its element, then what it runs over if the element uses it
                 variables = {token.text for token in split(parts[1], "in")[0]}
                 element = parts[0]
-                if not _mentions(element, variables):
+                if not mentions(element, variables):
                     return self.unsafe(element, at, depth)
                 bound = self._bound(element, variables)
                 if not bound:
@@ -198,11 +199,11 @@ class Flow:
             return self._collection(tokens[brace:], at, depth)
         last_call = tokens[-1].text == ")"
         if last_call:
-            opening = _opening(tokens, len(tokens) - 1)
+            opening = opening_bracket(tokens, len(tokens) - 1)
             callee = text_of(tokens[:opening])
             return self._called(callee, tokens, opening, at, depth)
         if tokens[-1].text == "]":
-            opening = _opening(tokens, len(tokens) - 1)
+            opening = opening_bracket(tokens, len(tokens) - 1)
             base = tokens[:opening]
             if SOURCES.search(text_of(base) + "."):
                 return text
@@ -293,7 +294,7 @@ class Flow:
         """`"...".format(a)` or `", ".join(x)`: the arguments of the calls after a string."""
         for index, token in enumerate(tokens):
             if token.text == "(" and token.kind == "op":
-                close = _closing(tokens, index)
+                close = closing_bracket(tokens, index)
                 return self._list(tokens[index + 1 : close], at, depth)
         return None
 
@@ -459,7 +460,7 @@ class Flow:
         choices = split(tokens, "if", "else") if self.module.python else [tokens]
         found = []
         for branch in [choices[0], choices[2]] if len(choices) == 3 else [tokens]:
-            if branch and branch[0].text == "(" and _closing(branch, 0) == len(branch) - 1:
+            if branch and branch[0].text == "(" and closing_bracket(branch, 0) == len(branch) - 1:
                 branch = branch[1:-1]
             parts = split(branch, ",")
             found.append(parts[item.position] if len(parts) > max(1, item.position) else branch)
@@ -585,61 +586,3 @@ class Flow:
 
 _BRACKET = Token("op", "[", 0, 0, False, 0, "[")
 _CLOSE = Token("op", "]", 0, 0, False, 0, "]")
-
-
-def _mentions(tokens: list[Token], names: set[str]) -> bool:
-    return any(
-        (token.kind == "name" and token.text in names)
-        or (
-            HOLE in token.value
-            and any(re.search(rf"\b{re.escape(n)}\b", h) for h in token.holes for n in names if n.isidentifier())
-        )
-        for token in tokens
-    )
-
-
-def _unwrap(tokens: list[Token]) -> list[Token]:
-    """Without brackets around all of it, `await` and TypeScript assertions."""
-    while tokens:
-        if tokens[0].text in ("await", "new") and len(tokens) > 1:
-            tokens = tokens[1:]
-        elif tokens[0].text == "(" and tokens[0].kind == "op" and _closing(tokens, 0) == len(tokens) - 1:
-            if len(split(tokens[1:-1], ",")) > 1 or len(split(tokens[1:-1], "for")) > 1:
-                return tokens
-            tokens = tokens[1:-1]
-        elif tokens[-1].text in ("!", ",") and tokens[-1].kind == "op":
-            tokens = tokens[:-1]
-        elif len(tokens) > 2 and any(token.text == "as" and token.kind == "name" for token in tokens[1:]):
-            parts = split(tokens, "as")
-            if len(parts) < 2:
-                return tokens
-            tokens = parts[0]
-        else:
-            return tokens
-    return tokens
-
-
-def _closing(tokens: Sequence[Token], opening: int) -> int:
-    depth = 0
-    for index in range(opening, len(tokens)):
-        if tokens[index].kind == "op":
-            if tokens[index].text in "([{":
-                depth += 1
-            elif tokens[index].text in ")]}":
-                depth -= 1
-                if depth == 0:
-                    return index
-    return len(tokens)
-
-
-def _opening(tokens: Sequence[Token], closing: int) -> int:
-    depth = 0
-    for index in range(closing, -1, -1):
-        if tokens[index].kind == "op":
-            if tokens[index].text in ")]}":
-                depth += 1
-            elif tokens[index].text in "([{":
-                depth -= 1
-                if depth == 0:
-                    return index
-    return 0

@@ -10,10 +10,10 @@ from typing import Literal
 
 from avyay.raksha.syntax.functions import Function, find_functions
 from avyay.raksha.syntax.lexer import Token, lex
+from avyay.raksha.syntax.tokens import CLOSERS, split
 
-__all__ = ["Assignment", "Call", "Function", "Module", "parse", "split", "text_of"]
+__all__ = ["Assignment", "Call", "Function", "Module", "parse"]
 
-CLOSERS = {"(": ")", "[": "]", "{": "}"}
 _CONTINUES_AFTER = frozenset(
     [
         "+",
@@ -391,30 +391,3 @@ class Module:
 def parse(text: str, language: str) -> Module:
     """The module of a source text; checks of one file share it."""
     return Module(text, language, lex(text, language))
-
-
-def split(tokens: list[Token] | tuple[Token, ...], *separators: str) -> list[list[Token]]:
-    """The parts between separators that stand outside brackets."""
-    parts: list[list[Token]] = [[]]
-    depth = 0
-    for token in tokens:
-        if token.kind == "op":
-            if token.text in CLOSERS:
-                depth += 1
-            elif token.text in (")", "]", "}"):
-                depth -= 1
-        if depth == 0 and token.text in separators and token.kind != "string":
-            parts.append([])
-        else:
-            parts[-1].append(token)
-    return parts
-
-
-def text_of(tokens: list[Token] | tuple[Token, ...]) -> str:
-    """The tokens as text, single-spaced between names."""
-    out = ""
-    for token in tokens:
-        if out and (out[-1].isalnum() or out[-1] in "_$") and (token.text[0].isalnum() or token.text[0] in "_$"):
-            out += " "
-        out += token.text
-    return out

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 from avyay.raksha.syntax.functions import Function
 from avyay.raksha.syntax.lexer import Token
-from avyay.raksha.syntax.module import Call, Module, text_of
+from avyay.raksha.syntax.module import Call, Module
+from avyay.raksha.syntax.tokens import text_of
 
 __all__ = ["Handler", "find_handlers"]
 

@@ -142,7 +142,7 @@ def test_a_worker_that_hangs_is_killed_and_the_next_leads(watched: Scanners) -> 
         identity = submit(other)
         wait_for(lambda: watched.clones() == 1)
         os.kill(victim, signal.SIGSTOP)
-        wait_for(lambda: watched.leader() not in (None, victim), 60)
+        wait_for(lambda: watched.leader() not in (None, victim), 180)  # ten times as patient with a start
         watched.gate.touch()
         wait_for(lambda: state(other, identity) == "done", 60)
         page = other.get("/v1/events?name=raksha.job.ended&limit=100&after=start")
@@ -153,7 +153,7 @@ def test_a_worker_that_hangs_is_killed_and_the_next_leads(watched: Scanners) -> 
     with watched.both():  # whoever does not lead is not missed: it is replaced as well
         (follower,) = set(watched.workers()) - {watched.leader()}
     os.kill(follower, signal.SIGSTOP)
-    wait_for(lambda: follower not in watched.workers(), 60)
+    wait_for(lambda: follower not in watched.workers(), 180)
     with watched.both():
         assert len(watched.workers()) == 2
     assert watched.end() == 0

@@ -27,7 +27,7 @@ from avyay.principal import PRINCIPAL_HEADER
 from avyay.serve.envelope import Envelope
 from avyay.serve.errors import problem, problem_data, status_of
 from avyay.serve.events import EventFeed
-from avyay.serve.house import Metric, render_metrics
+from avyay.serve.house import Metric, render_metrics, total
 from avyay.serve.identity import Check, is_tailscaled, require_user
 from avyay.serve.jobs import ENDED, Job, JobBoard, JobKind
 from avyay.serve.lead import Lead
@@ -254,18 +254,20 @@ class Kit:
             """The state of the component and of each of its dependencies."""
             found = dict(await asyncio.to_thread(self.report.health))
             status = found.pop("status", "ok")
+            counted: Iterable[Metric] = ()
+            facts = self.facts()
+            if (self.lead is not None and facts is None) or "active" in found:
+                counted, others_facts = await self.siblings.ask()
+                facts = facts if facts is not None else others_facts
+            if "active" in found:
+                found["active"] = total(counted, f"{self.name}_active")
             if self.lead is not None:
-                facts = self.facts()
-                if facts is None:
-                    _, facts = await self.siblings.ask()
                 told = dict(facts or {})
                 theirs = told.pop("status", "ok")
                 status = theirs if status == "ok" else status
                 found |= told
                 where = "another worker" if facts is not None else "another process"
                 found["duties"] = "here" if self.lead.leads else where
-            if "active" in found and self.siblings.worker:
-                found["active"] = await self.siblings.sum(f"{self.name}_active")
             if self.jobs is not None:
                 found["jobs"] = await asyncio.to_thread(self.jobs.open_jobs)
             named = {"component": self.name, "version": __version__, **self.siblings.worker}

@@ -5,9 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TypeAlias
 
-__all__ = ["Metric", "render_metrics"]
+__all__ = ["Metric", "render_metrics", "total"]
 
 Metric: TypeAlias = tuple[str, str, str, Iterable[tuple[Mapping[str, str], float]]]  # name, kind, help, samples
+
+
+def total(metrics: Iterable[Metric], name: str) -> int:
+    """The sum of a metric over all its labels."""
+    return int(sum(value for metric, _, _, rows in metrics if metric == name for _, value in rows))
 
 
 def render_metrics(metrics: Iterable[Metric]) -> bytes:

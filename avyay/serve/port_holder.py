@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import shlex
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 from avyay.log import redact
 from avyay.process import run
 
-__all__ = ["port_holder"]
+__all__ = ["parent_of", "port_holder"]
 
 _LISTEN = "0A"
 _TIMEOUT = 3.0
@@ -34,15 +35,23 @@ def _from_proc(port: int) -> str | None:
                 sockets.add(f"socket:[{fields[9]}]")
     if not sockets:
         return None
-    for process in Path("/proc").iterdir():
-        if not process.name.isdigit():
-            continue
-        try:
+    holders: dict[str, tuple[str, str]] = {}  # parent and words
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # it ended, or is another user's
             if any(str(link.readlink()) in sockets for link in (process / "fd").iterdir()):
-                return f"{_words(process)} (pid {process.name})"
-        except OSError:
-            continue  # it ended, or is another user's
-    return "a process of another user"
+                holders[process.name] = parent_of(process), _words(process)
+    # Workers hold it as well: whoever ends one of them gets another.
+    first = next((pid for pid, (parent, _) in holders.items() if parent not in holders), None)
+    return "a process of another user" if first is None else f"{holders[first][1]} (pid {first})"
+
+
+def parent_of(process: Path) -> str:
+    """The parent of a process, by its folder in /proc.
+
+    Raises:
+        OSError: it is gone.
+    """
+    return (process / "stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[1]
 
 
 def _words(process: Path) -> str:

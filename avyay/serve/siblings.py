@@ -31,6 +31,7 @@ from avyay.worker_socket import MemberEnd, OwnerEnd, Peer
 __all__ = ["Hub", "Joined", "Siblings", "Source"]
 
 _PATIENCE = 1.0  # seconds a worker may take to say how it stands; after that its last word counts
+_SILENT = 5.0  # seconds without a report, which comes twice a second, after which nobody waits for a worker's word
 _RELOAD = 120.0  # seconds a worker may take to put a configuration to use
 
 Samples: TypeAlias = dict[str, float]  # by kind, name, help and labels, as JSON
@@ -99,11 +100,6 @@ class Siblings:
                 facts = facts if facts is not None else told
         _add(counts, gauges)
         return _metrics(counts), facts
-
-    async def sum(self, name: str) -> int:
-        """What all workers have of something they count."""
-        counted, _ = await self.ask()
-        return int(sum(value for metric, _, _, rows in counted if metric == name for _, value in rows))
 
     @property
     def worker(self) -> dict[str, int]:
@@ -191,7 +187,8 @@ class Hub:
         heard: Told that a worker's event loop turns (it reports what it counts), and whether it serves already.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self._end = end = OwnerEnd()
         end.handlers |= {"j": self._joined, "u": self._up, "n": self._news}
         end.handlers |= {"q": self._asked, "r": self._answered, "l": self._reloaded}
@@ -199,6 +196,7 @@ class Hub:
         end.heard = self._heard
         self._pids: dict[Peer, int] = {}
         self._gauges: dict[Peer, Samples] = {}
+        self._heard_at: dict[Peer, float] = {}
         self._serving: list[Peer] = []
         self._questions: dict[int, _Question] = {}
         self._reloads: dict[int, tuple[Peer, asyncio.Future[bool]]] = {}
@@ -244,6 +242,7 @@ class Hub:
         return True
 
     def _heard(self, peer: Peer) -> None:
+        self._heard_at[peer] = self._clock()
         if (pid := self._pids.get(peer)) is not None:
             self.heard(pid, peer in self._serving)
 
@@ -261,6 +260,7 @@ class Hub:
     def _left(self, peer: Peer) -> None:
         self._pids.pop(peer, None)
         self._gauges.pop(peer, None)
+        self._heard_at.pop(peer, None)
         with suppress(ValueError):
             self._serving.remove(peer)
         for question in self._questions.values():
@@ -287,7 +287,8 @@ class Hub:
             question.answered(peer, message[4])
 
     async def _ask_all(self, asking: Peer, message: list[Any]) -> None:
-        others = [peer for peer in self._end.peers if peer is not asking]
+        since = self._clock() - _SILENT
+        others = [one for one in self._end.peers if one is not asking and self._heard_at.get(one, since) >= since]
         number = next(self._numbers)
         question = self._questions[number] = _Question(set(others))
         for peer in others:

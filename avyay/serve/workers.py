@@ -16,6 +16,7 @@ from pathlib import Path
 from avyay.errors import ExitCode, InternalError
 from avyay.log import get_logger
 from avyay.resilience.backoff import Backoff
+from avyay.serve.port_holder import parent_of
 from avyay.serve.watchdog import Watchdog
 
 __all__ = ["Supervisor", "worker_command", "workers_of"]
@@ -182,8 +183,7 @@ def workers_of(parent: int) -> list[int]:
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
-            stat = (process / "stat").read_text(encoding="utf-8", errors="replace")
-            if int(stat.rpartition(")")[2].split()[1]) == parent and _WORKER in (process / "cmdline").read_bytes():
+            if parent_of(process) == str(parent) and _WORKER in (process / "cmdline").read_bytes():
                 found.append(int(process.name))
     return found
 

@@ -27,6 +27,7 @@ from family import Family, Line
 from avyay.errors import UsageError
 from avyay.serve.house import Metric
 from avyay.serve.lead import Lead
+from avyay.serve.port_holder import port_holder
 from avyay.serve.siblings import Hub, Siblings
 from avyay.serve.workers import workers_of
 
@@ -138,6 +139,7 @@ def test_a_worker_that_hangs_is_killed_and_the_next_leads(watched: Scanners) -> 
     assert victim is not None
     pids = set(watched.workers())
     assert set(workers_of(watched.process.pid)) == pids
+    assert f"(pid {watched.process.pid})" in (port_holder(watched.port) or "")  # not one of its workers
     with watched.both() as (_, other):
         identity = submit(other)
         wait_for(lambda: watched.clones() == 1)
@@ -500,6 +502,33 @@ def test_workers_add_up(tmp_path: Path) -> None:
         assert sums(alone) == {"done_total": 2, "busy": 1}
         for worker in workers[1:]:
             await worker.leave()
+
+    asyncio.run(main())
+
+
+def test_nobody_waits_for_the_word_of_a_worker_that_is_silent(tmp_path: Path) -> None:
+    async def main() -> None:
+        now = 0.0
+        hub = Hub(clock=lambda: now)
+        await hub.serve(tmp_path / "hub")
+        reader, writer = await asyncio.open_unix_connection(tmp_path / "hub")
+        counts = {'["done_total","counter","Done.",{"kind":"a"}]': 2.0}
+        for message in (["j", 1], ["m", counts], ["m", counts]):
+            writer.write(json.dumps(message).encode() + b"\n")
+        while b'["m"' not in await reader.readline():
+            pass
+        worker = Siblings(lost=lambda: None)
+        worker.add(Counting(1))
+        await worker.join(tmp_path / "hub")
+        now = 60.0
+        metrics, _ = await worker.ask()
+        (done,) = [sum(value for _, value in rows) for name, _, _, rows in metrics if name == "done_total"]
+        assert done == 3  # its last word counts
+        await worker.leave()
+        await hub.close()
+        assert b'"?"' not in await reader.read()
+        writer.close()
+        await writer.wait_closed()
 
     asyncio.run(main())
 

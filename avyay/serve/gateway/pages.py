@@ -19,7 +19,7 @@ from avyay.serve.gateway.reconcile import RemoteLedger, compare
 from avyay.serve.gateway.replies import send_json
 from avyay.serve.gateway.stream import EventsPage
 from avyay.serve.gateway.usage import UsageReader
-from avyay.serve.house import Metric, render_metrics
+from avyay.serve.house import Metric, render_metrics, total
 from avyay.serve.siblings import Siblings, Source
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ class _Pages:
 
     async def state(self) -> dict[str, Any]:
         """The state of the gateway, as this worker sees it, and of each component; under way is what all have."""
+        counted, _ = await self._siblings.ask()
         now = self._clock.monotonic()
         app = self._app
         components = {
@@ -64,7 +65,7 @@ class _Pages:
             },
             "limits": limits,
             "authentication": "none" if app.authenticator.open else "required",
-            "active": await self._siblings.sum("gateway_active"),
+            "active": total(counted, "gateway_active"),
             **self._siblings.worker,
             **({"events": events.state()} if isinstance(events := app.pages.get(_EVENTS), EventsPage) else {}),
         }

@@ -146,6 +146,27 @@ def test_guessing_is_slowed_down(router: Daemon, folder: Path, key: str) -> None
         assert gate.chat(**bearer("nonsense"), x_forwarded_for="2001:db8::1, 203.0.113.7").status == 429
 
 
+def test_who_was_let_in_is_not_locked_out_by_others_guesses_when_keys_change(
+    router: Daemon, folder: Path, key: str
+) -> None:
+    gone = make_key(folder, "gone")
+    address = "203.0.113.7"
+    with Gate(folder, {"marga": router.url}, {"failed_attempts": 3, "proxies": ["127.0.0.0/8"]}) as gate:
+        known = gate.gateway.authenticator.known
+        for one in (key, gone):
+            assert gate.chat(**bearer(one), x_forwarded_for=address).status == 200
+        book = keys_in(folder)
+        book.revoke("gone")
+        book.close()
+        wait_for(lambda: known(key.encode()) is None)  # what was known is looked at again
+        found = [gate.chat(**bearer("nonsense"), x_forwarded_for=address).status for _ in range(4)]
+        assert found == [401, 401, 401, 429]
+        assert gate.chat(**bearer(key), x_forwarded_for=address).status == 200
+        found = [gate.chat(**bearer(gone), x_forwarded_for=address).status for _ in range(2)]
+        assert found == [401, 429]  # what is no longer good is a guess like any other
+        assert gate.chat(**bearer(make_key(folder, "new")), x_forwarded_for=address).status == 429
+
+
 def test_tokens(router: Daemon, folder: Path, key: str) -> None:
     secret = "s" * 40
     issuer = {

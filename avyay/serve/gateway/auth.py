@@ -53,7 +53,7 @@ class Authenticator:
     """Turns credentials into identities.
 
     Args:
-        failed_attempts: Of one address in a minute, before only callers known to be good are let in from there.
+        failed_attempts: Of one address in a minute, before only who was let in earlier is let in from there.
     """
 
     def __init__(
@@ -65,6 +65,7 @@ class Authenticator:
         self._allowed = failed_attempts
         self._clock = clock
         self._known: OrderedDict[bytes, tuple[float, Identity]] = OrderedDict()
+        self._once: OrderedDict[bytes, None] = OrderedDict()  # what was good when it was last looked at
         self._any = keys.any
         self.failures: dict[str, int] = {}
 
@@ -76,6 +77,8 @@ class Authenticator:
     def refresh(self) -> None:
         """Look for changes of the keys; called about twice a second."""
         if self._keys.changed():
+            for digest in self._known:
+                self._was_good(digest)
             self._known.clear()
             self._any = self._any or self._keys.any
 
@@ -87,6 +90,7 @@ class Authenticator:
             return None
         if found[0] <= self._clock.now():
             del self._known[digest]
+            self._was_good(digest)
             return None
         return found[1]
 
@@ -98,6 +102,13 @@ class Authenticator:
             PolicyError: too many were not, from this address (code "too_many_failures").
             UnreachableError: it cannot be checked just now.
         """
+        if (digest := sha256(token).digest()) in self._once:
+            # Nobody guesses what was good before: others' wrong keys from the same address are not held against it.
+            try:
+                return await self._look(token)
+            except AuthError:
+                self._once.pop(digest, None)
+                raise
         # Taken before the look and given back when it was good: a row of guesses cannot race past the limit.
         attempt = Claim(f"failures|{address}", "failures", "requests", self._allowed)
         taken = self._clock.now()
@@ -108,16 +119,28 @@ class Authenticator:
                 "Too many wrong keys came from this address.", hint="Wait a minute.", code="too_many_failures"
             )
         try:
-            expires, identity = await self._check(token)
-        except AuthError as error:
-            self._count(error.code)
+            identity = await self._look(token)
+        except AuthError:
             raise
         except BaseException:
             await self._limiter.settle(attempt, -1, taken)
             raise
         await self._limiter.settle(attempt, -1, taken)
+        return identity
+
+    async def _look(self, token: bytes) -> Identity:
+        try:
+            expires, identity = await self._check(token)
+        except AuthError as error:
+            self._count(error.code)
+            raise
         self._remember(token, expires, identity)
         return identity
+
+    def _was_good(self, digest: bytes) -> None:
+        self._once[digest] = None
+        while len(self._once) > _MOST:
+            self._once.popitem(last=False)
 
     async def still_holds(self, token: bytes, scopes: frozenset[str]) -> bool:
         """Whether a credential that was good is so now, and for the same things: for answers that outlive a request."""

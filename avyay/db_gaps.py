@@ -17,6 +17,8 @@ from avyay.errors import DependencyError
 __all__ = [
     "WRITER_SCHEMA",
     "Gap",
+    "claim_session",
+    "explain_crash",
     "hold_liveness",
     "is_held",
     "liveness_file",
@@ -24,6 +26,8 @@ __all__ = [
     "record_crashes",
     "record_gap",
 ]
+
+_ALL = 1 << 62  # as a sequence: all that a writer left has been taken over
 
 WRITER_SCHEMA = Schema(
     "writer",
@@ -59,13 +63,14 @@ class Gap:
     """Rows that are or may be missing.
 
     Args:
-        kind: "crash": its writer ended without `close`, what it held in memory is gone (at most the last 100 ms).
-            "refused": the backlog was full. "rejected": SQLite would not take them.
+        kind: "crash": its writer ended without `close`; what it held in memory (at most the last 100 ms) is gone,
+            unless it kept a journal. "refused": the backlog was full. "rejected": SQLite would not take them.
         session: The writer's number.
         after_sequence: The last row of that writer known to be committed before the gap.
         since: Seconds since the epoch of its last commit before the gap (or of its start).
         found_at: When the gap was recorded.
-        missing: How many rows, where known.
+        missing: How many rows, where known; after a crash of one that kept a journal, how many lack something (what the
+            calls cost that were under way), so 0 tells of a crash that cost nothing.
     """
 
     kind: str
@@ -142,3 +147,28 @@ def is_held(file: Path) -> bool:
         return False
     finally:
         os.close(descriptor)
+
+
+def claim_session(database: Database, token: str, now: float) -> tuple[int, int] | None:
+    """Become the one who writes what a writer that is gone left outside the database; inside the caller's transaction.
+
+    Returns:
+        Its session and the last row of it that is committed; None where somebody else has claimed it.
+    """
+    database.execute(
+        "INSERT INTO writer_sessions (token, opened_at, closed_at) VALUES (?, ?, ?) ON CONFLICT (token) DO NOTHING",
+        (token, now, now),
+    )
+    session, done = database.execute("SELECT id, sequence FROM writer_sessions WHERE token = ?", (token,)).fetchone()
+    if done == _ALL:
+        return None
+    database.execute("UPDATE writer_sessions SET sequence = ? WHERE id = ?", (_ALL, session))
+    return session, done
+
+
+def explain_crash(database: Database, session: int, missing: int) -> None:
+    """Say how many rows a crash has cost, now that somebody knows; inside the caller's transaction."""
+    database.execute(
+        "UPDATE writer_gaps SET missing = ? WHERE session_id = ? AND kind = 'crash' AND missing IS NULL",
+        (missing, session),
+    )

@@ -3,7 +3,7 @@
 An append costs about a microsecond and waits for no disk. What was appended is committed at most `max_delay` plus one
 commit later, so a `kill -9` loses a few tens of milliseconds of rows, and the next open says so: every writer leaves a
 marker that only a clean `close` removes, and a marker whose writer is gone becomes a row in the table of gaps
-(`avyay.db_gaps`).
+(`avyay.db_gaps`). Rows that somebody has been told of go through `avyay.db_journal`, which loses none.
 
 A disk that fails does not take the daemon with it: rows wait in memory (bounded), commits are retried, `state` says
 what is wrong. Rows refused because the memory is full are counted and recorded as a gap once the disk is back.
@@ -21,71 +21,20 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from functools import lru_cache
-from itertools import chain
 from pathlib import Path
-from typing import Literal, TypeAlias
 
 from avyay.clock import SYSTEM_CLOCK, Clock
 from avyay.db import Database, Schema, Synchronous, database_error, open_database
 from avyay.db_gaps import WRITER_SCHEMA, hold_liveness, liveness_file, record_crashes, record_gap
+from avyay.db_insert import Insert, Row, Value, insert_one_by_one, insert_rows, is_fault_of_a_row
 from avyay.errors import AvyayError, DependencyError, InternalError, UnreachableError
 from avyay.log import get_logger
 from avyay.resilience.backoff import Backoff
 
-__all__ = ["GroupCommitWriter", "Insert", "Value", "WriterState"]
+__all__ = ["GroupCommitWriter", "WriterState"]
 
-Value: TypeAlias = str | bytes | int | float | None
 
-# Rows per INSERT statement; what does not fill one is padded. Every statement makes the thread give up the interpreter
-# lock about four times, and beside a busy event loop each time costs up to a switch interval (5 ms) to get it back: one
-# statement per table and commit keeps the delay of a row within tens of milliseconds there. Steps are small because the
-# padding is bound and scanned like any row, and end early because SQLite keeps about 100 bytes a variable of each.
-_CHUNKS = (8, 16, 24, 32, 48, 64, 96, 128)
-_MOST_VARIABLES = 30_000
 _RETRY = Backoff(base=0.1, cap=5.0, attempts=1_000_000)
-# Troubles of the disk or of a neighbour, which may pass; every other error is the fault of a row.
-_PASSING = frozenset(
-    (
-        sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY,
-        sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH, sqlite3.SQLITE_NOTADB,
-        sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_PROTOCOL, sqlite3.SQLITE_INTERRUPT,
-    )
-)  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class Insert:
-    """Where rows go: `Insert("calls", ("id", "model", "cost"))`. Make one per table and keep it.
-
-    Args:
-        table: A constant of the program, never user input, like the columns.
-        columns: In the order of each row's values.
-        conflict: What happens to a row that breaks a UNIQUE constraint: "ABORT" rejects that row alone.
-    """
-
-    table: str
-    columns: tuple[str, ...]
-    conflict: Literal["ABORT", "IGNORE", "REPLACE"] = "ABORT"
-
-    def sql(self) -> str:
-        """The statement for one row."""
-        return f"{self._into()} VALUES ({', '.join('?' * len(self.columns))})"
-
-    def sql_many(self, rows: int) -> str:
-        """The statement for up to so many rows: their values, padding, and last the number of rows that are real."""
-        # LIMIT, because SQLite compiles a statement anew each time a value in its WHERE is bound.
-        row = f"({', '.join('?' * len(self.columns))})"
-        return f"{self._into()} SELECT * FROM (VALUES {', '.join([row] * rows)}) LIMIT ?"  # noqa: S608 - constants
-
-    def _into(self) -> str:
-        return f"INSERT OR {self.conflict} INTO {self.table} ({', '.join(self.columns)})"
-
-
-_sql_many = lru_cache(maxsize=64)(Insert.sql_many)
-
-
-_Row: TypeAlias = tuple[Insert, Sequence[Value]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +102,7 @@ class GroupCommitWriter:
         self._log = get_logger(__name__).bind(database=path.name)
 
         self._lock = threading.Lock()  # guards what follows, up to the blank line
-        self._buffer: list[_Row] = []
+        self._buffer: list[Row] = []
         self._appended = self._done = self._committed = self._rejected = self._refused = 0
         self._awake = False
         self._closing: float | None = None  # when to give up, on the monotonic clock
@@ -271,7 +220,7 @@ class GroupCommitWriter:
 
     def _run(self) -> None:
         failures = 0
-        batch: list[_Row] = []
+        batch: list[Row] = []
         while True:
             if not batch:
                 self._wake.wait()
@@ -306,7 +255,7 @@ class GroupCommitWriter:
         time.sleep(max(0.0, min(delay, 0.2, left)))
         return left > 0
 
-    def _take(self) -> list[_Row]:
+    def _take(self) -> list[Row]:
         with self._lock:
             batch = self._buffer[: self._max_batch]
             self._buffer = self._buffer[self._max_batch :]
@@ -317,43 +266,25 @@ class GroupCommitWriter:
                 self._wake.clear()
         return batch
 
-    def _commit(self, batch: list[_Row], *, final: bool) -> None:
+    def _commit(self, batch: list[Row], *, final: bool) -> None:
         self._check_file()
         database = self._database or self._connect()
         rejected = 0
         try:
             with database.transaction():
-                # Rows are grouped by table, which may put a child before its parent.
                 database.execute("PRAGMA defer_foreign_keys = ON")
-                for insert, rows in _by_table(batch).items():
-                    _insert(database, insert, rows)
+                insert_rows(database, batch)
                 marked = self._mark(database, len(batch), 0, final=final)
         except (AvyayError, ValueError, OverflowError) as error:
-            if not _is_fault_of_a_row(error):
+            if not is_fault_of_a_row(error):
                 raise
             with database.transaction():
-                rejected = self._insert_one_by_one(database, batch)
+                rejected, reason = insert_one_by_one(database, batch)
                 marked = self._mark(database, len(batch), rejected, final=final)
+            if rejected:
+                self._log.error("rows_rejected", rows=rejected, last_reason=reason)
         self._gaps_recorded = marked
         self._finish(len(batch), rejected)
-
-    def _insert_one_by_one(self, database: Database, batch: list[_Row]) -> int:
-        """Some row is impossible: write the others and leave that one out. Returns how many were left out."""
-        rejected, reason = 0, ""
-        for insert, row in batch:
-            database.execute("SAVEPOINT one_row")
-            try:
-                database.execute(insert.sql(), row)
-            except (sqlite3.Error, ValueError, OverflowError) as error:
-                if not _is_fault_of_a_row(error):
-                    raise
-                database.execute("ROLLBACK TO one_row")
-                rejected += 1
-                reason = f"{insert.table}: {error}"
-            database.execute("RELEASE one_row")
-        if rejected:
-            self._log.error("rows_rejected", rows=rejected, last_reason=reason)
-        return rejected
 
     def _mark(self, database: Database, rows: int, rejected: int, *, final: bool) -> tuple[int, int]:
         """The writer's marker and any gap, in the same transaction as the rows."""
@@ -517,35 +448,3 @@ def _resolve(future: Future[None], error: AvyayError | None) -> None:
             future.set_result(None)
         else:
             future.set_exception(error)
-
-
-def _by_table(batch: list[_Row]) -> dict[Insert, list[Sequence[Value]]]:
-    groups: dict[Insert, list[Sequence[Value]]] = {}
-    for insert, row in batch:
-        groups.setdefault(insert, []).append(row)
-    return groups
-
-
-def _insert(database: Database, insert: Insert, rows: list[Sequence[Value]]) -> None:
-    width = len(insert.columns)
-    largest = max((size for size in _CHUNKS if size * width <= _MOST_VARIABLES), default=1)
-    for at in range(0, len(rows), largest):
-        part = rows[at : at + largest]
-        if len(part) == 1:
-            database.execute(insert.sql(), part[0])
-            continue
-        size = next(size for size in (*_CHUNKS, largest) if size >= len(part))
-        values = list(chain.from_iterable(part))
-        values += [0] * ((size - len(part)) * width)  # binding None costs several times as much
-        values.append(len(part))
-        database.execute(_sql_many(insert, size), values)
-
-
-def _is_fault_of_a_row(error: BaseException | None) -> bool:
-    if isinstance(error, AvyayError):
-        error = error.__cause__
-    if isinstance(error, sqlite3.Error):
-        code = getattr(error, "sqlite_errorcode", None)
-        return code is None or code & 0xFF not in _PASSING
-    # What Python refuses to bind: an integer beyond 64 bits, a lone surrogate.
-    return isinstance(error, ValueError | OverflowError)

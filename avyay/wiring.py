@@ -194,9 +194,9 @@ class Services:
     @cached_property
     def calls(self) -> SqliteStore:
         """The router's ledger: every call with its decision and its cost."""
-        from avyay.marga.store import SqliteStore
+        from avyay.marga.call_journal import open_calls
 
-        store = SqliteStore(self.paths.component("marga") / "marga.db")
+        store = open_calls(self.paths.component("marga") / "marga.db", self.clock)
         self._open.callback(store.close)
         return store
 

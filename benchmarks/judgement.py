@@ -19,13 +19,13 @@ from avyay.clock import SYSTEM_CLOCK
 from avyay.config.marga import CacheSettings, MargaSettings, PiiRuleSettings, PiiSettings
 from avyay.marga.cache_store import MemoryCache
 from avyay.marga.caching import AnswerCache
+from avyay.marga.call_journal import JournalStore
 from avyay.marga.complexity import score
 from avyay.marga.envelope import Inbound
 from avyay.marga.gateway import Gateway
 from avyay.marga.masking import Masker, scan_body
 from avyay.marga.pii import KINDS, detect
 from avyay.marga.router import Router
-from avyay.marga.store import WriterStore
 from avyay.marga.types import TIERS, Model, Prices, Provider
 from avyay.marga.view import RequestView
 from avyay.money import Picodollars
@@ -89,7 +89,7 @@ async def requests(count: int = 1500) -> None:
         ("auto, cache, all hits", plain, "auto", True),
     ):
         with tempfile.TemporaryDirectory() as folder:
-            store = WriterStore(Path(folder) / "marga.db")
+            store = JournalStore(Path(folder) / "marga.db")
             router = Router(PROVIDERS, settings, store=lambda store=store: store)
             kept = MemoryCache(64_000_000)
             cache = AnswerCache(CacheSettings(enabled=True), kept, SYSTEM_CLOCK) if cached else None

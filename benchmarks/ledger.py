@@ -16,7 +16,8 @@ import time
 from pathlib import Path
 
 from avyay.db import Migration, Schema, open_database
-from avyay.db_writer import GroupCommitWriter, Insert
+from avyay.db_insert import Insert
+from avyay.db_writer import GroupCommitWriter
 
 COLUMNS = ("id", *(f"c{number}" for number in range(19)))
 SCHEMA = Schema("bench", (Migration("0001", f"CREATE TABLE calls ({', '.join(COLUMNS)}, PRIMARY KEY (id))"),))

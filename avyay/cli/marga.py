@@ -188,7 +188,7 @@ def decisions(
     run: Run,
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=10_000, help="How many, newest first.")] = 20,
     status: Annotated[
-        str | None, typer.Option("--status", help="Only ok, error, aborted, truncated or refused.")
+        str | None, typer.Option("--status", help="Only ok, error, aborted, truncated, refused or killed.")
     ] = None,
     since: Since = None,
 ) -> None:

@@ -23,7 +23,8 @@ import orjson
 
 from avyay.clock import SYSTEM_CLOCK, Clock
 from avyay.db import Migration, Schema, open_database
-from avyay.db_writer import GroupCommitWriter, Insert, Value
+from avyay.db_insert import Insert, Value
+from avyay.db_writer import GroupCommitWriter
 from avyay.errors import AvyayError
 from avyay.log import get_logger, redact
 from avyay.ports import Event

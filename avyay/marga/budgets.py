@@ -14,6 +14,7 @@ from avyay.clock import Clock
 from avyay.config.marga import BudgetSettings
 from avyay.errors import PolicyError
 from avyay.ledger import BlockLedger, BudgetExceededError, Draw, Ledger, ReservationState, Scope, daily, monthly
+from avyay.marga.call_journal import blocks_in_use, recover_calls
 from avyay.marga.cost import cost_of
 from avyay.marga.store import SqliteStore
 from avyay.marga.types import Model
@@ -119,8 +120,8 @@ class Budgets:
     def settle_orphans(self) -> int:
         """Settle what processes held that were killed; says how many blocks. Blocks, so not on an event loop.
 
-        As spent count the calls that are recorded, and the worst case of those that were under way when the block was
-        last written: nobody knows how they ended.
+        What they left of their records is taken over first. As spent count the calls that are recorded, and the worst
+        case of those that were under way: nobody knows how they ended.
 
         Raises:
             AvyayError: the ledger or the records cannot be read; the next call does it.
@@ -128,11 +129,16 @@ class Budgets:
         orphans = self.ledger.orphaned_blocks() if self._calls is not None else []
         if self._calls is None or not orphans:
             return 0
+        recover_calls(self._calls, self._clock.now())
+        # A process that is ending lets go of its files one after the other: that with its calls may come last.
+        unread = blocks_in_use(self._calls)
+        orphans = [block for block in orphans if block.id not in unread]
         with closing(SqliteStore(self._calls)) as store:
             for block in orphans:
-                recorded = store.paid_from(block.id, since=block.created_at - _BEFORE)
+                recorded, killed = store.paid_from(block.id, since=block.created_at - _BEFORE)
                 open_ = block.state is ReservationState.OPEN
-                under_way = min(block.held, block.outstanding) if open_ else block.held
+                # Those that were under way when the block was last written may have been recorded since.
+                under_way = max(killed, min(block.held, block.outstanding) if open_ else block.held)
                 spent = max(block.spent, recorded)
                 actual = max(spent, min(spent + under_way, block.spent + block.held))
                 self.ledger.reconcile(block, Picodollars(actual), note="its owner is gone: by the records of calls")
@@ -167,6 +173,11 @@ class Spending:
             raise _unpriced()
         self._add(await self._blocks.draw(self._scopes, amount))
         self._held = amount
+
+    @property
+    def held(self) -> Picodollars:
+        """The worst case that is drawn for it."""
+        return self._held
 
     def covers(self, amount: Picodollars | None) -> bool:
         """Whether a candidate's worst case is drawn; draws what is missing when memory allows it."""

@@ -12,12 +12,13 @@ from orjson import dumps
 
 from avyay.errors import AvyayError, PolicyError, UnreachableError
 from avyay.log import redact
+from avyay.marga.answer_headers import answer_headers
 from avyay.marga.backends.base import Backend, Outgoing, dialect_towards
-from avyay.marga.bill import bill_of
+from avyay.marga.bill import Bill, bill_of
 from avyay.marga.budgets import Spending, worst_case
+from avyay.marga.call_record import begun_call, ended_call
 from avyay.marga.clearance import clear
 from avyay.marga.compliance import PiiPolicy
-from avyay.marga.cost import estimate
 from avyay.marga.dispatch import Answer, NoAnswerError, RejectedError
 from avyay.marga.envelope import Inbound, Outbound, error_reply
 from avyay.marga.masking import AnswerMasker, Masker
@@ -26,7 +27,7 @@ from avyay.marga.restore import StreamRestorer
 from avyay.marga.spans import record_call_span
 from avyay.marga.sticky import Answered
 from avyay.marga.transport import TransportError
-from avyay.marga.types import Attempt, CallRecord, CallStatus, Candidate, Decision, Dialect, Endpoint, Kind, Ranked
+from avyay.marga.types import Attempt, CallStatus, Candidate, Decision, Dialect, Endpoint, Kind, Ranked
 from avyay.marga.wire import (
     Exchange,
     Failure,
@@ -40,7 +41,6 @@ from avyay.marga.wire import (
     failure_from_exception,
     forwarded_headers,
     load_body,
-    notes_header,
     stream_content_type,
     truncated,
 )
@@ -208,6 +208,18 @@ class Call:
             model_switched=self._features.signed_thinking and self.last_model not in (None, candidate.name),
         )
         self._exchanges[candidate.name] = exchange
+        features = self._features
+        self._gateway.begin(
+            begun_call(
+                self.decision,
+                inbound,
+                inbound.dialect,
+                candidate,
+                stream=features.stream,
+                session=features.session,
+                spending=self.spending,
+            )
+        )
         same = exchange.passthrough
         return Outgoing(
             dialect,
@@ -334,26 +346,16 @@ class Call:
         return shown if body is before else dumps(body)
 
     def _headers(self, content_type: str) -> list[tuple[str, str]]:
-        answer, exchange = self._answer, self._exchange
-        assert answer is not None
-        assert exchange is not None
-        model = answer.candidate.model
-        headers = [
-            ("content-type", content_type),
-            ("x-avyay-decision-id", self.decision.id),
-            ("x-avyay-provider", answer.candidate.provider.name),
-            ("x-avyay-model", model.name),
-            ("x-avyay-tier", model.tier),
-        ]
-        headers += forwarded_headers(answer.incoming.headers)
-        if exchange.notes:
-            headers.append(("x-avyay-notes", notes_header(exchange.notes)))
-        if exchange.streaming:
-            tokens = self._gateway.router.estimate_input(self.decision, answer.candidate)
-            expected = estimate(model, input_tokens=tokens, max_tokens=self._features.max_tokens)
-            if expected is not None:
-                headers.append(("x-avyay-cost-estimated", usd_string(expected)))
-        return headers
+        assert self._answer is not None
+        assert self._exchange is not None
+        return answer_headers(
+            self._gateway.router,
+            self.decision,
+            self._answer,
+            self._exchange,
+            content_type,
+            max_tokens=self._features.max_tokens,
+        )
 
     # ------------------------------------------------------------ towards the caller
 
@@ -373,6 +375,8 @@ class Call:
                     self._settle("refused", failure.message)
                     yield self._pipe.fail(failure)
                     return
+                if self._pipe is not None and self._pipe.ended:
+                    self._conclude()
                 if out:
                     yield out
         if rest := restorer.close():
@@ -382,33 +386,46 @@ class Call:
         answer, pipe = self._answer, self._pipe
         assert answer is not None
         assert pipe is not None
-        incoming = answer.incoming
+        incoming, plain = answer.incoming, self._restorer is None
         try:
             first, self._first = self._first, b""
             self._remember(answer.first)
             if first:
+                if plain and pipe.ended:
+                    self._conclude()
                 yield first
             try:
                 while piece := await incoming.piece():
                     if out := pipe.feed(piece):
+                        if plain and pipe.ended:
+                            self._conclude()
                         yield out
                 rest = pipe.close()
             except TransportError as error:
                 rest = pipe.fail(truncated(str(error)))
-            if pipe.failure is None:
-                self._settle("ok")
-            else:
-                if pipe.failure.kind == "truncated":
-                    self._gateway.router.health.failed(
-                        answer.health, answer.candidate, Outcome.FAILURE, generation=answer.generation
-                    )
-                status: CallStatus = "truncated" if pipe.failure.kind == "truncated" else "error"
-                self._settle(status, redact(pipe.failure.message)[:300])
+            self._conclude()
             if rest:
                 yield rest
         finally:
             incoming.close()
             self._settle("aborted")
+
+    def _conclude(self) -> None:
+        """Record how the stream ended: before the caller gets what he may take for the end of it."""
+        answer, pipe = self._answer, self._pipe
+        assert answer is not None
+        assert pipe is not None
+        if self._ended:
+            return
+        if pipe.failure is None:
+            self._settle("ok")
+            return
+        if pipe.failure.kind == "truncated":
+            self._gateway.router.health.failed(
+                answer.health, answer.candidate, Outcome.FAILURE, generation=answer.generation
+            )
+        status: CallStatus = "truncated" if pipe.failure.kind == "truncated" else "error"
+        self._settle(status, redact(pipe.failure.message)[:300])
 
     def _settle(self, status: CallStatus, error: str | None = None) -> None:
         pipe = self._pipe
@@ -457,44 +474,27 @@ class Call:
         if self.spending is not None:
             self.spending.settle(self.cost or Picodollars(0))
         usage, now = self.usage or Usage(), gateway.router.clock.monotonic()
-        provider, model, tier = "", "", ""
-        if candidate is not None:
-            provider, model, tier = candidate.provider.name, candidate.model.name, candidate.model.tier
         if candidate is not None and status == "ok":
             self._remember_model(usage.cache_read + usage.cache_write)
             if gateway.shadowing is not None:
                 gateway.shadowing.consider(
                     inbound, self._body, self.decision, candidate.model.tier, int(self.cost or 0)
                 )
-        record = CallRecord(
+        record = ended_call(
             self.decision,
-            inbound.dialect,
+            inbound,
             status,
-            provider,
-            model,
-            tier,
-            self._features.stream,
-            usage.input,
-            usage.output,
-            usage.cache_read,
-            usage.cache_write,
-            usage.reasoning,
-            self.estimated,
-            self.cost is not None or candidate is None,
-            self.cost or Picodollars(0),
-            inbound.key,
-            inbound.service,
-            inbound.customer,
-            inbound.session or self._features.session,
-            answer.first_byte if answer is not None else None,
-            now - self._began,
-            answer.health.breaker.state(now).value if answer is not None else "closed",
-            self._attempts,
-            error,
-            tuple(f"{note.field} {note.action}: {note.reason}" for note in self._exchange.notes)
-            if self._exchange is not None
-            else (),
-            blocks=self.spending.paid_by if self.spending is not None else (),
+            candidate,
+            Bill(usage, self.cost, self.estimated),
+            stream=self._features.stream,
+            session=self._features.session,
+            answer=answer,
+            attempts=self._attempts,
+            notes=self._exchange.notes if self._exchange is not None else (),
+            spending=self.spending,
+            error=error,
+            seconds=now - self._began,
+            now=now,
         )
         gateway.keep(record)
         if tracing_enabled():

@@ -15,7 +15,7 @@ from avyay.marga.envelope import Inbound, Outbound, error_reply
 from avyay.marga.router import Router, no_provider
 from avyay.marga.shadowing import Shadowing
 from avyay.marga.sticky import conversation_of
-from avyay.marga.types import CallRecord, Hints
+from avyay.marga.types import BegunCall, CallRecord, Hints
 from avyay.marga.view import view_features
 from avyay.marga.wire import Failure, RequestFeatures, failure_from_exception, inspect, load_body
 
@@ -89,6 +89,13 @@ class Gateway:
     def _refuse(self, inbound: Inbound, failure: Failure) -> Outbound:
         self.finished["refused"] = self.finished.get("refused", 0) + 1
         return error_reply(inbound.dialect, failure)
+
+    def begin(self, call: BegunCall) -> None:
+        """A call goes to a provider; a disk that fails does not fail it."""
+        try:
+            self.router.store.begin(call)
+        except AvyayError as error:
+            self._log.error("call_not_recorded", decision=call.id, error=str(error))
 
     def keep(self, record: CallRecord) -> None:
         """Put a call into the ledger; a disk that fails does not fail the call."""

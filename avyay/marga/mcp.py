@@ -122,7 +122,7 @@ def register(server: FastMCP, records: Records) -> None:
     @server.tool(title="Routing decisions", annotations=READ_ONLY, structured_output=True)
     async def marga_decisions(
         limit: Annotated[int, Field(ge=1, le=500)] = 20,
-        status: Literal["ok", "error", "aborted", "truncated", "refused"] | None = None,
+        status: Literal["ok", "error", "aborted", "truncated", "refused", "killed"] | None = None,
         hours: Hours = 24.0,
     ) -> DecisionsModel:
         """List recent decisions: who served, at what cost and how fast."""

@@ -9,7 +9,8 @@ import orjson
 
 from avyay.errors import AvyayError, UsageError
 from avyay.marga.backends.base import Backend, Outgoing
-from avyay.marga.budgets import worst_case
+from avyay.marga.budgets import Spending, worst_case
+from avyay.marga.call_record import begun_call
 from avyay.marga.clearance import clear
 from avyay.marga.cost import cost_of
 from avyay.marga.dispatch import NoAnswerError, RejectedError
@@ -80,6 +81,7 @@ async def embeddings(gateway: Gateway, inbound: Inbound) -> Outbound:
     reported: dict[str, Any] = {}
 
     def render(candidate: Candidate, backend: Backend) -> Outgoing:
+        gateway.begin(begun_call(decision, inbound, "openai_embeddings", candidate, spending=spending))
         masker = maskers.get(candidate.provider.name)
         if masker is None:
             raw = edit_body(inbound.raw, body, {"model": candidate.model.name})
@@ -95,7 +97,7 @@ async def embeddings(gateway: Gateway, inbound: Inbound) -> Outbound:
             raise RejectedError(Failure("server", "The answer is not JSON.", code="bad_reply")) from error
 
     headers = [("x-avyay-decision-id", decision.id)]
-    spending = None
+    spending: Spending | None = None
     if router.budgets is not None:
         scopes = router.budgets.scopes(inbound.key, inbound.service, inbound.customer)
         spending = router.budgets.spending(scopes) if scopes else None

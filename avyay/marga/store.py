@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,14 +10,16 @@ from typing import Any, Literal, Protocol
 import orjson
 
 from avyay.db import Database, Migration, Schema, open_database
-from avyay.db_writer import GroupCommitWriter, Insert, WriterState
+from avyay.db_insert import Insert
 from avyay.errors import UsageError
-from avyay.marga.types import CallRecord
+from avyay.marga.types import BegunCall, CallRecord
 from avyay.money import Picodollars
 from avyay.ports import Bill
 
 __all__ = [
+    "CALL_COLUMNS",
     "GROUPINGS",
+    "INSERT_CALL",
     "MARGA_SCHEMA",
     "CallStore",
     "Grouping",
@@ -27,7 +28,6 @@ __all__ = [
     "SqliteStore",
     "StatRow",
     "UsageTotal",
-    "WriterStore",
     "call_row",
     "row_of",
 ]
@@ -103,15 +103,14 @@ MARGA_SCHEMA = Schema(
         Migration("0003_blocks", "ALTER TABLE calls ADD COLUMN blocks TEXT"),
     ),
 )
-_COLUMNS = (
+CALL_COLUMNS = (
     *("id", "at", "status", "dialect", "stream", "provider", "model", "tier", "decided_tier", "complexity"),
     *("requested_model", "request_class", "input", "output", "cached", "cache_written", "reasoning", "estimated"),
     *("priced", "cost", "key", "service", "customer", "session", "decide_seconds", "first_byte_seconds", "seconds"),
     *("state", "attempts", "error", "cache", "saved", "blocks", "detail"),
 )
 _CANDIDATES_KEPT = 20
-_INSERT = Insert("calls", _COLUMNS)
-INSERT_CALL = f"INSERT INTO calls ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))})"  # noqa: S608
+INSERT_CALL = Insert("calls", CALL_COLUMNS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +160,10 @@ class SpendDay:
 class CallStore(Protocol):
     """Where calls are written."""
 
+    def begin(self, call: BegunCall) -> None:
+        """A call goes to a provider; again, when it goes to another one."""
+        ...
+
     def record(self, call: CallRecord) -> None:
         """Keep a call."""
         ...
@@ -171,6 +174,9 @@ class MemoryStore:
 
     def __init__(self) -> None:
         self.calls: list[CallRecord] = []
+
+    def begin(self, call: BegunCall) -> None:
+        """What does not outlive the process needs no beginning."""
 
     def record(self, call: CallRecord) -> None:
         self.calls.append(call)
@@ -230,40 +236,8 @@ def call_row(call: CallRecord) -> tuple[Any, ...]:
 
 def row_of(call: CallRecord) -> dict[str, Any]:
     """A call as `SqliteStore.call` gives it back."""
-    row = dict(zip(_COLUMNS, call_row(call), strict=True))
+    row = dict(zip(CALL_COLUMNS, call_row(call), strict=True))
     return {**row, "detail": orjson.loads(row["detail"])}
-
-
-class WriterStore:
-    """Calls handed to a writer thread that commits them in groups: for daemons. The newest can be read at once."""
-
-    def __init__(self, path: Path, *, recent: int = 1000) -> None:
-        self._writer = GroupCommitWriter(path, MARGA_SCHEMA, tolerant=True)
-        self._recent: OrderedDict[str, CallRecord] = OrderedDict()
-        self._most = recent
-
-    def record(self, call: CallRecord) -> None:
-        recent = self._recent
-        recent[call.decision.id] = call
-        if len(recent) > self._most:
-            recent.popitem(last=False)
-        self._writer.append(_INSERT, call_row(call))
-
-    def recent(self, decision_id: str) -> CallRecord | None:
-        """A call that was recorded a moment ago."""
-        return self._recent.get(decision_id)
-
-    def state(self) -> WriterState:
-        """How the ledger's disk does."""
-        return self._writer.state()
-
-    def close(self) -> None:
-        """Commit what is in memory.
-
-        Raises:
-            UnreachableError: it could not be.
-        """
-        self._writer.close()
 
 
 class SqliteStore:
@@ -272,9 +246,12 @@ class SqliteStore:
     def __init__(self, path: Path) -> None:
         self._database: Database = open_database(path, MARGA_SCHEMA, check_same_thread=False)
 
+    def begin(self, call: BegunCall) -> None:
+        """Not kept: a command that is killed has answered nobody."""
+
     def record(self, call: CallRecord) -> None:
         with self._database.errors():
-            self._database.execute(INSERT_CALL, call_row(call))
+            self._database.execute(INSERT_CALL.sql(), call_row(call))
 
     def close(self) -> None:
         self._database.close()
@@ -283,7 +260,7 @@ class SqliteStore:
         self, *, limit: int = 20, status: str | None = None, since: float | None = None
     ) -> Iterator[dict[str, Any]]:
         """The newest calls first, of their details only the reasons."""
-        names = tuple(name for name in _COLUMNS if name != "detail")
+        names = tuple(name for name in CALL_COLUMNS if name != "detail")
         columns = f"{', '.join(names)}, json_extract(CAST(detail AS TEXT), '$.reasons')"
         where, values = ["1"], []
         if status is not None:
@@ -297,21 +274,25 @@ class SqliteStore:
             for row in self._database.execute(sql, (*values, limit)):
                 yield {**dict(zip(names, row, strict=False)), "reasons": orjson.loads(row[-1] or "[]")}
 
-    def paid_from(self, block: int, *, since: float) -> Picodollars:
-        """What the calls since a time cost that a block of the budgets' ledger paid for."""
+    def paid_from(self, block: int, *, since: float) -> tuple[Picodollars, Picodollars]:
+        """What the calls cost since a time that a block of the budgets' ledger paid for, and the worst case of those
+        that a killed router had under way.
+        """
         with self._database.errors():
-            (cost,) = self._database.execute(
-                "SELECT coalesce(sum(cost), 0) FROM calls WHERE at >= ? AND ' ' || blocks || ' ' LIKE ?",
+            cost, killed = self._database.execute(
+                "SELECT coalesce(sum(cost), 0), coalesce(sum(CASE WHEN status = 'killed' THEN"
+                " json_extract(CAST(detail AS TEXT), '$.held') END), 0)"
+                " FROM calls WHERE at >= ? AND ' ' || blocks || ' ' LIKE ?",
                 (since, f"% {block} %"),
             ).fetchone()
-        return Picodollars(cost)
+        return Picodollars(cost), Picodollars(killed)
 
     def columns(self, names: tuple[str, ...], *, since: float = 0.0) -> Iterator[tuple[Any, ...]]:
         """Some columns of every call since a time, oldest first."""
-        if not set(names) <= set(_COLUMNS):
-            raise ValueError(f"no such columns: {set(names) - set(_COLUMNS)}")
+        if not set(names) <= set(CALL_COLUMNS):
+            raise ValueError(f"no such columns: {set(names) - set(CALL_COLUMNS)}")
         with self._database.errors():
-            # avyay: ignore[sql-injection] only names of _COLUMNS come this far
+            # avyay: ignore[sql-injection] only names of CALL_COLUMNS come this far
             yield from self._database.execute(
                 f"SELECT {', '.join(names)} FROM calls WHERE at >= ? ORDER BY at",  # noqa: S608
                 (since,),
@@ -342,10 +323,10 @@ class SqliteStore:
 
     def history(self, *, since: float = 0.0) -> Iterator[dict[str, Any]]:
         """Every call since a time, oldest first, with its details."""
-        sql = f"SELECT {', '.join(_COLUMNS)} FROM calls WHERE at >= ? ORDER BY at, id"  # noqa: S608
+        sql = f"SELECT {', '.join(CALL_COLUMNS)} FROM calls WHERE at >= ? ORDER BY at, id"  # noqa: S608
         with self._database.errors():
             for row in self._database.execute(sql, (since,)):
-                found = dict(zip(_COLUMNS, row, strict=True))
+                found = dict(zip(CALL_COLUMNS, row, strict=True))
                 yield {**found, "detail": orjson.loads(found["detail"])}
 
     def usage(self, *, since: float, key: str | None = None, keyless: bool = False) -> list[UsageTotal]:
@@ -387,7 +368,7 @@ class SqliteStore:
         Raises:
             UsageError: there is none, or more than one.
         """
-        sql = f"SELECT {', '.join(_COLUMNS)} FROM calls WHERE"  # noqa: S608
+        sql = f"SELECT {', '.join(CALL_COLUMNS)} FROM calls WHERE"  # noqa: S608
         size = len(part)
         with self._database.errors():
             rows = self._database.execute(f"{sql} id = ?", (part,)).fetchall()
@@ -397,7 +378,7 @@ class SqliteStore:
         if len(rows) != 1:
             what = "No decision" if not rows else "More than one decision"
             raise UsageError(f"{what} has an id that starts or ends with {part!r}.", hint="See: avyay marga decisions")
-        found = dict(zip(_COLUMNS, rows[0], strict=True))
+        found = dict(zip(CALL_COLUMNS, rows[0], strict=True))
         return {**found, "detail": orjson.loads(found["detail"])}
 
     def bill(self, by: str, name: str, *, since: float = 0.0) -> Bill:

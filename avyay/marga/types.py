@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 from avyay.marga.wire import Dialect
 from avyay.money import ZERO, Picodollars
@@ -14,6 +14,7 @@ __all__ = [
     "ENDPOINTS",
     "TIERS",
     "Attempt",
+    "BegunCall",
     "CallRecord",
     "CallStatus",
     "Candidate",
@@ -31,7 +32,7 @@ __all__ = [
 
 TIERS: tuple[Tier, ...] = ("local", "medium", "premium")
 Kind: TypeAlias = Literal["openai", "anthropic", "ollama", "azure", "openai-compatible", "fake"]
-CallStatus: TypeAlias = Literal["ok", "error", "aborted", "truncated", "refused"]
+CallStatus: TypeAlias = Literal["ok", "error", "aborted", "truncated", "refused"]  # in the ledger also "killed"
 Endpoint: TypeAlias = Literal["chat", "responses", "messages", "generate", "embeddings", "count_tokens"]
 """A part of a provider that fails and recovers on its own."""
 
@@ -186,6 +187,33 @@ class Attempt:
     status: int = 0
     seconds: float = 0.0
     state: str = "closed"
+
+
+class BegunCall(NamedTuple):
+    """What is known of a call when it goes to a provider; the names are the ledger's columns. New ones come last.
+
+    Attributes:
+        blocks: Of the budgets, with a space between.
+        held: The worst case that is drawn from them, in picodollars.
+    """
+
+    id: str
+    at: float
+    dialect: str
+    stream: bool
+    provider: str
+    model: str
+    tier: str
+    decided_tier: str
+    complexity: float
+    requested_model: str
+    request_class: str | None
+    key: str | None
+    service: str | None
+    customer: str | None
+    session: str | None
+    blocks: str | None = None
+    held: int = 0
 
 
 @dataclass(slots=True)

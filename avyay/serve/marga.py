@@ -17,12 +17,13 @@ from fastapi import Query, Response
 from avyay.errors import UsageError
 from avyay.marga.alarms import AlarmWatch
 from avyay.marga.asgi import MargaApp
+from avyay.marga.call_journal import JournalStore
 from avyay.marga.gateway import Gateway
 from avyay.marga.knowledge import ClassKnowledge
 from avyay.marga.shadow import ShadowPlan
 from avyay.marga.shadowing import Shadowing
 from avyay.marga.shared_state import StateMember, StateOwner
-from avyay.marga.store import SqliteStore, WriterStore
+from avyay.marga.store import SqliteStore
 from avyay.marga.verdicts import VerdictStore
 from avyay.marga.watch import Watch
 from avyay.money import parse_usd
@@ -69,7 +70,7 @@ def _key(services: Services, host: str) -> str | None:
 @asynccontextmanager
 async def _owning(services: Services, path: Path) -> AsyncIterator[Callable[[], int]]:
     """Be the owner of several workers: breakers, probes and alarms are one for all of them."""
-    store = WriterStore(services.paths.component("marga") / "marga.db")  # for its probes
+    store = JournalStore(services.paths.component("marga") / "marga.db", services.clock)  # for its probes
     router = services.router_with(lambda: store)
     watch = Watch(router, events=services.events, near=services.settings.events.budget_share)
     verdicts = services.verdicts
@@ -104,7 +105,7 @@ def build_app(
         siblings: What this process shares with other workers.
     """
     path = services.paths.component("marga") / "marga.db"
-    store = WriterStore(path)
+    store = JournalStore(path, services.clock)
     router = services.router_with(lambda: store)
     cache = services.answer_cache()
     gateway = Gateway(router, cache=cache)

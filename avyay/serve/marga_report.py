@@ -8,13 +8,14 @@ from dataclasses import asdict
 from typing import Any
 
 from avyay.errors import UsageError
+from avyay.marga.call_journal import JournalStore
 from avyay.marga.gateway import Gateway
 from avyay.marga.health import EndpointHealth, ProviderHealth
 from avyay.marga.knowledge import ClassKnowledge
 from avyay.marga.router import Router
 from avyay.marga.savings import cost_with, dearest
 from avyay.marga.shared_state import StateMember
-from avyay.marga.store import SqliteStore, WriterStore, row_of
+from avyay.marga.store import SqliteStore, row_of
 from avyay.money import Picodollars, usd_string
 from avyay.resilience.breaker import BreakerState
 from avyay.serve.house import Metric
@@ -41,7 +42,7 @@ class RouterReport:
         self,
         services: Services,
         gateway: Gateway,
-        store: WriterStore,
+        store: JournalStore,
         member: StateMember,
         knowledge: ClassKnowledge,
     ) -> None:
@@ -67,6 +68,7 @@ class RouterReport:
                 "healthy": ledger.healthy,
                 "error": ledger.error.message if ledger.error else None,
                 "backlog": ledger.backlog,
+                "unspooled": self._store.unspooled,
             },
             "active": self._gateway.active,
         }
@@ -109,6 +111,8 @@ class RouterReport:
         ledger = self._store.state()
         yield "marga_ledger_backlog", "gauge", "Rows not yet on disk.", [({}, ledger.backlog)]
         yield "marga_ledger_rows_total", "counter", "Rows on disk.", [({}, ledger.committed)]
+        lines = self._store.unspooled
+        yield "marga_ledger_unspooled_total", "counter", "Lines of calls that a kill could lose.", [({}, lines)]
 
     def providers(self, rest: str, query: Mapping[str, str]) -> dict[str, Any]:
         """The live state of the providers."""

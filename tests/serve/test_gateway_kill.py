@@ -7,8 +7,8 @@ import json
 import os
 import random
 import signal
+import subprocess
 import sys
-import time
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,19 +30,20 @@ class Received:
     whole: list[str] = field(default_factory=list)
     broken: int = 0
     cut: int = 0  # begun, and not ended
+    enough: bool = False  # nobody begins another
 
 
-async def caller(number: int, door: Door, until: float, received: Received) -> None:
+async def caller(number: int, door: Door, received: Received) -> None:
     """Ask again and again, streams and whole answers in turn, over connections that are kept as long as they last."""
     turn, stream = 0, bool(number % 2)
-    while time.monotonic() < until:
+    while not received.enough:
         try:
             reader, writer = await asyncio.open_connection("127.0.0.1", door.port)
         except OSError:
             await asyncio.sleep(0.02)
             continue
         try:
-            while time.monotonic() < until:
+            while not received.enough:
                 turn += 1
                 stream = not stream
                 word = f"w{number}x{turn}"
@@ -77,31 +78,38 @@ def kills(folder: Path, *, times: int, callers: int, workers: int = 1) -> None:
     dice, received = random.Random(11), Received()
     with Parrot(0.004) as provider, daemons(folder, provider.port, workers=workers) as door:
 
-        async def play(seconds: float) -> None:
-            until = time.monotonic() + seconds + 0.3
-            at_work = [asyncio.ensure_future(caller(n, door, until, received)) for n in range(callers)]
-            await asyncio.sleep(seconds)
+        async def play(answers: int) -> None:
+            """Kill it once there are so many more answers, in the middle of others."""
+            answers += len(received.whole)
+            received.enough = False
+            at_work = [asyncio.ensure_future(caller(n, door, received)) for n in range(callers)]
+            while len(received.whole) < answers:
+                await asyncio.sleep(0.005)
             gateway = door.processes["gateway"]
-            if workers == 1:
-                gateway.send_signal(signal.SIGKILL)
-            else:
-                os.kill(dice.choice(children(gateway.pid)), signal.SIGKILL)  # its parent starts another
+            victim = gateway.pid if workers == 1 else dice.choice(children(gateway.pid))
+            os.kill(victim, signal.SIGKILL)
+            await asyncio.to_thread(wait_for, lambda: gone(gateway, victim))
+            received.enough = True
             await asyncio.gather(*at_work)
 
-        for _ in range(times):
-            asyncio.run(play(dice.uniform(0.3, 1.2)))
+        for round_ in range(times):
+            asyncio.run(play(dice.randint(20, 120)))
             if workers == 1:
                 door.processes["gateway"].wait(60)
                 door.start("gateway")
-            else:
+            elif round_ < times - 1:  # the last one is not replaced any more: all are told to end
                 wait_for(lambda: len(children(door.processes["gateway"].pid)) == workers and bool(health(door.port)))
-    assert len(received.whole) > 20 * times
-    assert received.broken >= times  # it was in the middle of something each time
+    assert workers > 1 or received.broken >= times  # it was in the middle of something each time
     compare(folder / "home" / "data", received.whole)
 
 
 def children(pid: int) -> list[int]:
     return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def gone(gateway: subprocess.Popen[bytes], pid: int) -> bool:
+    """Whether it is gone, the gateway or a worker of it."""
+    return gateway.poll() is not None if pid == gateway.pid else pid not in children(gateway.pid)
 
 
 def compare(data: Path, whole: list[str]) -> None:

@@ -106,6 +106,9 @@ class StreamPipe(Protocol):
     def finished(self) -> bool: ...
 
     @property
+    def ended(self) -> bool: ...
+
+    @property
     def frames(self) -> int: ...
 
     def feed(self, data: bytes) -> bytes:
@@ -147,6 +150,10 @@ class _Passing:
         return self._tap.finished
 
     @property
+    def ended(self) -> bool:
+        return self._tap.ended
+
+    @property
     def frames(self) -> int:
         return self._tap.frames
 
@@ -183,6 +190,10 @@ class _Translating:
         self.failure: Failure | None = None
         self.finished = False
         self.frames = 0
+
+    @property
+    def ended(self) -> bool:
+        return self.finished or self.failure is not None
 
     def feed(self, data: bytes) -> bytes:
         if self.failure is not None:

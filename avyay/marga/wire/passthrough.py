@@ -111,6 +111,7 @@ class Tap(Protocol):
         model: The model the provider says it used.
         failure: The error the stream carried or ended in.
         finished: Whether the stream came to its proper end.
+        ended: Whether nothing follows for who goes by the dialect: its last event, or an error, has been seen.
         frames: Events seen; for an answer cut short, near the number of tokens written.
     """
 
@@ -120,6 +121,9 @@ class Tap(Protocol):
     failure: Failure | None
     finished: bool
     frames: int
+
+    @property
+    def ended(self) -> bool: ...
 
     def feed(self, data: bytes) -> bytes:
         """The bytes to pass on now: whole events, as they came, unless one must be withheld."""
@@ -158,6 +162,10 @@ class _SseTap:
         self._held: list[bytes] = []
         self._edge = b""  # the last bytes held, where an event's end may begin
         self._hide = hide_usage
+
+    @property
+    def ended(self) -> bool:
+        return self.finished or self.failure is not None
 
     def feed(self, data: bytes) -> bytes:
         # Only whole events go on, so that an error event of ours can always follow what the caller has.
@@ -254,6 +262,11 @@ class _ChatTap(_SseTap):
         super().__init__(hide_usage=hide_usage)
         self._tools = False
         self._finish: str | None = None
+        self._over = False
+
+    @property
+    def ended(self) -> bool:
+        return self._over or self.failure is not None  # what was used follows after `finish_reason`
 
     def _body(self, body: JsonObject) -> bool:
         if body.get("error") is not None:
@@ -277,7 +290,7 @@ class _ChatTap(_SseTap):
         return True
 
     def _done(self) -> bool:
-        self.finished = True
+        self.finished = self._over = True
         return True
 
     quiet = re.compile(rb'"(?:usage"\s*:\s*\{|finish_reason"\s*:\s*"|error"\s*:\s*[{"])|data: ?\[DONE\]')
@@ -376,6 +389,10 @@ class _OllamaTap:
         self.frames = 0
         self._held: list[bytes] = []
         self._tools = False
+
+    @property
+    def ended(self) -> bool:
+        return self.finished or self.failure is not None
 
     def feed(self, data: bytes) -> bytes:
         end = data.rfind(b"\n") + 1

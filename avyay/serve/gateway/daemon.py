@@ -29,7 +29,7 @@ from avyay.serve.gateway.settle import TokenSettler
 from avyay.serve.gateway.shared_breakers import BreakerMember, BreakerOwner
 from avyay.serve.gateway.stream import EventsPage, remotes_of
 from avyay.serve.gateway.tokens import make_issuers
-from avyay.serve.gateway.usage import UsageJournal, UsageReader
+from avyay.serve.gateway.usage import UsageJournal, UsageReader, recover
 from avyay.serve.launch import Daemon, Launch, Site, launch
 from avyay.serve.run import App, Stopping, is_loopback
 from avyay.serve.siblings import Siblings
@@ -247,6 +247,8 @@ async def _owning(services: Services, path: Path) -> AsyncIterator[Callable[[], 
         await asyncio.gather(pruning, return_exceptions=True)
         await breakers.stop()
         await end.close()
+        path = services.paths.component("gateway") / "usage.db"
+        await asyncio.to_thread(recover, path, services.clock.now())  # of a worker that was killed as the last one
         if isinstance(limiter, RedisLimiter):
             await limiter.close()
 

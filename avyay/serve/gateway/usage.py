@@ -4,13 +4,13 @@ Every request is a row, written in groups off the hot path; a trigger adds it to
 disagree. Rows are kept for some weeks, to be compared with the router's ledger by decision id; totals stay.
 
 A row is *acknowledged* with the last byte of its answer: before that byte leaves, a line stands in a spool that
-survives the process (`usage_spool`). What a killed process left there is taken over, once, by whoever opens the
-database next; a request that was under way becomes a row with status 500.
+survives the process (`avyay.db_journal`). What a killed process left there is taken over, once, by another worker or by
+whoever opens the database next; a request that was under way becomes a row with status 500.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -19,11 +19,11 @@ from typing import Any
 
 from avyay.clock import SYSTEM_CLOCK, Clock
 from avyay.db import Database, Migration, Schema, open_database
-from avyay.db_gaps import WRITER_SCHEMA, record_crashes
-from avyay.db_writer import GroupCommitWriter, Insert, WriterState
+from avyay.db_insert import Insert, Value
+from avyay.db_journal import Journal, JournalTable, try_take_over
+from avyay.db_writer import WriterState
 from avyay.errors import AvyayError
 from avyay.log import get_logger
-from avyay.serve.gateway.usage_spool import Left, Spool, left_behind
 
 __all__ = ["UsageJournal", "UsageReader", "UsageRow", "day_of", "recover"]
 
@@ -65,7 +65,6 @@ USAGE_SCHEMA = Schema(
 _COLUMNS = ("at", "day", "key", "endpoint", "status", "error", "decision", "seconds")
 _INSERT = Insert("requests", _COLUMNS)
 _PRUNED_AT_ONCE = 5_000
-_ALL = 1 << 62  # as a sequence: everything of this writer was taken over
 
 
 def _add_trigger(database: Any) -> None:
@@ -105,112 +104,66 @@ def day_of(at: float) -> str:
     return _day(int(at // 86_400))
 
 
+def _unfinished(begun: Sequence[Any], answered: Sequence[Any] | None, now: float) -> list[Value]:
+    """The row of a request whose answer a killed process did not end."""
+    at, key, endpoint = begun
+    return [at, day_of(at), key, endpoint, 500, 1, answered[0] if answered else None, max(0.0, now - at)]
+
+
+_TABLE = JournalTable(USAGE_SCHEMA, _INSERT, _unfinished)
+
+
 class UsageJournal:
     """Writes what happened, without ever keeping a request waiting."""
 
     def __init__(self, path: Path, clock: Clock = SYSTEM_CLOCK) -> None:
-        recover(path, clock.now())
-        self._writer = GroupCommitWriter(path, USAGE_SCHEMA, tolerant=True, clock=clock)
-        self._spool = Spool(path, self._writer.token, self._committed)
+        self._journal = Journal(path, _TABLE, clock)
         self._log = get_logger("gateway")
         self.refused = 0
 
     @property
     def unspooled(self) -> int:
         """Lines that did not get into the spool: a `kill -9` could have lost them."""
-        return self._spool.failed
+        return self._journal.unspooled
 
     def begin(self, at: float, key: str, endpoint: str) -> int:
         """A request goes to a component; a number for `answered` and `add`."""
-        return self._spool.begin(at, key, endpoint)
+        return self._journal.begin((at, key, endpoint))
 
     def answered(self, number: int, decision: str | None) -> None:
         """The answer to it has begun, and is not over."""
-        self._spool.answered(number, decision)
+        self._journal.note(number, (decision,))
 
     def add(
         self, at: float, key: str, endpoint: str, status: int, decision: str | None, seconds: float, number: int = 0
     ) -> None:
         """A request is over. A disk that fails does not fail the request: what did not fit is counted."""
-        row = (at, day_of(at), key, endpoint, status, int(status >= 400), decision, seconds)
         try:
-            sequence = self._writer.append(_INSERT, row)
+            self._journal.add((at, day_of(at), key, endpoint, status, int(status >= 400), decision, seconds), number)
         except AvyayError as error:
             self.refused += 1
             self._log.error("usage_not_recorded", error=error.message)
-            self._spool.forget(number)
-        else:
-            self._spool.end(number, sequence, row)
 
     def state(self) -> WriterState:
         """How its disk does."""
-        return self._writer.state()
+        return self._journal.state()
 
     def flush(self) -> None:
         """Wait until all of it is committed."""
-        self._writer.flush()
+        self._journal.flush()
 
     def close(self) -> None:
-        """Commit what is in memory.
+        """Commit what is in memory, and what killed workers have left.
 
         Raises:
             UnreachableError: it could not be; the next start finds it in the spool.
         """
-        try:
-            self._writer.close()
-        finally:
-            self._spool.close()
-
-    def _committed(self) -> int:
-        state = self._writer.state()
-        return state.committed + state.rejected
+        self._journal.close()
 
 
-def recover(path: Path, now: float) -> int:
-    """Take over what killed processes left in their spools; how many rows that were. What fails is tried next time."""
-    found = left_behind(path)
-    if not found:
-        return 0
-    log = get_logger("gateway")
-    try:
-        database = open_database(path, USAGE_SCHEMA, WRITER_SCHEMA)
-        try:
-            with database.transaction():
-                record_crashes(database, path, now)
-                rows = sum(_take_over(database, left, now) for left in found)
-        finally:
-            database.close()
-    except AvyayError as error:
-        log.error("usage_not_recovered", error=error.message)
-        return 0
-    for left in found:
-        for file in left.files:
-            file.unlink(missing_ok=True)
-    log.warning("usage_recovered", rows=rows)
-    return rows
-
-
-def _take_over(database: Database, left: Left, now: float) -> int:
-    """Insert what a writer had not committed, and mark that nothing is left of it; inside the caller's transaction."""
-    database.execute(
-        "INSERT INTO writer_sessions (token, opened_at, closed_at) VALUES (?, ?, ?) ON CONFLICT (token) DO NOTHING",
-        (left.token, now, now),
-    )
-    session, done = database.execute(
-        "SELECT id, sequence FROM writer_sessions WHERE token = ?", (left.token,)
-    ).fetchone()
-    if done == _ALL:
-        return 0  # somebody else was faster
-    rows = [row for sequence, row in sorted(left.rows.items()) if sequence > done]
-    for at, key, endpoint, decision in left.under_way:
-        rows.append([at, day_of(at), key, endpoint, 500, 1, decision, max(0.0, now - at)])
-    for row in rows:
-        database.execute(_INSERT.sql(), row)
-    database.execute("UPDATE writer_sessions SET sequence = ? WHERE id = ?", (_ALL, session))
-    database.execute(
-        "UPDATE writer_gaps SET missing = 0 WHERE session_id = ? AND kind = 'crash' AND missing IS NULL", (session,)
-    )
-    return len(rows)
+def recover(path: Path, now: float) -> None:
+    """Write what killed processes have left. What fails is said, and tried next time."""
+    try_take_over(path, _TABLE, now)
 
 
 class UsageReader:

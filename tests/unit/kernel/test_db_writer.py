@@ -16,7 +16,8 @@ import pytest
 from avyay.clock import FakeClock
 from avyay.db import Database, Migration, Schema, open_database
 from avyay.db_gaps import WRITER_SCHEMA, read_gaps
-from avyay.db_writer import GroupCommitWriter, Insert
+from avyay.db_insert import Insert
+from avyay.db_writer import GroupCommitWriter
 from avyay.errors import ConfigError, CorruptError, DependencyError, InternalError, UnreachableError
 
 CALLS_SCHEMA = Schema(
@@ -301,7 +302,8 @@ def test_what_no_patience_can_mend_is_raised_at_once(path: Path) -> None:
 PRODUCER = """
 import sys
 from pathlib import Path
-from avyay.db_writer import GroupCommitWriter, Insert
+from avyay.db_insert import Insert
+from avyay.db_writer import GroupCommitWriter
 from avyay.db import Migration, Schema
 schema = Schema("calls", (Migration("0001", '''
             CREATE TABLE calls (id INTEGER PRIMARY KEY, model TEXT NOT NULL, cost INTEGER);

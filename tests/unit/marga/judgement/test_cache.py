@@ -26,7 +26,7 @@ from avyay.marga.envelope import Inbound, Outbound
 from avyay.marga.gateway import Gateway
 from avyay.marga.replay import ledger_calls, replay
 from avyay.marga.router import Router
-from avyay.marga.store import _COLUMNS, MemoryStore, SqliteStore, call_row
+from avyay.marga.store import CALL_COLUMNS, MemoryStore, SqliteStore, call_row
 from avyay.marga.types import Hints, Model, Prices, Provider
 from avyay.marga.wire import inspect
 from avyay.money import Picodollars
@@ -300,7 +300,7 @@ def test_a_hit_is_a_row_without_cost_that_replays() -> None:
     assert (rows[1].cost, rows[1].provider, rows[1].model) == (0, "cache", "tiny")
     assert rows[1].saved == rows[0].cost > 0
     assert (rows[1].input, rows[1].output) == (rows[0].input, rows[0].output)
-    stored = [dict(zip(_COLUMNS, call_row(row), strict=True)) for row in rows]
+    stored = [dict(zip(CALL_COLUMNS, call_row(row), strict=True)) for row in rows]
     again = replay(served.router, ledger_calls([{**r, "detail": orjson.loads(r["detail"])} for r in stored]))
     assert (again.same, again.decided) == (4, 4)
     assert again.recorded_cost == again.new_cost  # a hit is a hit in the other configuration too

@@ -26,7 +26,7 @@ from avyay.marga.router import Router
 from avyay.marga.shadow import ShadowPlan
 from avyay.marga.shadowing import Shadowing, answer_text
 from avyay.marga.side_endpoints import embeddings
-from avyay.marga.store import _COLUMNS, MemoryStore, call_row
+from avyay.marga.store import CALL_COLUMNS, MemoryStore, call_row
 from avyay.marga.types import Model, Prices, Provider
 from avyay.marga.verdicts import VerdictStore
 from avyay.money import Picodollars
@@ -288,7 +288,7 @@ def test_an_experiment_divides_a_class_by_conversation() -> None:
     assert set.union(*models.values()) == {"mid", "tiny"}
     rows = []
     for call in served.router.store.calls:  # type: ignore[attr-defined]
-        row = dict(zip(_COLUMNS, call_row(call), strict=True))
+        row = dict(zip(CALL_COLUMNS, call_row(call), strict=True))
         rows.append({**row, "detail": orjson.loads(row["detail"])})
     experiment = served.router.experiments["sum"]
     results = results_of(experiment, rows, {rows[0]["id"]: 0.5})

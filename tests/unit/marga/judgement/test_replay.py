@@ -16,7 +16,7 @@ from avyay.errors import UsageError
 from avyay.marga.replay import ledger_calls, replay
 from avyay.marga.router import Router
 from avyay.marga.sticky import Answered, Conversations, conversation_of, stay
-from avyay.marga.store import _COLUMNS, MemoryStore, call_row
+from avyay.marga.store import CALL_COLUMNS, MemoryStore, call_row
 from avyay.marga.types import TIERS, CallRecord, Candidate, Condition, Hints, Model, Prices, Provider, Ranked
 from avyay.marga.usage_logs import read_usage
 from avyay.marga.view import RequestView
@@ -57,7 +57,7 @@ def record(decision: object) -> dict[str, object]:
         output=100,
         cost=Picodollars(5_000_000),
     )
-    row = dict(zip(_COLUMNS, call_row(call), strict=True))
+    row = dict(zip(CALL_COLUMNS, call_row(call), strict=True))
     return {**row, "detail": orjson.loads(row["detail"])}
 
 

@@ -28,7 +28,7 @@ from avyay.marga.replay import ledger_calls, replay
 from avyay.marga.router import Router
 from avyay.marga.shadow import ShadowPlan
 from avyay.marga.shadowing import Shadowing
-from avyay.marga.store import _COLUMNS, MemoryStore, SqliteStore, call_row
+from avyay.marga.store import CALL_COLUMNS, MemoryStore, SqliteStore, call_row
 from avyay.marga.types import CallRecord, Decision, Hints, Model, Prices, Provider
 from avyay.marga.verdicts import VerdictStore
 from avyay.money import Picodollars
@@ -223,7 +223,7 @@ def test_quality_asked_for_is_met_by_what_was_measured_of_the_class(tmp_path: Pa
     asyncio.run(run())
     rows = []
     for call in served.router.store.calls:  # type: ignore[attr-defined]
-        row = dict(zip(_COLUMNS, call_row(call), strict=True))
+        row = dict(zip(CALL_COLUMNS, call_row(call), strict=True))
         rows.append({**row, "detail": orjson.loads(row["detail"])})
     served.router.qualities = {}  # a replay knows what was known then, not what is known now
     again = replay(served.router, ledger_calls(rows))

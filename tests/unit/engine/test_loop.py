@@ -7,18 +7,22 @@ import signal
 import subprocess
 import threading
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from engine_site import Site, git, start, until
 from outbox import told
 
+from avyay.db import open_database
 from avyay.engine import keeper
 from avyay.engine.checkup import inspect
 from avyay.engine.forward import forward_history
 from avyay.engine.loop import owner_name
 from avyay.engine.narrate import narrate
-from avyay.engine.types import Lease
+from avyay.engine.types import Entry, Lease
+from avyay.errors import UnreachableError
+from avyay.lock_holder import file_locker
 
 WRITE = "echo done > out.txt"
 
@@ -173,11 +177,12 @@ class TestCaps:
         assert "showed nothing" in site.task("one").reason
 
     def test_cancelled_while_it_runs(self, site: Site) -> None:
-        site.add("one", "trap '' TERM", "echo started", "sleep 600")
+        started = site.folder / "started"
+        site.add("one", "trap '' TERM", f"touch {started}", "sleep 600")
         dispatcher = site.dispatcher()
         thread = threading.Thread(target=dispatcher.run, kwargs={"once": True})
         thread.start()
-        until(lambda: site.task("one").state == "running")
+        until(started.exists)
         queue = site.open_queue()
         queue.cancel("one", "changed my mind")
         queue.close()
@@ -198,16 +203,59 @@ class TestCaps:
         assert (site.task("one").state, site.task("one").attempt) == ("ready", 0)
 
 
+def sleepers(pids: Path) -> tuple[str, str]:
+    """Two lines of a script: a child that sleeps, and one in a session of its own; both say who they are."""
+    return (f"sleep 600 & echo $! >> {pids}", f"(setsid sh -c 'echo $$ >> {pids}; exec sleep 600' &)")
+
+
+def alive(pids: Path) -> list[int]:
+    """Those who said who they are, and sleep now."""
+    found = []
+    for word in pids.read_text().split() if pids.exists() else ():
+        listed = subprocess.run(["ps", "-o", "stat=,comm=", "-p", word], capture_output=True, text=True).stdout.split()
+        if listed and not listed[0].startswith("Z") and listed[1].endswith("sleep"):
+            found.append(int(word))
+    return found
+
+
+def history(site: Site, name: str) -> list[Entry]:
+    with closing(site.open_queue()) as queue:
+        return queue.history(name)
+
+
+def stop_without_a_lock(process: subprocess.Popen[bytes], site: Site) -> None:
+    """Stop it where it holds none that nobody could break: other tests look at those."""
+    for _ in range(200):
+        process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, process.pid, os.WSTOPPED)
+        with closing(open_database(site.paths.component("engine") / "engine.db", busy_timeout=0.0)) as database:
+            try:
+                with database.transaction():
+                    pass
+            except UnreachableError:
+                process.send_signal(signal.SIGCONT)
+                time.sleep(0.05)
+                continue
+        held = [path for path in site.paths.component("engine").rglob("*lock") if path.is_file() and file_locker(path)]
+        if not held:
+            return
+        process.send_signal(signal.SIGCONT)
+        time.sleep(0.05)
+    raise AssertionError("it always holds a lock")
+
+
 class TestDispatchersThatDie:
     def test_kill_nine_leaves_no_process_and_no_lost_task(self, site: Site) -> None:
-        site.add("one", WRITE, "sleep 600 &", "(setsid sleep 600 &)", "test -e go.txt || sleep 600")
+        pids = site.folder / "pids"
+        site.add("one", WRITE, *sleepers(pids), "wait")
         process = start(site)
         try:
-            until(lambda: len(keeper.marks(site.dispatcher().folders.prefix)) >= 4)
+            until(lambda: len(alive(pids)) == 2)
             process.send_signal(signal.SIGKILL)
             process.wait()
             prefix = site.dispatcher().folders.prefix
-            until(lambda: not keeper.marks(prefix), 10)
+            until(lambda: not keeper.marks(prefix))
+            assert alive(pids) == []
         finally:
             process.kill()
             process.wait()
@@ -219,11 +267,12 @@ class TestDispatchersThatDie:
         assert "lease_lost" in site.story("one")
 
     def test_a_keeper_that_is_killed_is_swept_up_after(self, site: Site) -> None:
-        site.add("one", "sleep 600 &", "echo x", "sleep 600", attempts=1)
+        pids = site.folder / "pids"
+        site.add("one", *sleepers(pids), "wait", attempts=1)
         dispatcher = site.dispatcher()
         thread = threading.Thread(target=dispatcher.run, kwargs={"once": True})
         thread.start()
-        until(lambda: len(keeper.marks(dispatcher.folders.prefix)) >= 3)
+        until(lambda: len(alive(pids)) == 2)
         listed = subprocess.run(
             ["ps", "-axww", "-o", "pid=,command="], capture_output=True, text=True, check=True
         ).stdout
@@ -290,15 +339,16 @@ class TestDispatchersThatDie:
         try:
             second = site.dispatcher()
             prefix = second.folders.prefix
-            until(lambda: bool(keeper.marks(prefix)))  # its agent works: no lock is held that nobody could break
-            first.send_signal(signal.SIGSTOP)
+            until(lambda: bool(keeper.marks(prefix)))
+            stop_without_a_lock(first, site)
             thread = threading.Thread(target=second.run)
             thread.start()
             until(lambda: site.story("one").count("claimed") == 2)
             (tmp_path / "go").touch()
             first.send_signal(signal.SIGCONT)
             until(lambda: site.task("one").state == "done")
-            time.sleep(1.0)
+            fence = min(entry.fence for entry in history(site, "one") if entry.kind == "claimed")
+            until(lambda: not (second.folders.folder("one", fence) / "owner.json").exists())  # the first gave up
         finally:
             first.kill()
             first.wait()

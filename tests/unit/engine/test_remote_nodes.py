@@ -140,6 +140,12 @@ def until(condition: Callable[[], object], seconds: float = 60) -> None:
         time.sleep(0.05)
 
 
+def heard(order: Order) -> str:
+    """What the dispatcher has of the agent's output: the line works, and the agent does."""
+    path = order.folder / "output.log"
+    return path.read_text() if path.exists() else ""
+
+
 class Background:
     """`run` in a thread; `wait` gives its report or raises its error."""
 
@@ -206,7 +212,7 @@ class TestAttempts:
             assert report.ending.ended_by == by
             assert machine.processes(fence) == []
         running = Background(node(workshop, script), replace(order, fence=3))
-        until(lambda: (order.folder / "output.log").read_text().count("begun") == 3)
+        until(lambda: heard(order).count("begun") == 3)
         running.control.stop("cancel", "by hand")
         assert running.wait().ending.ended_by == "cancel"
         assert machine.processes(3) == []
@@ -237,7 +243,7 @@ class TestDroppedLines:
     def test_work_goes_on_while_ssh_is_away(self, machine: Machine, workshop: Workshop, order: Order) -> None:
         script = f"echo one; while [ ! -f {machine.home}/go ]; do sleep 0.05; done; echo two; echo x > x.txt"
         running = Background(node(workshop, script, lease_timeout=20.0), order)
-        until(lambda: (order.folder / "output.log").exists() and "one" in (order.folder / "output.log").read_text())
+        until(lambda: "one" in heard(order))
         machine.go_down()
         (machine.home / "go").touch()
         until(lambda: (machine.attempt() / "outcome.json").exists())
@@ -250,7 +256,7 @@ class TestDroppedLines:
         self, machine: Machine, workshop: Workshop, order: Order
     ) -> None:
         running = Background(node(workshop, "echo one; sleep 600", lease_timeout=4.0), order)
-        until(lambda: (machine.attempt() / "output.log").exists() and machine.processes())
+        until(lambda: "one" in heard(order))
         machine.go_down()
         with pytest.raises(UnreachableError, match="went away"):
             running.wait()
@@ -286,7 +292,7 @@ def lid(machine: Machine, workshop: Workshop, order: Order, *, lease_timeout: fl
     """Close the lid for longer than the lease lives, open it again: nothing of the old attempt goes on."""
     script = "echo begun; setsid sleep 1000 & while true; do date >> beats.txt; sleep 0.1; done"
     running = Background(node(workshop, script, lease_timeout=lease_timeout), order)
-    until(lambda: (machine.attempt() / "output.log").exists() and len(machine.processes()) >= 4)
+    until(lambda: "begun" in heard(order) and (machine.attempt() / "tree/beats.txt").exists())
     asleep: set[int] = set()
     while fresh := set(machine.processes()) - asleep:  # some end, and some begin, while we go through them
         for pid in fresh:
@@ -303,7 +309,7 @@ def lid(machine: Machine, workshop: Workshop, order: Order, *, lease_timeout: fl
     machine.come_back()
     for pid in asleep:
         os.kill(pid, signal.SIGCONT)
-    until(lambda: not machine.processes(), 10)
+    until(lambda: not machine.processes())
     assert json.loads((machine.attempt() / "outcome.json").read_text())["ended_by"] == "lease"
     # The task was given to somebody else meanwhile, perhaps to this very machine.
     report = node(workshop, "echo new > new.txt").run(replace(order, fence=2), Control())
@@ -322,7 +328,7 @@ class TestSleep:
         self, machine: Machine, workshop: Workshop, order: Order
     ) -> None:
         old = Background(node(workshop, "echo begun; sleep 600"), order)
-        until(lambda: (machine.attempt() / "output.log").exists() and machine.processes())
+        until(lambda: "begun" in heard(order))
         report = node(workshop, "echo new > new.txt").run(replace(order, fence=2), Control())
         assert report.git.files == ("new.txt",)
         # Whether its own look at the fence comes first, or the sweep of the newer one.
@@ -335,15 +341,15 @@ class TestSleep:
         self, machine: Machine, workshop: Workshop, order: Order
     ) -> None:
         running = Background(node(workshop, "echo begun; sleep 600"), order)
-        until(lambda: (machine.attempt() / "owner.json").exists() and len(machine.processes()) >= 3)
+        until(lambda: "begun" in heard(order))
         os.kill(json.loads((machine.attempt() / "owner.json").read_text())["pid"], signal.SIGKILL)
         assert running.wait().ending.ended_by == "abandoned"
-        until(lambda: not machine.processes(), 10)
+        until(lambda: not machine.processes())
 
     def test_what_a_dispatcher_left_is_swept_up(self, machine: Machine, workshop: Workshop, order: Order) -> None:
         made = node(workshop, "echo begun; sleep 600", lease_timeout=3.0)
         running = Background(made, order)
-        until(lambda: (machine.attempt() / "output.log").exists())
+        until(lambda: "begun" in heard(order))
         machine.go_down()
         with pytest.raises(UnreachableError):
             running.wait()

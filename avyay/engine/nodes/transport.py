@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from avyay.engine import keeper
-from avyay.engine.nodes import runner
+from avyay.engine.nodes import probe, records, runner, supervisor
 from avyay.errors import AvyayError, ConfigError, UnreachableError
 from avyay.process import find_program, run
 from avyay.resilience.backoff import Backoff
@@ -54,13 +54,19 @@ class Transport(Protocol):
 
 @cache
 def runner_archive() -> tuple[str, bytes]:
-    """The one file that is sent: the runner with the keeper in it. Its name tells its contents."""
+    """The one file that is sent: the runner and what it imports. Its name tells its contents."""
     made = io.BytesIO()
     with zipfile.ZipFile(made, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, module in (("__main__.py", runner), ("keeper.py", keeper)):
+
+        def put(name: str, content: bytes) -> None:
+            archive.writestr(zipfile.ZipInfo(name, (2020, 1, 1, 0, 0, 0)), content)
+
+        put("__main__.py", f"import sys\nfrom {runner.__name__} import main\nsys.exit(main(sys.argv[1:]))\n".encode())
+        for package in ("avyay", "avyay/engine", "avyay/engine/nodes"):
+            put(f"{package}/__init__.py", b"")
+        for module in (keeper, probe, records, runner, supervisor):
             assert module.__file__ is not None
-            info = zipfile.ZipInfo(name, (2020, 1, 1, 0, 0, 0))
-            archive.writestr(info, Path(module.__file__).read_bytes())
+            put(f"{module.__name__.replace('.', '/')}.py", Path(module.__file__).read_bytes())
     content = made.getvalue()
     return f"runner-{sha256(content).hexdigest()[:12]}.pyz", content
 

@@ -372,6 +372,15 @@ class TestCapabilities:
         runner_archive.cache_clear()
         assert runner_archive() == (name, content)
 
+    def test_it_needs_nothing_but_python(self, tmp_path: Path) -> None:
+        name, content = runner_archive()
+        (tmp_path / name).write_bytes(content)
+        done = subprocess.run(
+            [sys.executable, "-I", "-S", str(tmp_path / name), "probe", str(tmp_path / "folder"), "sh"],
+            cwd=tmp_path, env={"PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}, capture_output=True, check=True,
+        )  # fmt: skip
+        assert json.loads(done.stdout)["programs"]["sh"].endswith("/sh")
+
 
 class TestReachingModels:
     def test_a_router_on_loopback_goes_through_a_tunnel(self, machine: Machine) -> None:

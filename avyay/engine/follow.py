@@ -93,18 +93,25 @@ class Follower:
             turn: The descriptor of the turn's lock.
 
         Raises:
-            DependencyError: uncommitted changes are in the way, or git is at work there; all is as it was.
+            DependencyError: uncommitted changes are in the way, git is at work there, or it cannot be written; all is
+                as it was.
         """
         tree = GitRepository(where)
         index = tree.output("rev-parse", "--path-format=absolute", "--git-path", "index").strip()
         note = _Note(str(where), before, after, index, secrets.token_hex(8))
-        self._write(note)
         try:
+            self._write(note)
             self._take(note)
             _copy_index(tree, note, turn)
             dry = tree.git("read-tree", "-m", "-u", "-n", before, after, timeout=_TIMEOUT, index=note.copy)
             if dry.code != 0:
                 raise self._in_the_way(where, dry.error_text)
+        except OSError as error:
+            self._let_go(note)
+            raise DependencyError(
+                f"{where} cannot be prepared for the merge: {error}",
+                hint="Is there space, is its .git yours, and on a file system with hard links?",
+            ) from error
         except BaseException:
             self._let_go(note)
             raise
@@ -180,10 +187,6 @@ class Follower:
         except FileExistsError:
             why = f"git is at work there, or {note.lock} is left of one that died"
             raise self._in_the_way(Path(note.where), why) from None
-        except OSError as error:
-            raise DependencyError(
-                f"cannot make {note.lock}: {error.strerror}", hint="Is the file system one that knows hard links?"
-            ) from error
         finally:
             new.unlink(missing_ok=True)
 

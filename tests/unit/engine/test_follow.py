@@ -279,6 +279,20 @@ class TestFollower:
         assert not lock.exists()
         assert git(scene.root, "status", "--porcelain") == f" M {MINE}\n"
 
+    def test_a_file_system_without_hard_links_is_named(
+        self, scene: Scene, tmp_path: Path, turn: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def refuse(*_: object) -> None:
+            raise PermissionError(1, "Operation not permitted")
+
+        monkeypatch.setattr(os, "link", refuse)
+        follower = Follower(tmp_path, "main")
+        with pytest.raises(DependencyError, match="Operation not permitted") as caught:
+            follower.prepare(scene.root, scene.base, scene.commit, turn)
+        assert "hard links" in str(caught.value.hint)
+        assert follower.pending() is None
+        assert [path.name for path in (scene.root / ".git").iterdir() if "avyay" in path.name] == []
+
     def test_a_work_tree_that_was_removed_is_forgotten(self, scene: Scene, tmp_path: Path, turn: int) -> None:
         git(scene.root, "checkout", "--quiet", "--detach")
         linked = tmp_path / "linked"

@@ -120,9 +120,11 @@ def run(arguments: list[str]) -> int:
 
 
 def _say(message: str, hint: str | None) -> None:
-    sys.stderr.write(f"avyay: {message}\n")
+    from avyay.log import redact  # a message may quote what was written where only a variable's name belongs
+
+    sys.stderr.write(redact(f"avyay: {message}\n"))
     if hint:
-        sys.stderr.write(f"{hint}\n")
+        sys.stderr.write(redact(f"{hint}\n"))
 
 
 REFUSALS = {

@@ -7,6 +7,7 @@ place of both files. Nested sections merge; lists do not.
 from __future__ import annotations
 
 import difflib
+import re
 import typing
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ from avyay.paths import Paths, open_paths
 __all__ = ["Loaded", "Origin", "load_settings"]
 
 FILE_NAME = "avyay.yaml"
+_VARIABLE = re.compile(r"[A-Z][A-Z0-9_]{0,63}")
 # AVYAY_* variables that are no settings: they say where settings are, or belong to one command.
 RESERVED = frozenset({"AVYAY_HOME", "AVYAY_CONFIG", "AVYAY_DEBUG", "AVYAY_LOG"})
 
@@ -68,10 +70,10 @@ class Loaded:
         for path, value in _named_variables(self.settings.model_dump(mode="json")):
             origin = self.origin(dotted(path))
             if self.environment.value(value) is None and origin.kind != "default":
-                key = dotted(path)
-                yield Fault(
-                    f"{key} names {value}, which is not set.", f"export {value}=...", "unset", origin.where, key
-                )
+                key, what, hint = dotted(path), f"{value}, which is not set", f"export {value}=..."
+                if _VARIABLE.fullmatch(value) is None:  # people put the secret itself here
+                    what, hint = "no variable that is set", "Write the variable's name here, and the secret into it."
+                yield Fault(f"{key} names {what}.", hint, "unset", origin.where, key)
 
     def rows(self) -> Iterator[tuple[str, Any, Origin]]:
         """Every leaf as (dotted key, value, origin)."""

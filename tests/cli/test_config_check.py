@@ -77,6 +77,18 @@ def test_what_can_be_used_is_said_to_be_and_what_is_hardly_meant(check: Any, mon
     ]
 
 
+@pytest.mark.parametrize("secret", ["hunter2-hunter2", "sk-abcdefghijklmnopqrstuvwx"])
+def test_a_secret_in_the_place_of_its_variable_is_not_shown(
+    check: Any, secret: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, found = check(f"gateway: {{upstreams: {{marga: {{api_key_env: {secret}}}}}}}\n")
+    assert (code, [one["code"] for one in found["doubts"]]) == (0, ["unset"])
+    assert secret not in json.dumps(found)
+    if secret.startswith("sk-"):  # what has the shape of a credential is shown by no command
+        assert avyay(["serve", "gateway", "--port", "0", "--config", str(tmp_path / "given.yaml")]) == 2
+        assert secret not in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [

@@ -112,7 +112,7 @@ class TestSqlite:
 
 @pytest.mark.usefixtures("_impatient")
 class TestDispatcher:
-    def test_it_waits_for_the_lock_and_blames_nobody(self, tmp_path: Path) -> None:
+    def test_it_waits_for_the_lock_and_blames_nobody(self, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
         """The leases of others could not breathe meanwhile: when the lock is free again they have their time anew."""
         site = Site(tmp_path)
         site.add("held", "true")
@@ -125,7 +125,13 @@ class TestDispatcher:
             assert f"kill -CONT {process.pid}" in checks["queue lock"].detail
             thread = threading.Thread(target=dispatcher.run)
             thread.start()
-            time.sleep(1.0)  # a few ticks, all of them in vain
+            said: list[str] = []
+
+            def in_vain() -> int:
+                said.extend(capfd.readouterr())
+                return "".join(said).count("tick_failed")
+
+            _until(lambda: in_vain() >= 2)
             assert thread.is_alive()
             process.send_signal(signal.SIGCONT)
             process.wait(30)

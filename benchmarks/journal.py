@@ -14,6 +14,7 @@ import statistics
 import sys
 import tempfile
 import time
+from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 
@@ -41,11 +42,15 @@ class GroupsOnly:
 
     def __init__(self, path: Path) -> None:
         self._writer = GroupCommitWriter(path, MARGA_SCHEMA)
+        self._recent: OrderedDict[str, CallRecord] = OrderedDict()
 
     def begin(self, call: BegunCall) -> None:
         pass
 
     def record(self, call: CallRecord) -> None:
+        self._recent[call.decision.id] = call
+        if len(self._recent) > 1000:
+            self._recent.popitem(last=False)
         self._writer.append(INSERT_CALL, call_row(call))
 
     def close(self) -> None:

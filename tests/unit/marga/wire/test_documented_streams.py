@@ -83,6 +83,32 @@ def test_documented_stream(name, caller):
         assert [(n, a) for _, n, a in seen.tools] == calls
 
 
+LAST = {
+    "openai_chat": b"[DONE]",
+    "openai_responses": b"event: response.completed",
+    "anthropic_messages": b"event: message_stop",
+    "ollama_chat": b'"done":true',
+    "ollama_generate": b'"done":true',
+}
+
+
+@pytest.mark.parametrize("step", [13, 1_000_000])
+@pytest.mark.parametrize("caller", DIALECTS)
+@pytest.mark.parametrize("name", CASES)
+def test_it_is_over_before_the_caller_may_think_so(name, caller, step):
+    """A call is recorded before the last event of its dialect goes out, with all that was used."""
+    upstream, *_, usage = CASES[name]
+    raw = json.dumps({"model": "auto", "stream": True, **PROMPTS[caller]}).encode()
+    exchange = begin(caller, raw, load_body(raw), default_target(upstream, "m"), exchange_id="ex_1", created=1)
+    pipe, source, sent = exchange.stream(), (FIXTURES / name).read_bytes(), b""
+    for at in range(0, len(source), step):
+        sent += pipe.feed(source[at : at + step])
+        assert pipe.ended == (LAST[caller] in sent.replace(b'"done": true', b'"done":true'))
+        assert not pipe.ended or pipe.usage == usage
+    sent += pipe.close()
+    assert LAST[caller] in sent.replace(b'"done": true', b'"done":true')
+
+
 @pytest.mark.parametrize("caller", DIALECTS)
 @pytest.mark.parametrize(
     "name, upstream, kind",

@@ -209,7 +209,7 @@ def decisions(
                 f"{row['complexity']:.2f}",
                 row["input"],
                 row["output"],
-                ("~" if row["estimated"] else "") + f"${row['cost_usd']}",
+                "?" if row["status"] == "killed" else ("~" if row["estimated"] else "") + f"${row['cost_usd']}",
                 f"{row['seconds']:.2f}",
                 row["status"],
             )
@@ -265,7 +265,8 @@ def explain(run: Run, decision: Annotated[str, typer.Argument(help="Its id, or h
         kind = "estimated" if row["estimated"] else "reported"
         run.out.line(
             f"tokens ({kind}): {row['input']} in ({row['cached']} cached), {row['output']} out;"
-            f" ${row['cost_usd']}" + ("" if row["priced"] else " (no price known)")
+            f" ${row['cost_usd']}"
+            + ("" if row["priced"] else " (not known)" if row["status"] == "killed" else " (no price known)")
         )
         first = f", first byte {row['first_byte_seconds']:.3f} s" if row["first_byte_seconds"] is not None else ""
         run.out.line(f"time: {row['seconds']:.3f} s, deciding {row['decide_seconds'] * 1000:.2f} ms{first}")

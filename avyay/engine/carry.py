@@ -51,19 +51,24 @@ def carry(tree: GitRepository, index: Path, before: str, after: str, *, pass_fds
         DependencyError: git fails.
     """
     changes = _changes(tree, before, after)
-    present = _present(tree, changes)
+    present, sparse = _present(tree, changes), _sparse(tree, index)
     plain: list[_Change] = []
     own: list[_Change] = []
     for change in changes:
         here = present[change.path]
         if _SUBMODULE in (change.mode, change.old_mode) or here == (None if change.gone else change.new):
             continue
+        if here is None and change.path in sparse:
+            continue
         begun = here is None or (here == change.old and not change.fresh) or _begins(tree, change)
         (plain if begun else own).append(change)
     _set_index(tree, index, changes, pass_fds)
+    kept_out = [change.path for change in changes if change.path in sparse and not change.gone]
+    _stdin(tree, index, kept_out, pass_fds, "update-index", "-z", "--skip-worktree", "--stdin")
     for change in plain:
         _remove(tree.root, change.path)
-    _check_out(tree, index, [change.path for change in plain if not change.gone], pass_fds)
+    fresh = [change.path for change in plain if not change.gone]
+    _stdin(tree, index, fresh, pass_fds, "checkout-index", "-f", "-q", "-u", "-z", "--stdin")
     said = {change.path: _merge(tree, change) for change in own}
     tree.git("update-index", "-q", "--refresh", timeout=_TIMEOUT, index=index, pass_fds=pass_fds)
     return said
@@ -111,9 +116,16 @@ def _set_index(tree: GitRepository, index: Path, changes: Sequence[_Change], pas
     _git(tree, "update-index", "-z", "--index-info", stdin=told, index=index, pass_fds=pass_fds)
 
 
-def _check_out(tree: GitRepository, index: Path, paths: Sequence[str], pass_fds: Sequence[int]) -> None:
-    told = os.fsencode("".join(f"{path}\0" for path in paths))
-    _git(tree, "checkout-index", "-f", "-q", "-u", "-z", "--stdin", stdin=told, index=index, pass_fds=pass_fds)
+def _sparse(tree: GitRepository, index: Path) -> set[str]:
+    """What a sparse checkout keeps out of the work tree."""
+    told = os.fsdecode(_git(tree, "ls-files", "-t", "-z", index=index))
+    return {line[2:] for line in told.split("\0") if line.startswith("S ")}
+
+
+def _stdin(tree: GitRepository, index: Path, paths: Sequence[str], pass_fds: Sequence[int], *command: str) -> None:
+    if paths:
+        told = os.fsencode("".join(f"{path}\0" for path in paths))
+        _git(tree, *command, stdin=told, index=index, pass_fds=pass_fds)
 
 
 def _git(

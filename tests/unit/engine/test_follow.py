@@ -241,6 +241,15 @@ class TestMeanwhile:
         git(scene.root, "checkout", "--quiet", "--", FILES[3])
         scene.check()
 
+    def test_a_sparse_work_tree_stays_sparse(self, scene: Scene) -> None:
+        git(scene.root, "sparse-checkout", "set", "--no-cone", "/*", "!/data/5.txt", "!/data/6.txt")
+        path = scene.root / FILES[3]
+        assert scene.start(STEP, f'echo "MY LINE" >> "{path}"').wait(60) == 0
+        assert git(scene.root, "status", "--porcelain") == f" M {FILES[3]}\n M {MINE}\n"
+        assert {name for name in FILES if not (scene.root / name).exists()} == {"data/5.txt", "data/6.txt"}
+        git(scene.root, "checkout", "--quiet", "--", FILES[3])
+        scene.check()
+
     def test_a_file_in_the_way_stays(self, scene: Scene) -> None:
         root = scene.root
         what = f'cd "{root}"; mkdir fresh; echo own > fresh/new.txt; echo y > gone.txt; cd - > /dev/null'

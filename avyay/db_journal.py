@@ -28,6 +28,7 @@ from avyay.spool import Left, Spool, left_behind
 __all__ = ["Journal", "JournalTable", "take_over", "try_take_over"]
 
 _LOOK = 1.0  # seconds between two looks for what others have left
+_TOGETHER = 0.2  # seconds rows wait for company: none can be lost meanwhile, and a commit costs many rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +58,7 @@ class Journal:
     def __init__(self, path: Path, table: JournalTable, clock: Clock = SYSTEM_CLOCK) -> None:
         self._path, self._table, self._clock = path, table, clock
         try_take_over(path, table, clock.now())
-        self._writer = GroupCommitWriter(path, table.schema, tolerant=True, clock=clock)
+        self._writer = GroupCommitWriter(path, table.schema, max_delay=_TOGETHER, tolerant=True, clock=clock)
         self._spool = Spool(path, self._writer.token, table.insert.columns, self._done)
         self._lock = threading.Lock()
         self._ending = threading.Event()

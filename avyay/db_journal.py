@@ -28,7 +28,7 @@ from avyay.spool import Left, Spool, left_behind
 __all__ = ["Journal", "JournalTable", "take_over", "try_take_over"]
 
 _LOOK = 1.0  # seconds between two looks for what others have left
-_TOGETHER = 0.2  # seconds rows wait for company: none can be lost meanwhile, and a commit costs many rows
+_TOGETHER = 0.05  # seconds rows wait for company: more costs memory and the latest answers, less a commit for a few
 
 
 @dataclass(frozen=True, slots=True)

@@ -82,7 +82,9 @@ class TestKeeping:
     def test_a_task_is_done_and_what_it_left_is_ended(self, site: Site) -> None:
         pids = site.folder / "pids"
         spawn = f"sleep 600 & echo $! >> {pids}"
-        site.add("one", spawn, f"(setsid sh -c 'echo $$ >> {pids}; exec sleep 600' &)", "echo done > out.txt")
+        hidden = f"(setsid sh -c 'echo $$ >> {pids}; exec sleep 600' &)"
+        both = f"until test $(wc -l < {pids}) -eq 2; do sleep 0.05; done"
+        site.add("one", spawn, hidden, both, "echo done > out.txt")
         began = time.monotonic()
         site.run()
         assert site.task("one").state == "done", site.task("one").reason

@@ -119,7 +119,7 @@ def agent(script: str) -> EngineAgentSettings:
 
 
 def node(workshop: Workshop, script: str = "true", **options: object) -> RemoteNode:
-    settings: dict[str, object] = {"lease_timeout": 6.0, "pulse": 0.1, **options}
+    settings: dict[str, object] = {"lease_timeout": 30.0, "pulse": 0.1, **options}
     return RemoteNode("box", SshTransport("box", ".avyay-engine"), lambda _: workshop, [agent(script)], **settings)  # type: ignore[arg-type]
 
 
@@ -233,7 +233,7 @@ class TestAttempts:
         program.chmod(0o755)
         gemini = EngineAgentSettings(name="gemini", program=str(program))
         transport = SshTransport("box", ".avyay-engine")
-        made = RemoteNode("box", transport, lambda _: workshop, [gemini], lease_timeout=6.0, pulse=0.1)
+        made = RemoteNode("box", transport, lambda _: workshop, [gemini], lease_timeout=30.0, pulse=0.1)
         report = made.run(replace(order, agent="gemini"), Control())
         outcome = classify(report.ending, report.transcript, report.git)
         assert (outcome.kind, outcome.limited) == ("provider-transient", True)
@@ -318,7 +318,7 @@ def lid(machine: Machine, workshop: Workshop, order: Order, *, lease_timeout: fl
 
 class TestSleep:
     def test_a_lid_that_was_closed(self, machine: Machine, workshop: Workshop, order: Order) -> None:
-        lid(machine, workshop, order, lease_timeout=4.0, closed=5.0)
+        lid(machine, workshop, order, lease_timeout=8.0, closed=9.0)
 
     @pytest.mark.soak
     def test_a_lid_that_was_closed_for_five_minutes(self, machine: Machine, workshop: Workshop, order: Order) -> None:

@@ -63,7 +63,7 @@ def _processes() -> dict[int, int]:
 def _listed() -> dict[int, tuple[int, str]]:
     """Every living process by `ps`: pid to parent and birth."""
     found: dict[int, tuple[int, str]] = {}
-    for line in _ps("-axo", "pid=,ppid=,stat=,lstart="):
+    for line in _ps("-axww", "-o", "pid=,ppid=,stat=,lstart="):
         pid, parent, state, born = line.split(None, 3)
         if not state.startswith("Z"):
             found[int(pid)] = (int(parent), " ".join(born.split()))
@@ -93,7 +93,7 @@ def birth(pid: int) -> str | None:
     if _LINUX:
         fields = _stat(pid)
         return None if fields is None or fields[0] in "ZX" else fields[19]
-    state, *born = " ".join(_ps("-o", "stat=,lstart=", "-p", str(pid))).split() or ("Z",)
+    state, *born = " ".join(_ps("-ww", "-o", "stat=,lstart=", "-p", str(pid))).split() or ("Z",)
     return None if state.startswith("Z") else " ".join(born)
 
 

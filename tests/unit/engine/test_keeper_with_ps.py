@@ -121,9 +121,9 @@ class TestKeeping:
             until(lambda: pids.exists() and len(pids.read_text().split()) == len(leftovers(pids)) == 3)
             until(lambda: set(map(int, pids.read_text().split())) <= set(marked(site)))
             process.send_signal(signal.SIGSTOP)
-            for pid, command in _commands(keeper.descendants(process.pid)):
-                if "keeper.py" in command:
-                    os.kill(pid, signal.SIGKILL)
+            keepers = _keepers(keeper.descendants(process.pid))
+            assert len(keepers) == 1
+            os.kill(keepers[0], signal.SIGKILL)
             process.kill()
             process.wait()
             assert len(leftovers(pids)) == 3
@@ -140,10 +140,11 @@ class TestKeeping:
             process.wait()
 
 
-def _commands(pids: set[int]) -> list[tuple[int, str]]:
-    listed = subprocess.run(["ps", "-axo", "pid=,args="], capture_output=True, text=True, check=True).stdout
+def _keepers(pids: set[int]) -> list[int]:
+    # ww: a line is not to end where COLUMNS says that a terminal does.
+    listed = subprocess.run(["ps", "-axww", "-o", "pid=,args="], capture_output=True, text=True, check=True).stdout
     rows = [line.strip().partition(" ") for line in listed.splitlines()]
-    return [(int(pid), command) for pid, _, command in rows if int(pid) in pids]
+    return [int(pid) for pid, _, command in rows if int(pid) in pids and "keeper.py" in command]
 
 
 def test_without_the_switch_linux_uses_proc() -> None:

@@ -19,29 +19,47 @@ import orjson
 
 from avyay.marga.prompt import FEATURES, FUNCTION_WORDS, READ, Family, Prompt, read
 from avyay.marga.view import RequestView
+from avyay.marga.wording import Wording, phrase, word_set
 
 __all__ = ["Complexity", "FamilyModel", "ScorerModel", "bundled_model", "load_model", "rate", "score"]
 
-_REASONING = re.compile(
-    r"\b(prove|derive|design|architect\w*|trade-?offs?|analy[sz]e|compare|evaluate|diagnos\w+|debug|optimi[sz]e|refactor"
-    r"|implement|algorithm|concurren\w+|distributed|race condition|root cause|step[ -]by[ -]step|strategy|migrat\w+"
-    r"|theorem|explain why|threat model|formal\w*)\b",
-    re.IGNORECASE,
+_REASONING = word_set(
+    "prove derive design compare evaluate debug refactor implement algorithm distributed strategy theorem analyse"
+    " analyze optimise optimize tradeoff tradeoffs"
+)
+# By the word they begin with, which is looked up for less; then those that begin with part of a word.
+_REASONING_PHRASES = {
+    "explain": phrase("explain", r" why\b"),
+    "race": phrase("race", r" condition\b"),
+    "root": phrase("root", r" cause\b"),
+    "step": phrase("step", r"[ -]by[ -]step\b"),
+    "threat": phrase("threat", r" model\b"),
+    "trade": phrase("trade", r"-offs?\b"),
+}
+_REASONING_STEMS = (
+    phrase("architect", r"\w*"),
+    phrase("concurren", r"\w+"),
+    phrase("diagnos", r"\w+"),
+    phrase("formal", r"\w*"),
+    phrase("migrat", r"\w+"),
 )
 _SIMPLE = re.compile(
-    r"\b(classify|extract|translate|rephrase|summari[sz]e in one|yes or no|true or false|format (?:this|it|as)"
+    r"\b(?:classify|extract|translate|rephrase|summari[sz]e in one|yes or no|true or false|format (?:this|it|as)"
     r"|convert|fix the (?:typo|spelling)|spell|define|capital of|what is the (?:name|date)|one word|list the)\b",
     re.IGNORECASE,
 )
-_WRITING = re.compile(
-    r"\b(write|draft|compose|summari[sz]e|summary|explain|describe|outline|generate|rewrite|review|recommend)\b",
-    re.IGNORECASE,
+_SIMPLE_WORDS = word_set("classify extract translate rephrase convert spell define")
+_SIMPLE_FIRST = word_set("summarise summarize yes true format fix capital what one list")
+_SIMPLE_PHRASES = (
+    *("summarise in one", "summarize in one", "yes or no", "true or false", "format this", "format it", "format as"),
+    *("fix the typo", "fix the spelling", "capital of", "what is the name", "what is the date", "one word", "list the"),
 )
-_CONSTRAINT = re.compile(
-    r"\b(must|should|ensure|at least|at most|without|exactly|only|never|no more than)\b"
-    r"|^[ \t]{0,40}(?:[-*]|\d{1,3}[.)])\s",
-    re.IGNORECASE | re.MULTILINE,
+_WRITING = word_set(
+    "write draft compose summarise summarize summary explain describe outline generate rewrite review recommend"
 )
+_CONSTRAINTS = word_set("must should ensure without exactly only never")
+_CONSTRAINT_PHRASES = {"at": phrase("at", r" (?:least|most)\b"), "no": phrase("no", r" more than\b")}
+_ITEM = re.compile(r"\n[ \t]{0,40}(?:[-*]|\d{1,3}[.)])(?=\s)")  # of a list, in `Wording.lines`
 _SHORT = 40  # characters of a follow-up ("and the second one?") that says nothing of itself
 _FEW = 8  # words; a text of fewer is drawn towards its family's mean
 _CLIP = 3.0  # standard deviations beyond which a feature counts no further
@@ -74,6 +92,7 @@ _FEATURE_WORDS = {
     "long_words": "long words",
     "word_length": "long words",
 }
+_SHOWN = tuple(_FEATURE_WORDS.get(feature, "") for feature in FEATURES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,17 +156,23 @@ def predict(prompt: Prompt, model: FamilyModel) -> tuple[float, list[tuple[float
     parts: list[tuple[float, str]] = []
     total = model.bias
     for value, mean, scale, weight, name in zip(
-        prompt.values, model.mean, model.scale, model.weights, FEATURES, strict=True
+        prompt.values, model.mean, model.scale, model.weights, _SHOWN, strict=True
     ):
         if weight:
-            amount = weight * max(-_CLIP, min(_CLIP, (value - mean) / scale))
+            deviation = (value - mean) / scale
+            if deviation > _CLIP:
+                deviation = _CLIP
+            elif deviation < -_CLIP:
+                deviation = -_CLIP
+            amount = weight * deviation
             total += amount
-            parts.append((amount, _FEATURE_WORDS.get(name, "")))
+            if name:
+                parts.append((amount, name))
     known = model.words
     if known and prompt.words:
         norm = 1 / math.sqrt(len(prompt.words))
-        for word in prompt.words:
-            weight = known.get(word, 0.0)
+        for word in prompt.words & known.keys():
+            weight = known[word]
             if weight:
                 total += weight * norm
                 if word not in FUNCTION_WORDS:
@@ -170,7 +195,6 @@ def rate(prompt: Prompt, model: ScorerModel) -> tuple[float, str, bool]:
     by_name: dict[str, float] = {}
     for amount, name in parts:
         by_name[name] = by_name.get(name, 0.0) + amount
-    by_name.pop("", None)
     named = sorted(by_name.items(), key=lambda part: -abs(part[1]))[:2]
     why = ", ".join(f"{name} {'+' if amount > 0 else '-'}" for name, amount in named)
     reason = f"{what} ({why})" if why else what
@@ -196,14 +220,15 @@ def score(view: RequestView, model: ScorerModel | None = None) -> Complexity:
             parts.append((amount, f"{reason} {amount:+.2f}"))
 
     text = view.last_user
-    prompt = read(text)
+    wording = Wording(text[:READ])
+    prompt = read(text, wording)
     base, reason, unsure = rate(prompt, model or bundled_model())
     if len(text) < _SHORT and view.messages > 2:
         unsure, reason = True, "a short follow-up, which says little of what it asks"
     add(base, reason)
     if prompt.family == "open":
-        _wording(text[:READ], add)
-    elif prompt.family == "code" and len(words := _asks_reasoning(text[:READ])) >= _DESIGN:
+        _weigh_wording(wording, add)
+    elif prompt.family == "code" and len(words := _asks_reasoning(wording)) >= _DESIGN:
         add(min(0.36, 0.12 * len(words)), f"asks for reasoning ({', '.join(sorted(words)[:3])})")
     if view.system_chars > 2000:
         add(0.3, f"system prompt of {view.system_chars} characters")
@@ -230,62 +255,41 @@ def score(view: RequestView, model: ScorerModel | None = None) -> Complexity:
     return Complexity(round(max(0.0, min(1.0, total)), 6), tuple(reasons), unsure)
 
 
-# What every match contains, in lower case: looking for that first is many times cheaper.
-_REASONS = (
-    *("prove", "derive", "design", "architect", "trade", "analy", "compare", "evaluate", "diagnos", "debug", "optimi"),
-    *(
-        "refactor",
-        "implement",
-        "algorithm",
-        "concurren",
-        "distributed",
-        "race condition",
-        "root cause",
-        "step",
-        "strategy",
-    ),
-    *("migrat", "theorem", "explain why", "threat model", "formal"),
-)
-_SIMPLES = (
-    *(
-        "classify",
-        "extract",
-        "translate",
-        "rephrase",
-        "summari",
-        "yes or no",
-        "true or false",
-        "format",
-        "convert",
-        "fix the",
-    ),
-    *("spell", "define", "capital of", "what is the", "one word", "list the"),
-)
-_WRITES = (
-    *("write", "draft", "compose", "summar", "explain", "describe", "outline", "generate", "review", "recommend"),
-)
-_CONSTRAINS = ("must", "should", "ensure", "at least", "at most", "without", "exactly", "only", "never", "no more than")
+def _asks_reasoning(wording: Wording) -> set[str]:
+    """The words and phrases, in lower case, that ask for more than looking something up."""
+    distinct, folded = wording.distinct, wording.folded
+    found = distinct & _REASONING
+    for first in distinct & _REASONING_PHRASES.keys():
+        found.update(_REASONING_PHRASES[first].findall(folded))
+    for stem in _REASONING_STEMS:
+        found.update(stem.findall(folded))
+    return found
 
 
-def _any(needles: tuple[str, ...], text: str) -> bool:
-    return any(needle in text for needle in needles)
+def _count_constraints(wording: Wording) -> int:
+    constraints = wording.count(wording.distinct & _CONSTRAINTS) + len(_ITEM.findall(wording.lines))
+    for first in wording.distinct & _CONSTRAINT_PHRASES.keys():
+        constraints += len(_CONSTRAINT_PHRASES[first].findall(wording.folded))
+    return constraints
 
 
-def _asks_reasoning(text: str) -> set[str]:
-    if not _any(_REASONS, text.lower()):
-        return set()
-    return {match.lower() for match in _REASONING.findall(text)}
+def _simple_task(wording: Wording) -> str | None:
+    """The first word or phrase, in lower case, that asks for something any model can do."""
+    if wording.distinct.isdisjoint(_SIMPLE_WORDS) and (
+        wording.distinct.isdisjoint(_SIMPLE_FIRST) or not any(words in wording.spaced for words in _SIMPLE_PHRASES)
+    ):
+        return None
+    found = _SIMPLE.search(wording.text)
+    return found[0].lower() if found is not None else None
 
 
-def _wording(text: str, add: Callable[[float, str], None]) -> None:
+def _weigh_wording(wording: Wording, add: Callable[[float, str], None]) -> None:
     """What an open request says of itself."""
-    if words := _asks_reasoning(text):
+    if words := _asks_reasoning(wording):
         add(min(0.48, 0.12 * len(words)), f"asks for reasoning ({', '.join(sorted(words)[:3])})")
-    folded = text.lower()
-    if _any(_WRITES, folded) and (writing := _WRITING.search(text)):
-        add(0.1, f"asks for writing ({writing[0].lower()})")
-    listed = "\n" in text or text[:1] in "-*" or text[:1].isspace() or text[:1].isdigit()
-    if (listed or _any(_CONSTRAINS, folded)) and (constraints := len(_CONSTRAINT.findall(text))) > 2:
+    if writing := wording.distinct & _WRITING:
+        add(0.1, f"asks for writing ({wording.first(writing)})")
+    if (constraints := _count_constraints(wording)) > 2:
         add(min(0.15, 0.03 * constraints), f"{constraints} constraints")
-    if len(text) < 2000 and _any(_SIMPLES, folded) and (simple := _SIMPLE.search(text)):
-        add(-0.1, f"simple task ({simple[0].lower()})")
+    if len(wording.text) < 2000 and (simple := _simple_task(wording)):
+        add(-0.1, f"simple task ({simple})")

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from avyay.errors import AvyayError, UsageError
 from avyay.git import GitRepository, find_repository
+from avyay.raksha.encoding import MARKS, encoding_of
 from avyay.raksha.languages import STRUCTURED, language_of
 from avyay.raksha.source import SourceFile
 from avyay.raksha.types import Skipped
@@ -29,7 +30,10 @@ _VENDORED = frozenset(
         ".terraform", ".next", ".nuxt", ".yarn", ".eggs",
     }
 )  # fmt: skip
-_GENERATED = re.compile(r"(?:[.-]min\.(?:js|css|mjs)|\.bundle\.js|\.chunk\.js|_pb2(?:_grpc)?\.pyi?|\.pb\.go|\.map)$")
+_GENERATED = re.compile(
+    r"(?:[.-]min\.(?:js|css|mjs)|\.bundle\.js|\.chunk\.js|_pb2(?:_grpc)?\.pyi?|\.pb(?:\.gw)?\.go|\.map)$"
+)
+_GENERATED_GO = re.compile(rb"(?m)^// Code generated .* DO NOT EDIT\.\r?$")  # the words Go's own tools agree on
 _RULES = re.compile(rb"rules:\s*\n\s*-\s+id:\s")
 _MEDIA = frozenset(
     {
@@ -191,7 +195,7 @@ def _take(path: Path, name: str, tree: Tree, exclude: Sequence[str], *, named: b
     if reason is not None:
         tree.ignored.append(Skipped(name, reason))
         return
-    _read(path, name, tree)
+    _read(path, name, tree, named=named)
 
 
 def _not_source(name: str, exclude: Sequence[str]) -> str | None:
@@ -217,7 +221,7 @@ def _is_test_data(folders: Sequence[str]) -> bool:
     return tests is not None and not {"fixtures", "test-data", "__fixtures__"}.isdisjoint(folders[tests:])
 
 
-def _read(path: Path, name: str, tree: Tree) -> None:
+def _read(path: Path, name: str, tree: Tree, *, named: bool) -> None:
     try:
         # A named symbolic link may point at a pipe or a device: only regular files are opened.
         if not stat.S_ISREG(path.stat().st_mode):
@@ -227,9 +231,13 @@ def _read(path: Path, name: str, tree: Tree) -> None:
         with path.open("rb") as stream:
             head = stream.read(HEAD_BYTES)
             language = language_of(name, head)
-            if b"\0" in head:
+            if b"\0" in head and not any(head.startswith(mark) for mark, _ in MARKS):
                 if language in STRUCTURED:
-                    tree.skipped.append(Skipped(name, "Holds NUL bytes (binary, or UTF-16): nothing can read it."))
+                    tree.skipped.append(
+                        Skipped(
+                            name, "Holds NUL bytes (binary, or UTF-16 without a byte-order mark): nothing can read it."
+                        )
+                    )
                 else:
                     tree.ignored.append(Skipped(name, "Binary or media."))
                 return
@@ -241,23 +249,27 @@ def _read(path: Path, name: str, tree: Tree) -> None:
     except OSError as error:
         tree.skipped.append(Skipped(name, f"Cannot be read: {error.strerror}."))
         return
+    if language == "go" and not named and _GENERATED_GO.search(head):
+        tree.ignored.append(Skipped(name, "Minified or generated."))
+        return
     if language == "yaml" and _RULES.match(data) and b"\n---" not in data:
         tree.ignored.append(Skipped(name, "Rules of a scanner: they quote what they look for."))
         return
-    problem = _unreadable(data)
+    problem = _unreadable(data, encoding_of(data, language))
     if problem is not None:
         code = language in STRUCTURED
         (tree.skipped if code else tree.ignored).append(Skipped(name, problem))
-        if not problem.startswith("Not UTF-8"):
+        if not problem.startswith("Not "):
             return
     tree.files.append(SourceFile(name, data, language, path=path))
 
 
-def _unreadable(data: bytes) -> str | None:
+def _unreadable(data: bytes, encoding: str) -> str | None:
     if len(data) > LONGEST_LINE and max(map(len, data.split(b"\n"))) > LONGEST_LINE:
         return f"A line of over {LONGEST_LINE:,} characters: minified or generated. Exclude it if it is not yours."
     try:
-        data.decode("utf-8-sig")
+        data.decode(encoding)
     except UnicodeDecodeError as error:
-        return f"Not UTF-8 (byte {error.start}); read with the odd bytes replaced."
+        name = encoding.removesuffix("-sig").upper()
+        return f"Not {name} (byte {error.start}); read with the odd bytes replaced."
     return None

@@ -6,7 +6,6 @@ checked by scanning the changed text before anything is written. Edits that fail
 
 from __future__ import annotations
 
-import codecs
 import difflib
 import os
 import tempfile
@@ -16,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from avyay.raksha.encoding import MARKS
 from avyay.raksha.files import Tree
 from avyay.raksha.source import SourceFile
 from avyay.raksha.types import Edit, Finding, Report
@@ -59,11 +59,10 @@ class FixedFile:
         path = self.file.path
         if path is None or path.read_bytes() != self.file.data:
             raise OSError(f"{self.file.name} has changed meanwhile")
-        mark = codecs.BOM_UTF8 if self.file.data.startswith(codecs.BOM_UTF8) else b""
         handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
         try:
             with os.fdopen(handle, "wb") as stream:
-                stream.write(mark + self.text.encode("utf-8"))
+                stream.write(_encoded(self.text, self.file))
             Path(temporary).chmod(path.stat().st_mode & 0o7777)
             Path(temporary).replace(path)
         finally:
@@ -91,8 +90,8 @@ def plan_fixes(report: Report, files: Mapping[str, SourceFile], scanner: TreeSca
         file = files.get(finding.path)
         if file is None or not finding.edits or not (unsafe or all(edit.safe for edit in finding.edits)):
             continue
-        if "\ufffd" in file.text and b"\xef\xbf\xbd" not in file.data:
-            fixes.refused.append((finding, "the file is not UTF-8"))
+        if not _round_trips(file):
+            fixes.refused.append((finding, f"the file is not {file.encoding.removesuffix('-sig').upper()}"))
             continue
         wanted.setdefault(finding.path, []).append(finding)
     # What a baseline or a diff holds back is still there when the changed text is scanned.
@@ -105,7 +104,7 @@ def plan_fixes(report: Report, files: Mapping[str, SourceFile], scanner: TreeSca
         changed: dict[str, FixedFile] = {}
         for name, findings in sets.items():
             text = apply_edits(files[name], [edit for finding in findings for edit in finding.edits])
-            if text is not None and text != files[name].text:
+            if text is not None and text != files[name].text and _can_be_written(text, files[name]):
                 changed[name] = FixedFile(files[name], text, tuple(findings))
         after = _scan(changed, report.root, scanner)
         return {
@@ -129,6 +128,31 @@ def plan_fixes(report: Report, files: Mapping[str, SourceFile], scanner: TreeSca
             good |= attempt({name: kept})
     fixes.files = [good[name] for name in sorted(good)]
     return fixes
+
+
+def _encoded(text: str, file: SourceFile) -> bytes:
+    """The text as the file has it: in its encoding, with its byte-order mark.
+
+    Raises:
+        UnicodeEncodeError: the encoding has no such character.
+    """
+    mark = next((mark for mark, _ in MARKS if file.data.startswith(mark)), b"")
+    if file.encoding in ("utf-16", "utf-32"):
+        return mark + text.encode(f"{file.encoding}-{'le' if mark[0] == 0xFF else 'be'}")
+    return mark + text.encode(file.encoding.removesuffix("-sig"))
+
+
+def _can_be_written(text: str, file: SourceFile) -> bool:
+    try:
+        _encoded(text, file)
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _round_trips(file: SourceFile) -> bool:
+    """Whether the file's own text can be written again byte for byte."""
+    return _can_be_written(file.text, file) and _encoded(file.text, file) == file.data
 
 
 def apply_edits(file: SourceFile, edits: Sequence[Edit]) -> str | None:
@@ -157,7 +181,7 @@ def _scan(changed: Mapping[str, FixedFile], root: Path, scanner: TreeScanner) ->
         for number, (name, item) in enumerate(sorted(changed.items())):
             place = Path(folder, str(number), Path(name).name)
             place.parent.mkdir()
-            data = item.text.encode("utf-8")
+            data = _encoded(item.text, item.file)
             place.write_bytes(data)
             tree.files.append(SourceFile(name, data, item.file.language, path=place))
         return scanner.scan_tree(tree)

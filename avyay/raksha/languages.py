@@ -33,6 +33,8 @@ _BY_SUFFIX = {suffix: language for language, suffixes in _SUFFIXES.items() for s
 _NO_DOCKERFILE = frozenset({".md", ".txt", ".py", ".yaml", ".yml", ".json", ".js", ".ts", ".go", ".sh"})
 _DOCKERFILE = re.compile(r"(?i)^(dockerfile|containerfile)([.-].+)?$")
 _SHEBANG = re.compile(rb"^#!.*?\b(python|node|deno|bun|bash|sh|zsh)[\d.]*\b")
+_OTHER_SHEBANG = re.compile(rb"^#!.*?\b(ruby|perl|php|lua)[\d.]*\b")
+_OTHERS = {b"ruby": "rb", b"perl": "pl", b"php": "php", b"lua": "lua"}
 _INTERPRETERS = {b"python": "python", b"node": "javascript", b"deno": "typescript", b"bun": "typescript"}
 
 # Languages whose structure our engines read: a file of these that nobody can parse was not checked.
@@ -47,6 +49,8 @@ def language_of(name: str, head: bytes = b"") -> str:
     if _DOCKERFILE.match(path.name) and path.suffix.lower() not in _NO_DOCKERFILE:
         return "dockerfile"
     suffix = path.suffix.lstrip(".").lower()
+    if suffix in _BY_SUFFIX and head.startswith(b"#!") and (other := _OTHER_SHEBANG.match(head.split(b"\n", 1)[0])):
+        return _BY_SUFFIX.get(_OTHERS[other[1]], "text")  # a launcher that only bears the name of what it launches
     if suffix in _BY_SUFFIX:
         return _BY_SUFFIX[suffix]
     if not suffix and head.startswith(b"#!") and (match := _SHEBANG.match(head.split(b"\n", 1)[0])):

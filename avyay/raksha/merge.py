@@ -20,6 +20,14 @@ SNIPPET_WIDTH = 200
 NEAR = 3  # lines: another engine may point at the call's last line, or at the argument
 _ENGINES = ("checks", "semgrep", "bandit")  # whose words are kept when several say the same
 COVERED = "[secret]"
+LONG_SECRET = 12  # characters; a shorter one may be part of an ordinary word
+_STARTS = r"(?:(?<!\w)|(?<=\\[abfnrtv]))"  # at a word's start, or behind an escape such as \n
+_WORDS_OF_RULES = frozenset(
+    {
+        "secret", "secrets", "password", "token", "tokens", "value", "user", "admin", "root", "test", "default", "pass",
+        "code", "file", "text", "name", "store", "source", "postgres", "environment", "guessable", "invented",
+    }
+)  # fmt: skip
 
 
 def join(findings: Iterable[Finding], rules: Mapping[str, Rule]) -> list[Finding]:
@@ -97,11 +105,21 @@ def _both(kept: Finding, other: Finding) -> Finding:
 
 
 def cover(text: str, secrets: Sequence[str]) -> str:
-    """`text` without the secrets named, and without anything that has the shape of one."""
+    """`text` without the secrets named, and without anything that has the shape of one.
+
+    A short secret is covered where it stands as a word: `pass` is no part of `password:` that hides something.
+    """
     for secret in sorted(secrets, key=len, reverse=True):
-        if len(secret) > 3:
+        if len(secret) >= LONG_SECRET:
             text = text.replace(secret, COVERED)
+        elif len(secret) > 3:
+            text = re.sub(rf"{_STARTS}{re.escape(secret)}(?!\w)", COVERED, text)
     return redact(text)
+
+
+def _cover_prose(text: str, secrets: Sequence[str]) -> str:
+    """The same for a sentence of a rule; its own words stay, though they be somebody's secret."""
+    return cover(text, [secret for secret in secrets if secret.lower() not in _WORDS_OF_RULES])
 
 
 def finish(findings: Sequence[Finding], files: Mapping[str, SourceFile]) -> list[Finding]:
@@ -121,8 +139,8 @@ def finish(findings: Sequence[Finding], files: Mapping[str, SourceFile]) -> list
         finished.append(
             replace(
                 finding,
-                message=cover(finding.message, hidden),
-                fix=cover(finding.fix, hidden) if finding.fix else None,
+                message=_cover_prose(finding.message, hidden),
+                fix=_cover_prose(finding.fix, hidden) if finding.fix else None,
                 snippet="\n".join(cover(line, hidden)[:SNIPPET_WIDTH] for line in lines) or None,
                 fingerprint=f"{base}:{seen[base]}",
             )

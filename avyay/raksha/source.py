@@ -9,6 +9,7 @@ import warnings
 from functools import cached_property
 from pathlib import Path
 
+from avyay.raksha.encoding import encoding_of
 from avyay.raksha.types import Edit, Finding, Rule
 
 __all__ = ["SourceFile", "parse_python"]
@@ -39,8 +40,13 @@ class SourceFile:
 
     @cached_property
     def text(self) -> str:
-        """The content; a byte-order mark is dropped, bytes that are no UTF-8 become U+FFFD."""
-        return self.data.decode("utf-8-sig", "replace")
+        """The content; a byte-order mark is dropped, bytes that the encoding does not know become U+FFFD."""
+        return self.data.decode(self.encoding, "replace")
+
+    @cached_property
+    def encoding(self) -> str:
+        """The codec the file says it is written in (byte-order mark, Python's coding line), else `utf-8`."""
+        return encoding_of(self.data, self.language)
 
     @cached_property
     def _lower(self) -> str:
@@ -70,8 +76,9 @@ class SourceFile:
         return (
             any(part in _TEST_FOLDERS for part in parts[:-1])
             or stem.startswith("test_")
-            or stem.endswith(("_test", "_tests", ".test", ".spec", "-test", "-spec"))
-            or stem in ("conftest", "tests")
+            or stem.endswith(("_test", "_tests", ".test", ".spec", "-test", "-spec", "_testutil", "-unittest"))
+            or stem in ("conftest", "tests", "testutil")
+            or (parts[-2:-1] == ["ci"] and stem.endswith("values"))  # what a chart is tested with
         )
 
     @cached_property
@@ -185,6 +192,11 @@ _TEST_FOLDERS = frozenset(
         "fixtures",
         "testdata",
         "test-data",
+        "test_data",
+        "testresources",
+        "testutil",
+        "testutils",
+        "unittests",
         "__mocks__",
         "mocks",
     }

@@ -112,6 +112,8 @@ SAMPLES = frozenset({
     "docs", "doc", "docs_src", "examples", "example", "samples", "sample", "demo", "demos", "tutorial", "tutorials",
     "locale", "locales", "i18n", "translations", "lang",
 })  # fmt: skip
+# Files to be copied and filled in.
+TEMPLATE = re.compile(r"(?i)\.(?:sample|example|dist)$|[._-](?:sample|example)\.[a-z]+$|^(?:sample|example)[._-]")
 PROSE = re.compile(
     r"(?i)\.(?:md|mdx|rst|txt|po|pot|adoc|svg|lock|ipynb|csv|tsv|map|html?|xml|css|scss)$|(?:^|/)(?:package-lock\.json|pnpm-lock\.yaml|yarn\.lock|go\.sum|composer\.lock|poetry\.lock|uv\.lock|.*\.min\.js)$"
 )
@@ -287,6 +289,7 @@ def _is_public_jwt(value: str) -> bool:
 def _settings(file: SourceFile, taken: list[tuple[int, int]]) -> Iterator[Finding]:
     """`name: value` and `NAME=value` lines of configuration files."""
     offset = 0
+    template = TEMPLATE.search(file.name.rsplit("/", 1)[-1]) is not None
     bare = file.language in BARE or (file.language == "text" and BARE_NAMES.search(file.name) is not None)
     for line in file.text.split("\n"):
         start = offset
@@ -311,6 +314,8 @@ def _settings(file: SourceFile, taken: list[tuple[int, int]]) -> Iterator[Findin
         ):
             continue
         reason = judge(value, match.group("name"), kind)
+        if template and reason != "random":
+            continue  # to be filled in by whoever copies the file
         if reason is None or (file.language in ("terraform", "hcl") and not match.group("quote")):
             continue
         begin = start + match.start("value")

@@ -100,7 +100,7 @@ NOT_A_DOMAIN = frozenset(
 # Senders that stand for a service or an identity, not for a mailbox somebody reads.
 SERVICES = re.compile(
     r"(?:@|\.)(?:users\.noreply\.github\.com|noreply\.github\.com|noreply\.gitlab\.com|gserviceaccount\.com"
-    r"|apps\.googleusercontent\.com|ingest(?:\.\w+)?\.sentry\.io|group\.calendar\.google\.com|iam\.gserviceaccount\.com)$"
+    r"|apps\.googleusercontent\.com|ingest(?:\.\w+)?\.sentry\.io|s\.whatsapp\.net|[cg]\.us|group\.calendar\.google\.com|iam\.gserviceaccount\.com)$"
     r"|^(?:git|hg|svn|aur|gitolite3?)@|^noreply@(?:github|gitlab|anthropic|google|openai|cursor)\.com$|^(?:mailer-daemon|postmaster)@|^(?:github-)?actions?@github\.com$|^support@github\.com$"
 )
 CONTACT = re.compile(
@@ -130,7 +130,7 @@ SAMPLES = frozenset(
     }
 )
 PLACEHOLDER = re.compile(
-    r"(?i)(?:placeholder|example|e\.g\.|pattern|help_?text|hint|format)[\"']?\s*[=:({]*\s*[\"'`{]*[^\"'`\n]*$"
+    r"(?i)(?:placeholder|example|e\.g\.|pattern|help_?text|hint|format)[\"']?\s*(?:[=:({]|=>)*\s*[\"'`{]*[^\"'`\n]*$"
 )
 METADATA = frozenset(
     {
@@ -138,7 +138,9 @@ METADATA = frozenset(
         "pom.xml", "Chart.yaml",
     }
 )  # fmt: skip
-STAND_IN = re.compile(r"^(?:my|your)[-_.]|^(?:foo|username|firstname|first\.last)@|(?:^|[-.])x{2,}(?:[-.]|$)")
+STAND_IN = re.compile(
+    r"^(?:my|your)[-_.]|^(?:foo|example|username|firstname|first\.last)@|^yourdomain\.|(?:^|[-.])x{2,}(?:[-.]|$)"
+)
 LOGIN = re.compile(r"(?:^|[\s\"'`$(])(?:ssh|scp|sftp|rsync|mosh|sshfs|ssh-copy-id|ansible_host)\b[^\n|;&]*$")
 
 

@@ -23,7 +23,7 @@ PROVIDED_BY: dict[str, tuple[str, ...]] = {
     "mcp": ("mcp",), "sarif_om": ("sarif-om",), "pythonjsonlogger": ("python-json-logger",), "toml": ("toml",), "jnius": ("pyjnius",),
     "pydantic_core": ("pydantic",), "typing_extensions": ("typing-extensions",), "win32con": ("pywin32",), "pywintypes": ("pywin32",),
     "humanfriendly": ("humanfriendly",), "kafka": ("kafka-python",), "pymysql": ("pymysql",), "airflow": ("apache-airflow",),
-    "stripe": ("stripe",), "pgvector": ("pgvector",), "tzlocal": ("tzlocal",), "prometheus_client": ("prometheus-client",),
+    "stripe": ("stripe",), "passlib": ("libpass",), "pgvector": ("pgvector",), "tzlocal": ("tzlocal",), "prometheus_client": ("prometheus-client",),
 }  # fmt: skip
 TRANSITIVE: dict[str, tuple[str, ...]] = {
     "fastapi": ("starlette", "pydantic", "typing-extensions", "anyio"), "starlette": ("anyio", "typing-extensions"),

@@ -70,6 +70,11 @@ EXECUTES = {
         r"|Get|GetContext|Select|SelectContext|MustExec|NamedExec|NamedQuery|Preparex|QueryxContext|SendBatch|Queue)$"
     ),
 }
+# Names that run much besides SQL: only on what speaks to a database.
+RUNS_ANYTHING = re.compile(r"^run$")
+DATABASE = re.compile(
+    r"(?i)(?:^|[._])(?:\w*(?:db|database|sql|conn|connection|cursor|session|pool|engine|duck)|tx|txn|cur|con)$"
+)
 RAW = {  # what they are given is SQL whatever it looks like
     "python": re.compile(r"(?:^|\.)(?:raw|RawSQL|text|literal_column|extra|from_statement|TextClause)$"),
     "script": re.compile(
@@ -111,6 +116,8 @@ def _executed(module: Module, flow: Flow, call: Call) -> tuple[str, list[int]] |
     family = module.language if module.language in ("python", "go") else "script"
     raw = bool(RAW[family].search(call.callee))
     if not raw and not EXECUTES[family].search(call.callee):
+        return None
+    if family == "python" and RUNS_ANYTHING.match(call.method) and not DATABASE.search(call.receiver):
         return None
     for tokens in _statements(module, call):
         texts: list[Token] = []
@@ -198,12 +205,13 @@ def _strings(module: Module, tokens: list[Token] | tuple[Token, ...], at: int, f
             scope = module.enclosing(at)
             while True:
                 items = module.assignments(token.text, scope, at if scope is module.enclosing(at) else None)
+                given = scope is not None and token.text in scope.parameters
                 for item in items[-6:]:
                     if item.how == "plain" and item.index != at:
                         _strings(module, item.tokens, item.index, found, depth + 1)
                 if scope is not None:
                     _added(module, token.text, scope.body, min(at, scope.end), found, depth)
-                if items or scope is None:
+                if items or given or scope is None:
                     break
                 scope = module.outer(scope)
 

@@ -92,7 +92,7 @@ SPEAKS = re.compile(
 )
 READERS = re.compile(
     r"(?:(?:^|\.)(?:request|req|r|self\.request|websocket|ws)\.(?:args|query_params|GET|values|rel_url\.query|query_arguments|query)\.get|(?:^|\.)get_query_argument|(?:^|\.)(?:c|ctx|gc)\.(?:Query|DefaultQuery|GetQuery|QueryParam|query)"
-    r"|\.Query\(\)\.Get|(?:^|\.)searchParams\.get|(?:^|\.)(?:query|params|qs|q)\.get|(?:^|\.)(?:query|params|q|values)\.Get)$"
+    r"|\.Query\(\)\.Get|(?:^|\.)searchParams\.get|(?:^|(?<!self)\.)(?:query|params|qs|q)\.get|(?:^|\.)(?:query|params|q|values)\.Get)$"
 )
 WRITERS = re.compile(
     r"(?:^|\.)(?:searchParams|(?:query|search|url)?_?[pP]arams|query|qs|q|params|values|v|urlParams|queryParams|url\.Query\(\))\.(?:set|append|Set|Add|add)$"

@@ -6,7 +6,6 @@ file. Only what no parser of ours reads is rewritten: the rest of the file is th
 
 from __future__ import annotations
 
-import codecs
 import re
 from collections.abc import Iterator
 
@@ -28,7 +27,7 @@ ACTION = re.compile(r"\{\{.*?\}\}", re.DOTALL)
 
 def readable(file: SourceFile) -> bytes | None:
     """What the parser is given instead of the file; None: the file itself."""
-    if file.language in ("dockerfile", "yaml") or file.data.startswith(codecs.BOM_UTF8):
+    if file.language in ("dockerfile", "yaml") or file.encoding != "utf-8":
         text = _readable(file)
         return None if text.encode() == file.data else text.encode()
     return None
@@ -39,7 +38,7 @@ def _readable(file: SourceFile) -> str:
         return "\n".join(_dockerfile(file.lines))
     if file.language == "yaml" and "{{" in file.text and not file.is_yaml:
         return _template(file.text)
-    return file.text  # a byte-order mark has gone: the parser would read it as code
+    return file.text  # in UTF-8, the only encoding the parser knows, and without a mark that it would read as code
 
 
 def _dockerfile(lines: list[str]) -> Iterator[str]:
@@ -76,13 +75,16 @@ def _comment(line: str) -> str:
 
 
 def _template(text: str) -> str:
-    """A Helm chart's template as the YAML around its actions: lines of actions alone become comments, values a word."""
+    """A Helm chart's template as the YAML around its actions: lines of actions alone become comments, values a word.
+
+    The comments keep the actions' words: rules may ask whether a line is only there under a condition.
+    """
 
     def plain(action: re.Match[str]) -> str:
         return "\n".join("x" * len(part) for part in action.group().split("\n"))
 
     filled = ACTION.sub(plain, text).split("\n")
     return "\n".join(
-        "#" + after[1:] if before != after and not re.sub(r"[\sx]", "", after) else after
+        "#" + before[1:] if before != after and not re.sub(r"[\sx]", "", after) else after
         for before, after in zip(text.split("\n"), filled, strict=True)
     )

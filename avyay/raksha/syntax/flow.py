@@ -1,4 +1,3 @@
-# ruff: noqa: E501 - long patterns read better whole
 """Can an outsider decide what an expression says? Reads backwards from a use to the constants and inputs behind it."""
 
 from __future__ import annotations
@@ -7,20 +6,21 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from avyay.raksha.syntax.bindings import handles_requests, is_bound, is_checked, is_used, part_for, surely_runs
 from avyay.raksha.syntax.flow_words import (
-    BINDERS,
     CONSTANT,
     HARMLESS,
     HARMLESS_LAST,
     HARMLESS_ROOTS,
     NAMES_OF_THE_LANGUAGE,
+    OWN_NAMES,
     PASSING,
     QUOTED,
     SOURCES,
 )
 from avyay.raksha.syntax.lexer import Token, lex
 from avyay.raksha.syntax.module import Assignment, Module
-from avyay.raksha.syntax.tokens import closing_bracket, mentions, opening_bracket, split, text_of, unwrap
+from avyay.raksha.syntax.tokens import matching_bracket, mentions, split, text_of, unwrap
 
 if TYPE_CHECKING:
     from avyay.raksha.syntax.functions import Function
@@ -120,7 +120,7 @@ class Flow:
         if tokens[-1].text in ("]", "}", ")"):
             inner = tokens[1:-1]
         elif "." in [token.text for token in tokens]:  # [a, b].join(" ")
-            close = closing_bracket(tokens, 0)
+            close = matching_bracket(tokens, 0)
             rest = tokens[close:]
             inner = tokens[1:close]
             if any(token.text == "map" for token in rest) and not self._mapped(rest, at, depth):
@@ -132,7 +132,7 @@ class Flow:
                 element = parts[0]
                 if not mentions(element, variables):
                     return self.unsafe(element, at, depth)
-                bound = self._bound(element, variables)
+                bound = is_used(self.module, element, variables)
                 if not bound:
                     return None
                 return self.unsafe(
@@ -149,21 +149,6 @@ class Flow:
             if found_part:
                 return found_part
         return None
-
-    def _bound(self, tokens: list[Token], variables: set[str]) -> bool:
-        """Whether one of the variables reaches the value unconverted."""
-        for token in tokens:
-            for hole in token.holes:
-                if self._bound(lex(hole, self.module.language), variables):
-                    return True
-        text = text_of(tokens)
-        if (
-            tokens
-            and tokens[0].kind == "name"
-            and (HARMLESS.search(tokens[0].text) or QUOTED.search(text.split("(")[0]))
-        ):
-            return False
-        return any(token.kind == "name" and token.text in variables for token in tokens)
 
     def _mapped(self, rest: list[Token], at: int, depth: int) -> bool:
         """Whether the function given to `.map` may pass its element on."""
@@ -185,7 +170,7 @@ class Flow:
             token.text for token in rest[:arrow] if token.kind == "name" and token.text not in ("map", "async")
         ]
         names = set(parameters[:1])  # the second is the position
-        return self._bound(body, names)
+        return is_used(self.module, body, names)
 
     def _chain(self, tokens: list[Token], at: int, depth: int) -> str | None:
         """Attributes, subscripts and calls: `a.b[c].d(e)`."""
@@ -199,11 +184,11 @@ class Flow:
             return self._collection(tokens[brace:], at, depth)
         last_call = tokens[-1].text == ")"
         if last_call:
-            opening = opening_bracket(tokens, len(tokens) - 1)
+            opening = matching_bracket(tokens, len(tokens) - 1)
             callee = text_of(tokens[:opening])
             return self._called(callee, tokens, opening, at, depth)
         if tokens[-1].text == "]":
-            opening = opening_bracket(tokens, len(tokens) - 1)
+            opening = matching_bracket(tokens, len(tokens) - 1)
             base = tokens[:opening]
             if SOURCES.search(text_of(base) + "."):
                 return text
@@ -214,6 +199,8 @@ class Flow:
         if CONSTANT.match(last) or HARMLESS_LAST.match(last) or root in HARMLESS_ROOTS:
             return None
         if root in ("self", "this", "cls") and len(names) == 2:
+            if OWN_NAMES.match(last):
+                return None
             return self._attribute(root, last, text, at, depth)
         if SOURCES.search(text):
             return text
@@ -294,7 +281,7 @@ class Flow:
         """`"...".format(a)` or `", ".join(x)`: the arguments of the calls after a string."""
         for index, token in enumerate(tokens):
             if token.text == "(" and token.kind == "op":
-                close = closing_bracket(tokens, index)
+                close = matching_bracket(tokens, index)
                 return self._list(tokens[index + 1 : close], at, depth)
         return None
 
@@ -377,7 +364,7 @@ class Flow:
         scope = self.module.enclosing(at)
         before: int | None = at
         while True:
-            if scope is not None and self._checked(name, scope, at):
+            if scope is not None and is_checked(self.module, name, scope, at):
                 return None
             assigned = self.module.assignments(name, scope, before)
             if scope is None or name not in scope.parameters:
@@ -398,7 +385,7 @@ class Flow:
                     return None
                 if kind and any("Literal" in text_of(item.tokens) for item in self.module.assignments(kind, None)):
                     return None
-                if not (self.parameters or self._handles_requests(scope)):
+                if not (self.parameters or handles_requests(self.module, scope)):
                     return None
                 return self._callers_pass(scope, name, depth) if self.module.python else name
             scope, before = self.module.outer(scope), None
@@ -410,26 +397,8 @@ class Flow:
         if self.module.python and "import *" in self.module.text:
             return False
         if name not in self._bound_anywhere:
-            self._bound_anywhere[name] = self._is_bound(name)
+            self._bound_anywhere[name] = is_bound(self.module, name)
         return not self._bound_anywhere[name]
-
-    def _is_bound(self, name: str) -> bool:
-        """Whether the name is imported, defined, or bound by a loop, a pattern or a parameter anywhere."""
-        tokens = self.module.tokens
-        for index, token in enumerate(tokens):
-            if token.text != name or token.kind != "name":
-                continue
-            before = tokens[index - 1].text if index else ""
-            after = tokens[index + 1].text if index + 1 < len(tokens) else ""
-            if before in BINDERS or after in ("=", ":=", "=>", "+=", "in", "of"):
-                return True
-            inside = self.module.parent[index]
-            first = inside if inside >= 0 else index
-            if before == "," or before in ("(", "{", "["):
-                line = self.module.text[self.module.text.rfind("\n", 0, tokens[first].start) + 1 : tokens[first].start]
-                if re.search(r"\b(?:import|from|def|function|lambda|for|const|let|var|class|catch|export)\b", line):
-                    return True
-        return any(name in function.parameters for function in self.module.functions)
 
     def _assigned(self, name: str, assigned: list[Assignment], scope: Function | None, depth: int) -> str | None:
         """The assignments that still count: from the last plain one that surely ran (same indent as the body)."""
@@ -440,31 +409,17 @@ class Flow:
             self._busy.add(key)
             try:
                 found = next(
-                    (f for tokens in self._element(item) if (f := self.unsafe(tokens, item.index, depth))), None
+                    (f for tokens in part_for(self.module, item) if (f := self.unsafe(tokens, item.index, depth))), None
                 )
             finally:
                 self._busy.discard(key)
             if found:
                 return found
-            if item.operator in ("=", ":=") and item.how == "plain" and self._unconditional(item, scope):
+            if item.operator in ("=", ":=") and item.how == "plain" and surely_runs(self.module, item, scope):
                 return None
         if assigned[0].operator in ("+=", "||=") and scope is not None and name in scope.parameters:
             return name
         return None
-
-    def _element(self, item: Assignment) -> list[list[Token]]:
-        """The part of `a, b = x, y` (or of `(x, y) if c else (z, w)`) that one name gets."""
-        tokens = list(item.tokens)
-        if item.how != "unpack":
-            return [tokens]
-        choices = split(tokens, "if", "else") if self.module.python else [tokens]
-        found = []
-        for branch in [choices[0], choices[2]] if len(choices) == 3 else [tokens]:
-            if branch and branch[0].text == "(" and closing_bracket(branch, 0) == len(branch) - 1:
-                branch = branch[1:-1]
-            parts = split(branch, ",")
-            found.append(parts[item.position] if len(parts) > max(1, item.position) else branch)
-        return found
 
     def _callers_pass(self, function: Function, name: str, depth: int) -> str | None:
         """What the calls of a private function of this file hand in for a parameter; the name itself when unknown."""
@@ -516,72 +471,6 @@ class Flow:
                 if found:
                     return found
         return None
-
-    def _handles_requests(self, function: Function) -> bool:
-        """Whether a Python function's parameters come from outside: a route of a web framework, or a tool of a model."""
-        tokens = self.module.tokens
-        return any(
-            re.search(
-                r"\.(?:get|post|put|patch|delete|route|websocket|api_route|tool|command)\(", text_of(tokens[first:end])
-            )
-            for first, end in function.decorators
-        )
-
-    def _unconditional(self, item: Assignment, scope: Function | None) -> bool:
-        tokens = self.module.tokens
-        if scope is None:
-            return True
-        if self.module.python:
-            first = item.index
-            while first > 0 and not tokens[first].first:
-                first -= 1
-            return tokens[first].column == tokens[scope.body].column
-        return self.module.parent[item.index] == self.module.parent[scope.body]
-
-    def _checked(self, name: str, scope: Function, at: int) -> bool:
-        """Whether the name was compared with an allow-list or a pattern before this use."""
-        tokens = self.module.tokens
-        end = min(at, scope.end)
-        for index in range(scope.body, end):
-            if tokens[index].text != name or tokens[index].kind != "name" or tokens[index - 1].text in (".", "?."):
-                continue
-            after = tokens[index + 1].text if index + 1 < len(tokens) else ""
-            following = tokens[index + 2].text if index + 2 < len(tokens) else ""
-            before = tokens[index - 1].text
-            if before == "for":
-                continue
-            if (after == "not" and following == "in") or (
-                after == "in" and before in ("if", "assert", "and", "or", "elif", "not")
-            ):
-                return not re.search(r"(?i)block|deny|bad|forbid", text_of(tokens[index + 2 : index + 5]))
-            if after == "." and following in (
-                "isalnum",
-                "isdigit",
-                "isidentifier",
-                "isnumeric",
-                "isalpha",
-                "isdecimal",
-            ):
-                return True
-            if before in ("(", ",") and self.module.parent[index] > 0:
-                opening = self.module.parent[index]
-                callee = text_of(tokens[max(0, opening - 5) : opening])
-                if re.search(
-                    r"(?i)(?:fullmatch|re\.match|\.match|\.test|includes|\.has|Contains|MatchString|hasOwn\w*|is_?(?:valid|safe|allowed"
-                    r"|uuid|int|ip\w*)\w*|validate\w*|check\w*|assert\w*|verify\w*|ip_address|ip_network|ensure\w*|ParseIP|IPv?4?Address"
-                    r"|isIP\w*|isInteger|isFinite|ipaddress\.\w+)$",
-                    callee,
-                ):
-                    return True
-            if before == "[" and self.module.language != "python":
-                statement = text_of(tokens[max(scope.body, index - 8) : index])
-                if re.search(
-                    r"(?i)(?:if|ok\s*:?=|!)\s*[\w, :=!(]*(?:allow|valid|permit|safe|known|whitelist)\w*\[$", statement
-                ):
-                    return True
-            if before == "switch" or (before == "(" and tokens[index - 2].text == "switch") or before == "match":
-                return True
-        return False
 
 
 _BRACKET = Token("op", "[", 0, 0, False, 0, "[")

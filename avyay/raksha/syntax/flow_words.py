@@ -13,6 +13,7 @@ __all__ = [
     "HARMLESS_LAST",
     "HARMLESS_ROOTS",
     "NAMES_OF_THE_LANGUAGE",
+    "OWN_NAMES",
     "PASSING",
     "QUOTED",
     "SOURCES",
@@ -112,6 +113,10 @@ HARMLESS_LAST = re.compile(
     r"^_*(?:table|tables|tablename|table_name|db_table|schema|columns?|column_names?|cols|placeholders?|params_sql|fields?"
     r"|__tablename__|__name__|__file__|pk_column|dialect|paramstyle|param_style|length|size|count|pid|port|executable"
     r"|tableName|columnName|DIR|name_quoted)$"
+)
+# What an object calls its own tables: chosen where it is made, by the program.
+OWN_NAMES = re.compile(
+    r"^_*(?:\w+_)?(?:tables?|table_?name|schema|columns?|index_name|collection)$|^_*\w+(?:Table|TableName|Schema)$"
 )
 SOURCES = re.compile(
     r"(?:^|\.)(?:request|req|ctx\.(?:query|params|request)|args|argv|form|query|params|body|headers|cookies|input"

@@ -221,8 +221,9 @@ def _go(module: Module) -> Iterator[Handler]:
             path = arguments[0][0].value if arguments[0][0].kind == "string" else ""
             verb = path.split(" ", 1)[0] if " " in path else ""
             methods = frozenset({verb}) if verb else ANY
-            if method == "Handle" and METHODS.match(path):
-                methods, path = frozenset({path.upper()}), arguments[1][0].value
+            spelled = path or text_of(arguments[0]).removeprefix("http.Method")
+            if method == "Handle" and METHODS.match(spelled):
+                methods, path = frozenset({spelled.upper()}), arguments[1][0].value
             chained = text_of(module.tokens[call.closing + 1 : call.closing + 12])
             found = re.match(r"\.Methods\(([^)]*)\)", chained)
             if found:

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 
 from avyay.raksha.syntax.lexer import HOLE, Token
 
-__all__ = ["CLOSERS", "closing_bracket", "mentions", "opening_bracket", "split", "text_of", "unwrap"]
+__all__ = ["CLOSERS", "matching_bracket", "mentions", "split", "text_of", "unwrap"]
 
 CLOSERS = {"(": ")", "[": "]", "{": "}"}
+BRACKETS = frozenset({*CLOSERS, *CLOSERS.values()})
 
 
 def split(tokens: list[Token] | tuple[Token, ...], *separators: str) -> list[list[Token]]:
@@ -56,7 +57,7 @@ def unwrap(tokens: list[Token]) -> list[Token]:
     while tokens:
         if tokens[0].text in ("await", "new") and len(tokens) > 1:
             tokens = tokens[1:]
-        elif tokens[0].text == "(" and tokens[0].kind == "op" and closing_bracket(tokens, 0) == len(tokens) - 1:
+        elif tokens[0].text == "(" and tokens[0].kind == "op" and matching_bracket(tokens, 0) == len(tokens) - 1:
             if len(split(tokens[1:-1], ",")) > 1 or len(split(tokens[1:-1], "for")) > 1:
                 return tokens
             tokens = tokens[1:-1]
@@ -72,29 +73,18 @@ def unwrap(tokens: list[Token]) -> list[Token]:
     return tokens
 
 
-def closing_bracket(tokens: Sequence[Token], opening: int) -> int:
-    """Where the bracket closes that opens at `opening`; the end, where none does."""
-    depth = 0
-    for index in range(opening, len(tokens)):
-        if tokens[index].kind == "op":
-            if tokens[index].text in "([{":
-                depth += 1
-            elif tokens[index].text in ")]}":
-                depth -= 1
-                if depth == 0:
-                    return index
-    return len(tokens)
+def matching_bracket(tokens: Sequence[Token], at: int) -> int:
+    """Where the bracket at `at` has its other half: after an opening one, before a closing one.
 
-
-def opening_bracket(tokens: Sequence[Token], closing: int) -> int:
-    """Where the bracket opens that closes at `closing`; the start, where none does."""
+    Returns:
+        The index; without another half, the number of tokens or 0.
+    """
+    opens = tokens[at].text in CLOSERS
     depth = 0
-    for index in range(closing, -1, -1):
-        if tokens[index].kind == "op":
-            if tokens[index].text in ")]}":
-                depth += 1
-            elif tokens[index].text in "([{":
-                depth -= 1
-                if depth == 0:
-                    return index
-    return 0
+    for index in range(at, len(tokens)) if opens else range(at, -1, -1):
+        token = tokens[index]
+        if token.kind == "op" and token.text in BRACKETS:
+            depth += 1 if (token.text in CLOSERS) == opens else -1
+            if depth == 0:
+                return index
+    return len(tokens) if opens else 0

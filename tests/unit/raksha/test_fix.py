@@ -68,6 +68,20 @@ def plan(scanner: CodeScanner, root: Path, *, unsafe: bool = False) -> Fixes:
     return plan_fixes(scanner.scan([root]), files, scanner, unsafe=unsafe)
 
 
+def test_repairs_keep_the_declared_encoding(fixer: CodeScanner, write) -> None:
+    text = "# coding: latin-1\nimport yaml\ns = 'é'; a = yaml.load(f)\n"
+    wide = "\ufeffimport yaml\ns = 'é'; a = yaml.load(f)\n"
+    root = write(
+        {"a.py": text.encode("latin-1"), "b.py": wide.encode("utf-16-le"), "c.py": b"# caf\xe9\nyaml.load(f)\n"}
+    )
+    fixes = plan(fixer, root)
+    for item in fixes.files:
+        item.write()
+    assert (root / "a.py").read_bytes() == text.replace("load", "safe_load").encode("latin-1")
+    assert (root / "b.py").read_bytes() == wide.replace("load", "safe_load").encode("utf-16-le")
+    assert [(finding.path, reason) for finding, reason in fixes.refused] == [("c.py", "the file is not UTF-8")]
+
+
 def test_safe_repairs(fixer: CodeScanner, write) -> None:
     text = "\ufeffimport yaml\r\n\r\ns = 'é'; a = yaml.load(f)\r\nb = yaml.load(\r\n    g,\r\n)\r\nrisky(1)\r\n"
     root = write({"a.py": text, "b.py": "x = 1\n"})

@@ -69,4 +69,10 @@ def test_secrets_are_covered_everywhere() -> None:
     first = replace(finding("ours", 1, "checks"), secrets=(secret,), message=f"leaks {secret}", fix=f"drop {secret}")
     for item in finish([first, finding("other", 2, "semgrep", cwe="CWE-1")], {"a.py": file}):
         assert secret not in repr(item)
+    assert cover("pass = 'pass'; password = 'x\\npass'", ["pass"]) == "[secret] = '[secret]'; password = 'x\\n[secret]'"
+    weak = replace(
+        finding("ours", 1, "checks"), secrets=("secret",), message="`secret_key` is given.", fix="Read the secret."
+    )
+    (item,) = finish([weak], {"a.py": SourceFile("a.py", b"secret_key: 'secret'\n", "yaml")})
+    assert (item.message, item.fix, item.snippet) == (weak.message, weak.fix, "secret_key: '[secret]'")
     assert cover("sk-abcdefghijklmnopqrstuvwx and AKIAIOSFODNN7EXAMPLE", ()) == "[redacted] and [redacted]"

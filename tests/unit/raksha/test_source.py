@@ -47,5 +47,12 @@ def test_unparsable_python_has_no_tree() -> None:
 def test_is_test_reads_the_path() -> None:
     for name in ("tests/a.py", "test_a.py", "a_test.go", "x/__tests__/a.js", "a.spec.ts", "conftest.py"):
         assert source("", name).is_test, name
-    for name in ("a.py", "contest.py", "latest/a.py", "testify.go"):
+    for name in (
+        "internal/testresources/key.pem",
+        "db_testutil.go",
+        "charts/x/ci/default-values.yaml",
+        "unittests/a.yaml",
+    ):
+        assert source("", name).is_test, name
+    for name in ("a.py", "contest.py", "latest/a.py", "testify.go", "ci/deploy.yaml", "charts/x/values.yaml"):
         assert not source("", name).is_test, name

@@ -179,5 +179,6 @@ def print_unit(run: Run, name: str, user_unit: bool) -> None:
         words.append("--reload-config")
     start = [str(Path(program).absolute())] if program else [sys.executable, "-m", "avyay"]
     home = run.loaded.environment.value("AVYAY_HOME")
-    text = systemd_unit(name, [*start, *words], run.loaded.paths, home=home, user_unit=user_unit)
+    patience = run.loaded.settings.serve.worker_timeout
+    text = systemd_unit(name, [*start, *words], run.loaded.paths, home=home, user_unit=user_unit, patience=patience)
     run.out.write(text)

@@ -107,6 +107,7 @@ def all_(
     user_unit: UserUnit = False,
 ) -> ExitCode | None:
     """Everything on this machine: the gateway in front, the rest on loopback; what dies is started again."""
+    from avyay.serve.notify import service_manager
     from avyay.serve.tree import COMPONENTS, Tree, members
 
     if unit:
@@ -131,7 +132,8 @@ def all_(
     if first_key:
         _show_first_key(run)
     patience = run.loaded.settings.serve.worker_timeout
-    code = Tree(family, reload=reload_config, patience=patience).run()
+    manager = service_manager(run.loaded.environment)
+    code = Tree(family, reload=reload_config, patience=patience, manager=manager).run()
     return ExitCode(code) if code else None
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 
-__all__ = ["Environment", "refuse_telemetry"]
+__all__ = ["Environment", "refuse_telemetry", "withhold"]
 
 # Read by a library once, when it is loaded. ONNX Runtime since 1.29 writes a device id below the home folder and sends
 # events about every session (file names and graph names of models included) to its maker unless this is set.
@@ -39,3 +39,9 @@ def refuse_telemetry() -> None:
     """Tell libraries about to be imported to send nothing home; what the user has set stays."""
     for name in TELEMETRY_SWITCHES:
         os.environ.setdefault(name, "1")
+
+
+def withhold(*names: str) -> None:
+    """Keep variables that are meant for this process from the programs it starts."""
+    for name in names:
+        os.environ.pop(name, None)

@@ -9,14 +9,16 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from avyay.errors import AvyayError, UsageError
 from avyay.log import get_logger
+from avyay.serve.notify import NOT_RELOADED, RELOADED, ServiceManager, service_manager
 from avyay.serve.reload import Reloading
-from avyay.serve.run import App, Stopping, bind, serve
+from avyay.serve.run import App, Stopping, bind, hold_end, serve
 from avyay.serve.siblings import Hub, Joined, Siblings
 from avyay.serve.workers import Supervisor, worker_command
 from avyay.telemetry import enable_tracing, flush_tracing
@@ -82,6 +84,7 @@ class Site:
         siblings: What it shares with the other workers.
         folder: Where the parent's sockets are, when it is one of several workers.
         sockets: Those of the daemon's further ports.
+        manager: Whoever started the daemon, where this process speaks for it.
     """
 
     host: str
@@ -89,6 +92,7 @@ class Site:
     siblings: Siblings = field(default_factory=Siblings)
     folder: Path | None = None
     sockets: tuple[socket.socket, ...] = ()
+    manager: ServiceManager = field(default_factory=ServiceManager)
 
     @property
     def owner(self) -> Path | None:
@@ -134,25 +138,28 @@ def launch(services: Services, daemon: Daemon, how: Launch) -> int:
     host, number = how.place(services, daemon.port)
     if how.worker is not None:
         first, *rest = (socket.socket(fileno=one) for one in how.worker.listeners)
-        site = Site(host, folder=how.worker.folder, sockets=tuple(rest))
-        _serve(services, daemon, _application(services, daemon, how, site), first, site.stopping)
+        _serve(services, daemon, how, Site(host, folder=how.worker.folder, sockets=tuple(rest)), first, hold_end())
         return 0
     if how.reload is not None and daemon.fixed:
         raise UsageError(daemon.fixed, hint="Leave --reload-config out, and restart it.")
+    manager = service_manager(services.loaded.environment)
     daemon.check(services, host)  # before anybody could connect
     with ExitStack() as stack:
         listener = stack.enter_context(closing(bind(host, number, name=daemon.name)))
+        told_to_end = hold_end()
         further = [stack.enter_context(closing(bind(host, one, name=daemon.name))) for one in daemon.further]
         number = listener.getsockname()[1]
-        site = Site(host, sockets=tuple(further))
         workers = _workers(services, daemon.name, how)
-        app = _application(services, daemon, how, site) if workers == 1 else None
-        how.bound(f"http://{f'[{host}]' if ':' in host else host}:{number}")
-        if services.settings.serve.tailscale_serve:
-            stack.enter_context(_published(daemon.name, number, how.bound))
-        if app is None:
-            return _Family(services, daemon, how, host, [listener, *further]).run(workers)
-        _serve(services, daemon, app, listener, site.stopping)
+
+        def made() -> None:
+            how.bound(f"http://{f'[{host}]' if ':' in host else host}:{number}")
+            if services.settings.serve.tailscale_serve:
+                stack.enter_context(_published(daemon.name, number, how.bound))
+
+        if workers > 1:
+            made()
+            return _Family(services, daemon, how, host, [listener, *further], manager).run(workers, told_to_end)
+        _serve(services, daemon, how, Site(host, sockets=tuple(further), manager=manager), listener, told_to_end, made)
     return 0
 
 
@@ -169,17 +176,34 @@ def _application(services: Services, daemon: Daemon, how: Launch, site: Site) ->
     if how.reload is None:
         app = build(services, site.stopping)
     else:
-        app = reloading = Reloading(services, build, how.reload, stopping=site.stopping)
+        app = reloading = Reloading(services, build, how.reload, stopping=site.stopping, manager=site.manager)
         site.siblings.reload = reloading.reload
     return app if site.folder is None else Joined(app, site.siblings, site.folder / "hub")
 
 
-def _serve(services: Services, daemon: Daemon, app: App, listener: socket.socket, stopping: Stopping) -> None:
+def _serve(
+    services: Services,
+    daemon: Daemon,
+    how: Launch,
+    site: Site,
+    listener: socket.socket,
+    told_to_end: Callable[[], bool],
+    made: Callable[[], None] = lambda: None,
+) -> None:
+    app = _application(services, daemon, how, site)
+    made()
     if (endpoint := services.settings.telemetry.otlp_endpoint) is not None:
         enable_tracing(endpoint, service="marga-router" if daemon.name == "marga" else f"avyay-{daemon.name}")
     protocol = daemon.protocol(services) if daemon.protocol is not None else None
     try:
-        serve(app, listener, stopping=stopping, protocol=protocol)
+        serve(
+            app,
+            listener,
+            stopping=site.stopping,
+            protocol=protocol,
+            manager=site.manager,
+            told_to_end=told_to_end,
+        )
     finally:
         flush_tracing()
 
@@ -202,11 +226,18 @@ class _Family:
     """The parent of several workers, and what it keeps for them."""
 
     def __init__(
-        self, services: Services, daemon: Daemon, how: Launch, host: str, listeners: Sequence[socket.socket]
+        self,
+        services: Services,
+        daemon: Daemon,
+        how: Launch,
+        host: str,
+        listeners: Sequence[socket.socket],
+        manager: ServiceManager,
     ) -> None:
         self._services, self._daemon, self._how, self._host = services, daemon, how, host
         self._descriptors = [one.fileno() for one in listeners]
         self._log = get_logger("serve")
+        self._manager = manager
         # Short: the path of a Unix socket holds about 100 characters. Nobody else may enter it.
         self._folder = Path(tempfile.mkdtemp(prefix="avyay-"))
         self._owners: list[_Owned] = []
@@ -214,14 +245,14 @@ class _Family:
         self._numbers = count(1)
         self._hub = Hub()
 
-    def run(self, workers: int) -> int:
+    def run(self, workers: int, told_to_end: Callable[[], bool]) -> int:
         """Until told to end; returns the exit code."""
         try:
-            return asyncio.run(self._run(workers))
+            return asyncio.run(self._run(workers, told_to_end))
         finally:
             shutil.rmtree(self._folder, ignore_errors=True)
 
-    async def _run(self, workers: int) -> int:
+    async def _run(self, workers: int, told_to_end: Callable[[], bool]) -> int:
         place = ["--quiet", "--host", self._host, "--worker-of", str(self._folder)]
         for descriptor in self._descriptors:
             place += ["--listen-fd", str(descriptor)]
@@ -232,19 +263,29 @@ class _Family:
             self._descriptors,
             reload=self._reload if self._how.reload is not None else None,
             patience=self._services.settings.serve.worker_timeout,
+            told_to_end=told_to_end,
+            ending=self._manager.stopping,
         )
         self._hub.born, self._hub.heard = supervisor.born, supervisor.heard
+        self._hub.changed = partial(self._tell, workers)
+        watching = asyncio.ensure_future(self._manager.watch())
         try:
             await self._hub.serve(self._folder / "hub")
             self._point_at(await self._own(self._services))
             return await supervisor.run()
         finally:
+            watching.cancel()
             for task in self._retiring:
                 task.cancel()
             await asyncio.gather(*self._retiring, return_exceptions=True)
             for owned in self._owners:
                 await owned.stack.aclose()
             await self._hub.close()
+
+    def _tell(self, workers: int, serving: int) -> None:
+        """One that serves is enough: they have one socket."""
+        status = f"{serving} of {workers} workers serve."
+        self._manager.ready(status) if serving else self._manager.status(status)
 
     async def _own(self, services: Services) -> _Owned:
         """Keep for the workers what a configuration asks for."""
@@ -272,6 +313,15 @@ class _Family:
 
     async def _reload(self) -> None:
         """Put the configuration to use in one worker after the other; a bad one changes nothing."""
+        self._manager.reloading()
+        fine = False
+        try:
+            fine = await self._reload_workers()
+        finally:
+            self._manager.ready(RELOADED if fine else NOT_RELOADED)
+
+    async def _reload_workers(self) -> bool:
+        """Says whether they use it."""
         old = self._owners[-1]
         load = self._how.reload
         assert load is not None
@@ -285,9 +335,10 @@ class _Family:
             fresh = await self._own(services)
         except AvyayError as error:
             self._log.error("reload_refused", error=error.message, hint=error.hint)
-            return
+            return False
         self._point_at(fresh)
-        if await self._hub.reload():
+        used = await self._hub.reload()
+        if used:
             self._log.warning("reloaded_all")
             left = old
         else:
@@ -299,6 +350,7 @@ class _Family:
         task = asyncio.create_task(self._retire(left))
         self._retiring.add(task)
         task.add_done_callback(self._retiring.discard)
+        return used
 
     async def _retire(self, owned: _Owned) -> None:
         """Let go of it once no worker has requests of its configuration any more."""

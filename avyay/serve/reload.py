@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from avyay.errors import AvyayError
 from avyay.log import get_logger
+from avyay.serve.notify import NOT_RELOADED, RELOADED, ServiceManager
 from avyay.serve.run import App, Stopping
 
 if TYPE_CHECKING:
@@ -100,10 +101,17 @@ class Reloading:
         build: Makes an application, in the loop's thread.
         load: Reads the configuration anew; raises an `AvyayError` when it cannot be used.
         stopping: Told when the daemon drains.
+        manager: Told of it.
     """
 
     def __init__(
-        self, services: Services, build: Build, load: Callable[[], Services], *, stopping: Stopping | None = None
+        self,
+        services: Services,
+        build: Build,
+        load: Callable[[], Services],
+        *,
+        stopping: Stopping | None = None,
+        manager: ServiceManager | None = None,
     ) -> None:
         self._build, self._load = build, load
         own = Stopping()
@@ -111,6 +119,7 @@ class Reloading:
         if stopping is not None:
             stopping.add(lambda: self._now.stopping.begin())
         self._log = get_logger("serve")
+        self._manager = manager or ServiceManager()
         self._one = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
         self.reloads = 0
@@ -129,26 +138,34 @@ class Reloading:
     async def reload(self) -> bool:
         """Read the configuration anew and put it to use; says whether it was. The old one stays when it is bad."""
         async with self._one:
-            old = self._now
+            self._manager.reloading()
+            used = False
             try:
-                services = await asyncio.to_thread(self._load)
-            except AvyayError as error:
-                self._log.error("reload_refused", error=error.message, hint=error.hint)
-                return False
-            stopping = Stopping()
-            try:
-                fresh = _Generation(self._build(services, stopping), services, stopping)
-                await fresh.start()
-            except (AvyayError, RuntimeError) as error:
-                self._log.error("reload_refused", error=str(error))
-                services.close()
-                return False
-            self._now = fresh
-            self.reloads += 1
-            fixed = [key for key in FIXED if _value(old.services, key) != _value(services, key)]
-            self._log.warning("reloaded", needs_restart=fixed)
-            self._spawn(self._retire(old))
-            return True
+                used = await self._renew(self._now)
+            finally:
+                self._manager.ready(RELOADED if used else NOT_RELOADED)
+            return used
+
+    async def _renew(self, old: _Generation) -> bool:
+        try:
+            services = await asyncio.to_thread(self._load)
+        except AvyayError as error:
+            self._log.error("reload_refused", error=error.message, hint=error.hint)
+            return False
+        stopping = Stopping()
+        try:
+            fresh = _Generation(self._build(services, stopping), services, stopping)
+            await fresh.start()
+        except (AvyayError, RuntimeError) as error:
+            self._log.error("reload_refused", error=str(error))
+            services.close()
+            return False
+        self._now = fresh
+        self.reloads += 1
+        fixed = [key for key in FIXED if _value(old.services, key) != _value(services, key)]
+        self._log.warning("reloaded", needs_restart=fixed)
+        self._spawn(self._retire(old))
+        return True
 
     async def _retire(self, old: _Generation) -> None:
         old.stopping.begin()  # streams without an end: their callers come back to the new one

@@ -6,6 +6,7 @@ import asyncio
 import errno
 import gc
 import ipaddress
+import logging
 import signal
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
@@ -13,8 +14,9 @@ from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from typing import Any, TypeAlias
 
 from avyay.errors import AvyayError, UsageError
+from avyay.serve.notify import ServiceManager
 
-__all__ = ["App", "Stopping", "bind", "is_loopback", "serve", "serving_beside"]
+__all__ = ["App", "Stopping", "bind", "hold_end", "is_loopback", "serve", "serving_beside"]
 
 App: TypeAlias = Callable[
     [MutableMapping[str, Any], Callable[[], Awaitable[Any]], Callable[[Any], Awaitable[None]]], Awaitable[None]
@@ -45,6 +47,17 @@ class Stopping:
     def begin(self) -> None:
         for callback in self._callbacks:
             callback()
+
+
+def hold_end() -> Callable[[], bool]:
+    """Have SIGTERM wait from here on; returns what tells whether it came.
+
+    Until here it ends the process as it ends any, at once and without a word. What is made from here on is to be closed
+    in order, so whoever listens next asks first.
+    """
+    came: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, frame: came.append(number))
+    return lambda: bool(came)
 
 
 def is_loopback(host: str) -> bool:
@@ -92,11 +105,15 @@ def serve(
     drain: float = 30.0,
     stopping: Stopping | None = None,
     protocol: type[asyncio.Protocol] | None = None,
+    manager: ServiceManager | None = None,
+    told_to_end: Callable[[], bool] = lambda: False,
 ) -> None:
     """Serve until SIGTERM or SIGINT; requests under way get `drain` seconds to end, once `stopping` has told them.
 
     Args:
         protocol: One that knows limits of its own, for who meets strangers.
+        manager: Told when requests are answered, when they no longer are, and that this process does not hang.
+        told_to_end: Whether that came already; what was made is then closed in order.
 
     Raises:
         AvyayError: the application cannot start.
@@ -105,24 +122,48 @@ def serve(
 
     from avyay.serve.http_protocol import HttpProtocol
 
+    told = manager or ServiceManager()
+
     class Server(uvicorn.Server):
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets)
+            if not self.should_exit:
+                told.ready("Answers requests.")
+
+        async def main_loop(self) -> None:
+            watching = asyncio.ensure_future(told.watch())
+            try:
+                await super().main_loop()
+            finally:
+                watching.cancel()
+
         async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            told.stopping()
             if stopping is not None:
                 stopping.begin()
             await super().shutdown(sockets)
 
     options = {**_OPTIONS, "http": protocol or HttpProtocol, "timeout_graceful_shutdown": int(drain)}
     life = _Life(app)
+    # Of a start that fails the caller tells in words of its own.
+    logging.getLogger("uvicorn.error").addFilter(lambda record: life.failure is None)
     config = uvicorn.Config(life, loop=_loop(), **options)
     # What is loaded by now stays: the collector need not look at it again, and may look less often at the rest.
     gc.collect()
     gc.freeze()
     gc.set_threshold(10_000, 10, 4)
-    # uvicorn raises the signal anew once it has drained; by then the daemon has done all it was asked to.
-    signal.signal(signal.SIGTERM, _already_done)
-    signal.signal(signal.SIGINT, _already_done)
+    server = Server(config)
+
+    def end(number: int, frame: object) -> None:
+        server.should_exit = True
+
+    # Until uvicorn listens itself; and it raises the signal anew once it has drained, when all is done that was asked.
+    signal.signal(signal.SIGTERM, end)
+    signal.signal(signal.SIGINT, end)
+    if told_to_end():
+        server.should_exit = True
     try:
-        Server(config).run(sockets=[listener])
+        server.run(sockets=[listener])
     except SystemExit:
         if life.failure is not None:
             raise life.failure from None
@@ -179,10 +220,6 @@ async def serving_beside(app: App, listener: socket.socket, *, drain: float = 5.
     finally:
         server.should_exit = True
         await task
-
-
-def _already_done(number: int, frame: object) -> None:
-    return None
 
 
 def _loop() -> str:

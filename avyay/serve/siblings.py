@@ -23,6 +23,7 @@ from typing import Any, Protocol, TypeAlias
 
 import orjson
 
+from avyay.errors import DependencyError
 from avyay.log import get_logger
 from avyay.serve.house import Metric
 from avyay.serve.run import App
@@ -175,7 +176,10 @@ class Joined:
                 await self._siblings.leave()  # the server ends the loop as soon as it hears of the end
             await send(message)
 
-        await self._siblings.join(self._path)
+        try:
+            await self._siblings.join(self._path)
+        except OSError as error:  # it was killed while we started, and nobody will miss us
+            raise DependencyError("The daemon that this worker belongs to has ended.", code="no_parent") from error
         await self._app(scope, receive, told)
 
 
@@ -185,6 +189,7 @@ class Hub:
     Attributes:
         born: When a worker was started, on the monotonic clock, by its process id.
         heard: Told that a worker's event loop turns (it reports what it counts), and whether it serves already.
+        changed: Told how many serve now.
     """
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -204,6 +209,7 @@ class Hub:
         self._reloaded_at = -math.inf
         self.born: Callable[[int], float] = lambda pid: math.inf
         self.heard: Callable[[int, bool], None] = lambda pid, serving: None
+        self.changed: Callable[[int], None] = lambda serving: None
 
     async def serve(self, path: Path) -> None:
         """Listen at `path`, in a folder that nobody else can enter."""
@@ -253,6 +259,7 @@ class Hub:
         self._serving.append(peer)
         if self.born(self._pids[peer]) < self._reloaded_at:
             peer.send(["l", 0])  # it may have read the configuration before
+        self.changed(len(self._serving))
 
     def _news(self, peer: Peer, message: list[Any]) -> None:
         self._end.tell(["n"], but=peer)
@@ -261,8 +268,9 @@ class Hub:
         self._pids.pop(peer, None)
         self._gauges.pop(peer, None)
         self._heard_at.pop(peer, None)
-        with suppress(ValueError):
+        if peer in self._serving:
             self._serving.remove(peer)
+            self.changed(len(self._serving))
         for question in self._questions.values():
             question.without(peer)
         for reloading, answer in self._reloads.values():

@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 from avyay.errors import ExitCode, UsageError
 from avyay.log import get_logger
 from avyay.resilience.backoff import Backoff
+from avyay.serve.notify import ServiceManager
 from avyay.serve.watchdog import Watchdog
-from avyay.serve.workers import worker_command, workers_of
+from avyay.serve.workers import ORDERLY, worker_command, workers_of
 
 __all__ = ["COMPONENTS", "Member", "Tree", "members"]
 
@@ -24,6 +25,8 @@ _GROWN = 30.0  # seconds after which a process that dies did not die of its star
 _DRAIN = 40.0
 _PROBES = 6  # in the time that a member may be silent
 _MOST_PROBE = 5.0  # seconds between two probes
+_FIRST_PROBE = 0.2  # between those of a member that has not answered yet
+_PROBE_PATIENCE = 30.0  # seconds an answer may take where silence is not punished
 _RESTART = Backoff(base=0.5, cap=30.0, attempts=1_000_000)
 
 
@@ -34,7 +37,7 @@ class Member:
     Args:
         environment: What it has besides ours.
         reloads: Whether SIGHUP is for it.
-        address: Host and port where it answers; None: nobody asks it how it is.
+        address: Host and port where it answers; None: nobody asks it how it is, and it counts as one that answers.
     """
 
     name: str
@@ -99,6 +102,7 @@ class Tree:
         grown: Seconds after which a death counts as a first one again.
         patience: Seconds after which a member that answers nothing is killed; 0: never.
         backoff: Between a death and the next start.
+        manager: Told when the front answers, and each other member does or has died once.
     """
 
     def __init__(
@@ -110,6 +114,7 @@ class Tree:
         patience: float = 0.0,
         backoff: Backoff = _RESTART,
         jitter: Callable[[], float] = random.random,
+        manager: ServiceManager | None = None,
     ) -> None:
         self._family, self._grown, self._backoff, self._jitter = family, grown, backoff, jitter
         self._log = get_logger("serve")
@@ -119,6 +124,9 @@ class Tree:
         self._patience = patience
         self._watchdog: Watchdog[asyncio.subprocess.Process] = Watchdog(patience)
         self._alive: dict[asyncio.subprocess.Process, Member] = {}
+        self._manager = manager or ServiceManager()
+        self._answering: set[str] = set()
+        self._awaited = {member.name for member in family}  # not heard of yet
 
     def run(self) -> int:
         """Watch over the members; returns the exit code."""
@@ -141,12 +149,18 @@ class Tree:
             gone = asyncio.Event()  # the front has drained: only now may those behind it end
             tasks = [asyncio.create_task(self._keep(member, watched, gone)) for member in rest]
             tasks.append(asyncio.create_task(self._keep_front(front, watched, gone)))
+            signs = [watching, asyncio.create_task(self._manager.watch()), asyncio.create_task(self._tell_of_end())]
             await asyncio.gather(*tasks)
-            watching.cancel()
+            for sign in signs:
+                sign.cancel()
         finally:
             os.close(watched)
             os.close(kept)
         return self._code
+
+    async def _tell_of_end(self) -> None:
+        await self._ending.wait()
+        self._manager.stopping()
 
     async def _keep_front(self, member: Member, watched: int, gone: asyncio.Event) -> None:
         try:
@@ -179,6 +193,7 @@ class Tree:
             probing.cancel()
             self._watchdog.end(process)
             self._alive.pop(process)
+            self._heard_of(member, answers=False)
             if not ended.done():
                 await _end(process, ended)
                 return
@@ -194,20 +209,41 @@ class Tree:
                 return
             deaths = 1 if age >= self._grown else deaths + 1
             delay = self._backoff.delay(deaths, self._jitter) or 0.0
-            self._log.error(
-                "component_died", component=member.name, pid=process.pid, code=code, again_in=round(delay, 1)
-            )
+            words = {"component": member.name, "pid": process.pid, "code": code, "again_in": round(delay, 1)}
+            if code in ORDERLY:
+                self._log.warning("component_ended", **words)
+            else:
+                self._log.error("component_died", **words)
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._ending.wait(), delay)
 
     async def _probe(self, process: asyncio.subprocess.Process, member: Member) -> None:
         """Ask a member again and again; whatever it answers is a sign of life."""
-        if member.address is None or not self._patience:
+        if member.address is None:
+            self._heard_of(member, answers=True)
             return
+        pause = _FIRST_PROBE
         while True:
-            if await _answers(*member.address, self._patience):
+            if await _answers(*member.address, self._patience or _PROBE_PATIENCE):
                 self._watchdog.heard(process)
-            await asyncio.sleep(min(_MOST_PROBE, self._patience / _PROBES))
+                self._heard_of(member, answers=True)
+                if not self._patience:
+                    return
+                pause = min(_MOST_PROBE, self._patience / _PROBES)
+            await asyncio.sleep(pause)
+
+    def _heard_of(self, member: Member, *, answers: bool) -> None:
+        """A member answers, or has ended: the service manager learns what that makes of the whole."""
+        if answers == (member.name in self._answering) and member.name not in self._awaited:
+            return
+        self._awaited.discard(member.name)
+        (self._answering.add if answers else self._answering.discard)(member.name)
+        missing = [one.name for one in self._family if one.name not in self._answering]
+        status = f"Does not answer: {', '.join(missing)}." if missing else "All components answer."
+        if self._awaited or self._family[-1].name in missing:
+            self._manager.status(status)
+        else:
+            self._manager.ready(status)
 
     def _hung(self, process: asyncio.subprocess.Process) -> None:
         """End a member that nothing else would."""
@@ -217,12 +253,14 @@ class Tree:
         _kill(process)
 
     def _pass_on(self, number: int) -> None:
+        self._manager.reloading()
         for process, member in self._alive.items():
             if not member.reloads:
                 self._log.warning("not_reloaded", component=member.name, why="its agents would be ended: restart it")
                 continue
             with suppress(ProcessLookupError):
                 process.send_signal(number)
+        self._manager.ready("The components were told to read their configuration anew; the log has what came of it.")
 
 
 async def _answers(host: str, port: int, patience: float) -> bool:

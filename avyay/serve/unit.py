@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from avyay.paths import Paths
+from avyay.serve.watchdog import START
 
 __all__ = ["systemd_unit"]
 
@@ -30,10 +32,19 @@ SystemCallArchitectures=native
 UMask=0077
 """
 # Its agents build and test other people's code, which may need devices, namespaces and old system calls.
+_LEAST_START = 90  # seconds, systemd's own
 _LOOSER = {"engine", "all"}
 
 
-def systemd_unit(name: str, command: Sequence[str], paths: Paths, *, home: str | None, user_unit: bool = False) -> str:
+def systemd_unit(
+    name: str,
+    command: Sequence[str],
+    paths: Paths,
+    *,
+    home: str | None,
+    user_unit: bool = False,
+    patience: float = 30.0,
+) -> str:
     """The text of a unit file.
 
     Args:
@@ -41,6 +52,7 @@ def systemd_unit(name: str, command: Sequence[str], paths: Paths, *, home: str |
         paths: The folders it writes to.
         home: What AVYAY_HOME is to be; None: the user's own places.
         user_unit: For `systemctl --user`, where several of the lock-downs are not to be had.
+        patience: Seconds the daemon may be silent; 0: for ever.
     """
     hardened = [line for line in _HARDENED.splitlines() if not (name in _LOOSER and line.startswith(_TOO_TIGHT))]
     writable = sorted({_quote(f"-{path}") for path in (paths.data, paths.cache, paths.state, paths.runtime)})
@@ -54,14 +66,19 @@ def systemd_unit(name: str, command: Sequence[str], paths: Paths, *, home: str |
         "StartLimitBurst=10",
         "",
         "[Service]",
-        "Type=exec",
+        "Type=notify",
+        "NotifyAccess=main",
         f"ExecStart={' '.join(_quote(word) for word in command)}",
         *(["ExecReload=/bin/kill -HUP $MAINPID"] if "--reload-config" in command else []),
         "Restart=on-failure",
         "RestartSec=2",
         "RestartPreventExitStatus=2 4 5",
         "KillMode=mixed",
+        f"TimeoutStartSec={max(_LEAST_START, math.ceil(patience * START))}",
         "TimeoutStopSec=90",
+        *([f"WatchdogSec={math.ceil(patience)}", "TimeoutAbortSec=10"] if patience else []),
+        "# Its memory holds keys:",
+        "LimitCORE=0",
         f"Environment={_quote('AVYAY_LOG_FORMAT=json')}",
         *([f"Environment={_quote(f'AVYAY_HOME={home}')}"] if home else []),
         "# Keys belong into a file of mode 0600, one NAME=value a line:",

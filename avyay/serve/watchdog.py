@@ -11,11 +11,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-__all__ = ["Watchdog", "awake_or_asleep"]
+__all__ = ["START", "Watchdog", "awake_or_asleep"]
 
 Who = TypeVar("Who")
 
-_START = 10  # a start may take so many times as long: databases are migrated, an index is opened
+START = 10  # a start may take so many times as long: databases are migrated, an index is opened
 _TICKS = 20  # looks in one period
 _LATE = 3  # a look that comes by more than this part of a period too late: we were away ourselves
 
@@ -47,7 +47,7 @@ class Watchdog(Generic[Who]):
 
     def begin(self, who: Who) -> None:
         """Watch a process that starts."""
-        self._lives[who] = _Life(self._clock(), self._patience * _START)
+        self._lives[who] = _Life(self._clock(), self._patience * START)
 
     def heard(self, who: Who, *, serving: bool = True) -> None:
         """It gave a sign of life; `serving`: its start is over."""

@@ -19,13 +19,15 @@ from avyay.resilience.backoff import Backoff
 from avyay.serve.port_holder import parent_of
 from avyay.serve.watchdog import Watchdog
 
-__all__ = ["Supervisor", "worker_command", "workers_of"]
+__all__ = ["ORDERLY", "Supervisor", "worker_command", "workers_of"]
 
 _YOUNG = 5.0  # seconds: a worker that dies younger than this may die for the same reason again
 _MOST_YOUNG_DEATHS = 5
 _RESTART = Backoff(base=0.2, cap=10.0, attempts=1_000_000)
 _DRAIN = 35.0
 _WORKER = b"\0--worker-of\0"
+ORDERLY = (0, -signal.SIGTERM)
+"""How a process ends that was told to: having drained, or while it still started and had nothing to let go of."""
 _HOPELESS = (ExitCode.USAGE, ExitCode.AUTH, ExitCode.POLICY)
 
 
@@ -40,6 +42,8 @@ class Supervisor:
         descriptors: Open files that it inherits under the same numbers.
         reload: Run on SIGHUP; None: SIGHUP ends the daemon.
         patience: Seconds a worker may be silent (`heard`); 0: for ever.
+        told_to_end: Whether SIGTERM came before.
+        ending: Told when the end begins.
     """
 
     def __init__(
@@ -50,9 +54,12 @@ class Supervisor:
         *,
         reload: Callable[[], Awaitable[None]] | None = None,
         patience: float = 0.0,
+        told_to_end: Callable[[], bool] = lambda: False,
+        ending: Callable[[], None] = lambda: None,
     ) -> None:
         self._command, self._count, self._descriptors = command, count, tuple(descriptors)
         self._reload = reload
+        self._told_to_end, self._tell_end = told_to_end, ending
         self._watchdog: Watchdog[int] = Watchdog(patience)
         self._patience = patience
         self._log = get_logger("serve")
@@ -74,6 +81,9 @@ class Supervisor:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._ending.set)
         loop.add_signal_handler(signal.SIGHUP, self._ending.set if self._reload is None else self._hung_up)
+        if self._told_to_end():
+            self._ending.set()
+        telling = asyncio.ensure_future(self._tell_of_end())
         workers = [asyncio.ensure_future(self._keep_one(slot)) for slot in range(self._count)]
         watching = asyncio.ensure_future(self._watchdog.run(self._hung))
         try:
@@ -82,13 +92,17 @@ class Supervisor:
             self._ending.set()
             await asyncio.gather(*workers, return_exceptions=True)
             watching.cancel()
-            await asyncio.gather(watching, return_exceptions=True)
+            await asyncio.gather(watching, telling, return_exceptions=True)
             if self._reloading is not None:
                 self._reloading.cancel()
                 await asyncio.gather(self._reloading, return_exceptions=True)
         if self._none_lives():
             raise InternalError("The workers die as soon as they start; the log says why.", code="workers_die")
         return self._code
+
+    async def _tell_of_end(self) -> None:
+        await self._ending.wait()
+        self._tell_end()
 
     def born(self, pid: int) -> float:
         """When a worker was started, on the monotonic clock."""
@@ -150,7 +164,10 @@ class Supervisor:
                 return
             self._born[slot] = math.inf
             code = process.returncode
-            self._log.error("worker_died", pid=process.pid, code=code)
+            if code in ORDERLY:
+                self._log.warning("worker_ended", pid=process.pid, code=code)
+            else:
+                self._log.error("worker_died", pid=process.pid, code=code)
             if first and code in _HOPELESS:
                 self._code = self._code or int(code)  # its own words stand above
                 self._ending.set()

@@ -74,6 +74,13 @@ def test_units(name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytes
     assert "--print-unit" not in unit
     assert "NoNewPrivileges=yes" in unit
     assert ("PrivateDevices=yes" in unit) == (name not in ("engine", "all"))
+    lines = unit.splitlines()
+    for line in ("Type=notify", "NotifyAccess=main", "WatchdogSec=30", "TimeoutStartSec=300", "LimitCORE=0"):
+        assert line in lines
+    monkeypatch.setenv("AVYAY_SERVE_WORKER_TIMEOUT", "0")
+    assert avyay(words) == 0
+    unit = capsys.readouterr().out
+    assert ("Type=notify" in unit, "WatchdogSec" in unit) == (True, False)
     assert avyay([*words, "--user-unit"]) == 0
     assert "WantedBy=default.target" in capsys.readouterr().out
 

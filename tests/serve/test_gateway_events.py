@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+import yaml
 from daemon import Served, services_in, wait_for
+from family import Family, Line
 from gate import Gate, keys_in, make_key
 from listener import Listener
 
@@ -268,3 +272,46 @@ def test_one_key_holds_so_many_streams_and_no_more(tmp_path: Path, monkeypatch: 
         for listener in held:
             listener.close()
         wait_for(lambda: gate.get("/v1/events?limit=1", authorization=f"Bearer {keys[0]}").status == 200)
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs /proc")
+def test_health_is_that_of_all_workers_whoever_answers(tmp_path: Path) -> None:
+    pytest.importorskip("redis")
+    with ExitStack() as stack:
+        there = stack.enter_context(Elsewhere(tmp_path / "there"))
+        nobody = stack.enter_context(socket.socket())
+        nobody.bind(("127.0.0.1", 0))  # and does not listen: neither a router nor a Redis
+        absent = f"127.0.0.1:{nobody.getsockname()[1]}"
+        settings = {
+            "upstreams": {"raksha": {"url": there.url}, "marga": {"url": f"http://{absent}"}},
+            "redis_url": f"redis://{absent}",
+            "limits": [{"requests": 1_000}],
+        }
+        config = tmp_path / "config.yaml"
+        config.write_text(yaml.safe_dump({"gateway": settings, "serve": {"principal_secret_env": "SHARED"}}))
+        family = Family("gateway", tmp_path, "--config", str(config), SHARED=SHARED)
+        stack.callback(family.kill)
+        wait_for(family.answers, 120)
+        lines: dict[int, list[Line]] = {}
+
+        def meet() -> bool:
+            line = stack.enter_context(Line(family.port))
+            lines.setdefault(line.get("/health")["worker"], []).append(line)
+            return len(lines) == 2 and all(len(mine) >= 2 for mine in lines.values())
+
+        wait_for(meet, 120)
+        one, other = lines.values()
+        assert one[0].get("/health")["limits"] == "ok"  # nobody has asked Redis yet
+        assert one[0].ask("GET", "/v1/models")[0] in (502, 503)
+        streams = [line.stream("/v1/events") for line in (one[1], *other[1:])]
+        expected = {"streams": len(streams), "followed": ["raksha"]}
+        for line in (one[0], other[0]):
+            wait_for(lambda line=line: line.get("/health")["events"] == expected)  # type: ignore[misc]
+            health = line.get("/health")
+            assert (health["status"], health["limits"]) == ("degraded", "lost")
+            wait_for(lambda line=line: line.get("/health")["usage"]["backlog"] == 0)  # type: ignore[misc]
+            assert line.get("/health")["usage"] == {"healthy": True, "backlog": 0, "refused": 0, "unspooled": 0}
+            metrics = line.get("/metrics")
+            assert re.search(r"^gateway_redis_lost 1$", metrics, re.MULTILINE)
+            assert re.search(r"^gateway_limits_fallback_total [1-9]", metrics, re.MULTILINE)
+        assert family.end() == 0

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from avyay.clock import Clock
 from avyay.errors import DependencyError, UnreachableError
 from avyay.log import get_logger
-from avyay.serve.gateway.limits import WINDOW, Claim, Counters, Limiter, Standing, Verdict, waiting_time
+from avyay.serve.gateway.limits import WINDOW, Claim, Counters, Limiter, LimitReport, Standing, Verdict, waiting_time
 from avyay.worker_socket import MemberEnd, OwnerEnd, Peer
 
 if TYPE_CHECKING:
@@ -43,6 +43,10 @@ class LocalLimiter:
         """See `Limiter`."""
         self.counters.release(claims, lease)
 
+    async def report(self) -> LimitReport:
+        """See `Limiter`."""
+        return LimitReport(self.counters.held)
+
 
 # ---------------------------------------------------------------- several workers of one machine
 
@@ -51,13 +55,14 @@ class LimitOwner:
     """Counts for all workers of this machine.
 
     worker -> owner   ["a", number, lease, [claim...]]  ["s", claim, difference, taken]  ["r", lease, [claim...]]
+                      ["w", number] how does the counting do?
 
     A worker that dies gives back what it held.
     """
 
     def __init__(self, end: OwnerEnd, limiter: Limiter, counters: Counters) -> None:
         self._limiter = limiter
-        end.handlers |= {"a": self._acquire, "s": self._settle, "r": self._release}
+        end.handlers |= {"a": self._acquire, "s": self._settle, "r": self._release, "w": self._report}
         end.left.append(lambda peer: counters.release_all(f"{peer.number}/"))
 
     async def _acquire(self, peer: Peer, message: list[Any]) -> None:
@@ -74,6 +79,10 @@ class LimitOwner:
 
     async def _release(self, peer: Peer, message: list[Any]) -> None:
         await self._limiter.release([Claim(*claim) for claim in message[2]], f"{peer.number}/{message[1]}")
+
+    async def _report(self, peer: Peer, message: list[Any]) -> None:
+        report = await self._limiter.report()
+        peer.answer(message, [report.held, report.lost, report.fallbacks])
 
 
 class LimitMember:
@@ -105,6 +114,13 @@ class LimitMember:
     async def release(self, claims: Sequence[Claim], lease: str) -> None:
         """See `Limiter`."""
         self._end.send(["r", lease, [_claim(claim) for claim in claims]])
+
+    async def report(self) -> LimitReport:
+        """See `Limiter`."""
+        try:
+            return LimitReport(*await self._end.ask("w", patience=_PATIENCE))
+        except OSError:
+            return LimitReport(lost=True)
 
 
 def _claim(claim: Claim) -> list[Any]:
@@ -222,11 +238,6 @@ class RedisLimiter:
         self.lost = False
         self.fallbacks = 0
 
-    @property
-    def state(self) -> Literal["ok", "lost"]:
-        """Whether Redis answered last time."""
-        return "lost" if self.lost else "ok"
-
     async def acquire(self, claims: Sequence[Claim], lease: str) -> Verdict:
         """See `Limiter`."""
         if not claims:
@@ -270,6 +281,11 @@ class RedisLimiter:
                 await pipe.execute()
         except Exception as error:  # noqa: BLE001 - as above; the lease runs out by itself
             self._failed(error)
+
+    async def report(self) -> LimitReport:
+        """See `Limiter`: whether Redis answered last time."""
+        held = 0 if self._fallback is None else self._fallback.counters.held
+        return LimitReport(held, self.lost, self.fallbacks)
 
     async def close(self) -> None:
         """Hang up."""

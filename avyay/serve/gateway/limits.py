@@ -17,6 +17,7 @@ from typing import Literal, Protocol, TypeAlias
 __all__ = [
     "Claim",
     "Counters",
+    "LimitReport",
     "Limiter",
     "Rule",
     "Standing",
@@ -94,6 +95,21 @@ class Verdict:
     lease: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class LimitReport:
+    """How those do who count.
+
+    Args:
+        held: Places among answers at once that are taken, as far as they are counted on this machine.
+        lost: Whether what counts does not answer: Redis, or the parent of the workers.
+        fallbacks: Requests that were limited here while Redis was lost; None where there is no Redis.
+    """
+
+    held: int = 0
+    lost: bool = False
+    fallbacks: int | None = None
+
+
 class Limiter(Protocol):
     """Where limits are counted."""
 
@@ -111,6 +127,10 @@ class Limiter(Protocol):
 
     async def release(self, claims: Sequence[Claim], lease: str) -> None:
         """Give back what a lease holds."""
+        ...
+
+    async def report(self) -> LimitReport:
+        """How it does."""
         ...
 
 

@@ -13,11 +13,11 @@ from avyay.marga.transport import TransportError
 from avyay.resilience.breaker import BreakerState
 from avyay.serve.gateway.app import GatewayApp
 from avyay.serve.gateway.auth import Identity
-from avyay.serve.gateway.limit_stores import LocalLimiter, RedisLimiter
+from avyay.serve.gateway.limits import LimitReport
 from avyay.serve.gateway.openapi import openapi_document
 from avyay.serve.gateway.reconcile import RemoteLedger, compare
 from avyay.serve.gateway.replies import send_json
-from avyay.serve.gateway.stream import EventsPage
+from avyay.serve.gateway.stream import EventsPage, events_state
 from avyay.serve.gateway.usage import UsageReader
 from avyay.serve.house import Metric, render_metrics, total
 from avyay.serve.siblings import Siblings, Source
@@ -43,31 +43,30 @@ class _Pages:
     # ------------------------------------------------------------ how it does
 
     async def state(self) -> dict[str, Any]:
-        """The state of the gateway, as this worker sees it, and of each component; under way is what all have."""
-        counted, _ = await self._siblings.ask()
+        """The state of the gateway, of all its workers together, and of each component."""
+        (counted, _), limits = await asyncio.gather(self._siblings.ask(), self._app.limiter.report())
         now = self._clock.monotonic()
         app = self._app
         components = {
             name: {"state": upstream.breaker.state(now).value, "problem": upstream.problem}
             for name, upstream in app.upstreams.items()
         }
-        journal = app.journal.state()
-        limits = app.limiter.state if isinstance(app.limiter, RedisLimiter) else "ok"
-        fine = journal.healthy and limits == "ok" and not components["marga"]["problem"]
+        healthy = not total(counted, "gateway_usage_failing")
+        fine = healthy and not limits.lost and not components["marga"]["problem"]
         return {
             "status": "ok" if fine else "degraded",
             "components": components,
             "usage": {
-                "healthy": journal.healthy,
-                "backlog": journal.backlog,
-                "refused": app.journal.refused,
-                "unspooled": app.journal.unspooled,
+                "healthy": healthy,
+                "backlog": total(counted, "gateway_usage_backlog"),
+                "refused": total(counted, "gateway_usage_refused_total"),
+                "unspooled": total(counted, "gateway_usage_unspooled_total"),
             },
-            "limits": limits,
+            "limits": "lost" if limits.lost else "ok",
             "authentication": "none" if app.authenticator.open else "required",
             "active": total(counted, "gateway_active"),
             **self._siblings.worker,
-            **({"events": events.state()} if isinstance(events := app.pages.get(_EVENTS), EventsPage) else {}),
+            **({"events": events_state(counted)} if isinstance(app.pages.get(_EVENTS), EventsPage) else {}),
         }
 
     async def health(self, scope: Scope, receive: Any, send: Any, identity: Identity | None, request_id: str) -> int:
@@ -83,8 +82,8 @@ class _Pages:
         return await self._json(scope, send, 200, openapi_document(), request_id)
 
     async def metrics(self, scope: Scope, receive: Any, send: Any, identity: Identity | None, request_id: str) -> int:
-        counted, _ = await self._siblings.ask()
-        return await self._json(scope, send, 200, render_metrics([*counted, *self._states()]), request_id)
+        (counted, _), limits = await asyncio.gather(self._siblings.ask(), self._app.limiter.report())
+        return await self._json(scope, send, 200, render_metrics([*counted, *self._states(limits)]), request_id)
 
     def facts(self) -> None:
         """There is nothing that only one worker knows."""
@@ -108,6 +107,10 @@ class _Pages:
         yield "gateway_active", "gauge", "Requests under way.", [({}, float(len(app.passages)))]
         journal = app.journal.state()
         yield "gateway_usage_backlog", "gauge", "Rows not yet on disk.", [({}, float(journal.backlog))]
+        failing = float(not journal.healthy)
+        yield "gateway_usage_failing", "gauge", "Processes whose rows do not get onto disk.", [({}, failing)]
+        refused = float(app.journal.refused)
+        yield "gateway_usage_refused_total", "counter", "Rows given up, because none fitted any more.", [({}, refused)]
         yield "gateway_usage_rows_total", "counter", "Rows on disk.", [({}, float(journal.committed))]
         yield (
             "gateway_usage_unspooled_total",
@@ -118,20 +121,19 @@ class _Pages:
         yield "gateway_tasks", "gauge", "Tasks of the event loop.", [({}, float(len(asyncio.all_tasks())))]
         if isinstance(events := app.pages.get(_EVENTS), EventsPage):
             yield from events.metrics()
-        if isinstance(app.limiter, LocalLimiter):
-            held = float(app.limiter.counters.held)
-            yield "gateway_concurrent_held", "gauge", "Places among answers at once that are taken.", [({}, held)]
-        if isinstance(app.limiter, RedisLimiter):
-            count = float(app.limiter.fallbacks)
-            yield "gateway_limits_fallback_total", "counter", "Requests limited without Redis.", [({}, count)]
 
-    def _states(self) -> Iterable[Metric]:
+    def _states(self, limits: LimitReport) -> Iterable[Metric]:
+        """What is one for all processes."""
         app = self._app
         now = self._clock.monotonic()
         states = [({"component": name}, _STATES[one.breaker.state(now)]) for name, one in app.upstreams.items()]
         yield "gateway_breaker_state", "gauge", "0 closed, 1 half open, 2 open.", states
-        if isinstance(app.limiter, RedisLimiter):
-            yield "gateway_redis_lost", "gauge", "Whether Redis is not there.", [({}, float(app.limiter.lost))]
+        held = float(limits.held)
+        yield "gateway_concurrent_held", "gauge", "Places among answers at once that are taken.", [({}, held)]
+        if limits.fallbacks is not None:
+            count = float(limits.fallbacks)
+            yield "gateway_limits_fallback_total", "counter", "Requests limited without Redis.", [({}, count)]
+            yield "gateway_redis_lost", "gauge", "Whether Redis is not there.", [({}, float(limits.lost))]
 
     # ------------------------------------------------------------ what was used
 

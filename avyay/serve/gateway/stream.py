@@ -27,10 +27,12 @@ if TYPE_CHECKING:
 
     from avyay.wiring import Services
 
-__all__ = ["MOST_OF_ONE", "EventsPage", "remotes_of"]
+__all__ = ["MOST_OF_ONE", "EventsPage", "events_state", "remotes_of"]
 
 MOST_OF_ONE = 20
 """Streams that one key may have open in a process."""
+
+_STREAMS, _FOLLOWED = "gateway_event_streams", "gateway_events_followed"
 
 Scope: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -40,6 +42,13 @@ Send: TypeAlias = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 def remotes_of(upstreams: Iterable[Upstream]) -> list[Remote]:
     """The components as homes to follow; the gateway asks in its own name."""
     return [Remote(one.name, one.url, one.own_word) for one in upstreams]
+
+
+def events_state(counted: Iterable[Metric]) -> dict[str, Any]:
+    """For `/health`: how many listen, and which components of other homes are followed, in all processes together."""
+    metrics = {name: rows for name, _, _, rows in counted}
+    followed = {labels["component"] for labels, value in metrics.get(_FOLLOWED, ()) if value}
+    return {"streams": int(sum(value for _, value in metrics.get(_STREAMS, ()))), "followed": sorted(followed)}
 
 
 class EventsPage:
@@ -92,17 +101,12 @@ class EventsPage:
         """Callers that listen."""
         return self._feed.streams
 
-    def state(self) -> dict[str, Any]:
-        """For `/health`: how many listen, and which components of other homes this process follows."""
-        followed = sorted(self._follower.following) if self._follower is not None else []
-        return {"streams": self.streams, "followed": followed}
-
     def metrics(self) -> Iterable[Metric]:
         """For Prometheus."""
-        yield "gateway_event_streams", "gauge", "Callers that listen to events.", [({}, float(self.streams))]
+        yield _STREAMS, "gauge", "Callers that listen to events.", [({}, float(self.streams))]
         if self._follower is not None:
             on = [({"component": one.name}, float(one.name in self._follower.following)) for one in self._remotes]
-            yield "gateway_events_followed", "gauge", "1: events of this component of another home come here.", on
+            yield _FOLLOWED, "gauge", "1: events of this component of another home come here.", on
             garbled = float(self._follower.garbled)
             yield "gateway_events_garbled_total", "counter", "What components sent that is no event.", [({}, garbled)]
 

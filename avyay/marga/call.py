@@ -8,26 +8,21 @@ from contextlib import aclosing
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from orjson import dumps
-
 from avyay.errors import AvyayError, PolicyError, UnreachableError
 from avyay.log import redact
 from avyay.marga.answer_headers import answer_headers
 from avyay.marga.backends.base import Backend, Outgoing, dialect_towards
 from avyay.marga.bill import Bill, bill_of
 from avyay.marga.budgets import Spending, worst_case
+from avyay.marga.call_privacy import CallPrivacy
 from avyay.marga.call_record import begun_call, ended_call
-from avyay.marga.clearance import clear
 from avyay.marga.compliance import PiiPolicy
 from avyay.marga.dispatch import Answer, NoAnswerError, RejectedError
 from avyay.marga.envelope import Inbound, Outbound, error_reply
-from avyay.marga.masking import AnswerMasker, Masker
-from avyay.marga.pii import PiiKind
-from avyay.marga.restore import StreamRestorer
 from avyay.marga.spans import record_call_span
 from avyay.marga.sticky import Answered
 from avyay.marga.transport import TransportError
-from avyay.marga.types import Attempt, CallStatus, Candidate, Decision, Dialect, Endpoint, Kind, Ranked
+from avyay.marga.types import Attempt, CallStatus, Candidate, Decision, Dialect, Endpoint, Kind
 from avyay.marga.wire import (
     Exchange,
     Failure,
@@ -40,7 +35,6 @@ from avyay.marga.wire import (
     default_target,
     failure_from_exception,
     forwarded_headers,
-    load_body,
     stream_content_type,
     truncated,
 )
@@ -62,11 +56,6 @@ def _target(dialect: Dialect, kind: Kind, model: str, max_output: int | None) ->
     return default_target(dialect, model, compatible=kind == "openai-compatible", max_output_tokens=max_output)
 
 
-def _forbidden(kind: PiiKind) -> Failure:
-    message = f"The answer held personal data that may not be shown ({kind}). See marga.pii.answers."
-    return Failure("policy", message, code="pii_in_answer")
-
-
 class Call:
     """One decided request, from its first attempt to its row in the ledger."""
 
@@ -83,13 +72,10 @@ class Call:
         "_first",
         "_found",
         "_gateway",
-        "_guard",
         "_inbound",
-        "_maskers",
         "_out",
-        "_permitted",
         "_pipe",
-        "_restorer",
+        "_privacy",
         "conversation",
         "cost",
         "decision",
@@ -131,10 +117,7 @@ class Call:
         self._first = b""
         self._out: Any = None
         self._ended = False
-        self._permitted: tuple[Ranked, ...] | None = None  # None: a rule on personal data was never asked
-        self._maskers: Mapping[str, Masker] = {}
-        self._restorer: StreamRestorer | None = None
-        self._guard: AnswerMasker | None = None
+        self._privacy: CallPrivacy | None = None  # None: no rule on personal data was ever asked
 
     @property
     def candidate(self) -> Candidate | None:
@@ -156,7 +139,8 @@ class Call:
     @property
     def masked(self) -> bool:
         """Whether personal data was masked for the provider that answered."""
-        return self._candidate is not None and self._candidate.provider.name in self._maskers
+        privacy, candidate = self._privacy, self._candidate
+        return privacy is not None and candidate is not None and privacy.masks(candidate.provider.name)
 
     # ------------------------------------------------------------ personal data
 
@@ -166,11 +150,10 @@ class Call:
         Returns:
             The refusal, when nobody is left.
         """
-        found = clear(policy, self._body, self.decision.ranked, self._inbound.key)
-        self._permitted, self._maskers = found.ranked, found.maskers
-        if found.ranked:
+        self._privacy = CallPrivacy()
+        message = self._privacy.clear(policy, self._body, self.decision.ranked, self._inbound.key)
+        if message is None:
             return None
-        message = f"Personal data keeps this request from every provider: {'; '.join(found.reasons)}."
         self._gateway.active += 1
         self._finish("refused", message)
         failure = Failure("policy", f"{message} See marga.pii in the configuration.", code="pii_refused")
@@ -189,19 +172,15 @@ class Call:
         dialect = dialect_towards(model, backend.dialects, inbound.dialect)
         target = _target(dialect, candidate.provider.kind, model.name, model.max_output)
         raw, body = inbound.raw, self._body
-        masker = self._maskers.get(candidate.provider.name)
-        if masker is not None:
-            body = masker.mask_body(body)
-            try:
-                raw = dumps(body)
-            except TypeError as error:  # nested deeper than can be written again
-                raise PolicyError("The request is nested too deeply to be masked.", code="pii_refused") from error
+        masked = self._privacy is not None and self._privacy.masks(candidate.provider.name)
+        if self._privacy is not None and masked:
+            raw, body = self._privacy.mask(candidate.provider.name, body)
         exchange = begin(
             inbound.dialect,
             raw,
             body,
             target,
-            edited=masker is not None,
+            edited=masked,
             exchange_id=self.decision.id,
             created=int(self.decision.at),
             foreign_thinking=self._features.foreign_thinking,
@@ -263,7 +242,7 @@ class Call:
         """Find a candidate that answers; of a whole answer, all of it."""
         gateway, features, decision = self._gateway, self._features, self.decision
         gateway.active += 1
-        ranked = decision.ranked if self._permitted is None else self._permitted
+        ranked = decision.ranked if self._privacy is None else self._privacy.permitted
         if features.previous_response_id is not None:
             home = gateway.router.homes.of(features.previous_response_id)
             if home is not None:
@@ -302,11 +281,11 @@ class Call:
         self._candidate = answer.candidate
         self._exchange = self._exchanges[answer.candidate.name]
         self._remember_model(0)
-        masker = self._maskers.get(answer.candidate.provider.name)
-        if gateway.answers is not None:
-            self._guard = AnswerMasker(*gateway.answers, self._body)
-        if self._exchange.streaming and (masker is not None or self._guard is not None):
-            self._restorer = StreamRestorer(self._inbound.dialect, masker, self._guard)
+        if gateway.answers is not None and self._privacy is None:
+            self._privacy = CallPrivacy()
+        if self._privacy is not None:
+            stream = self._inbound.dialect if self._exchange.streaming else None
+            self._privacy.answered(answer.candidate.provider.name, self._body, gateway.answers, stream=stream)
         if self._exchange.streaming:
             kind = answer.incoming.headers.get("content-type") if self._exchange.passthrough else None
             kind = kind or stream_content_type(self._inbound.dialect)
@@ -320,9 +299,8 @@ class Call:
         self.usage = out.usage
         self._account(out.output_chars)
         self._remember(answer.first)
-        shown = self._restored(out.body)
-        if self._guard is not None and self._guard.blocked is not None:
-            failure = _forbidden(self._guard.blocked)
+        shown = out.body if self._privacy is None else self._privacy.restore(out.body)
+        if self._privacy is not None and (failure := self._privacy.blocked) is not None:
             self._finish("refused", failure.message)
             return error_reply(self._inbound.dialect, failure, [("x-avyay-decision-id", self.decision.id)])
         self._finish("ok" if out.failure is None else "error")
@@ -331,19 +309,6 @@ class Call:
             cost.append(("x-avyay-cost-estimated", "true"))
         status = 200 if out.failure is None or exchange.passthrough else out.failure.status
         return Outbound(status, self._headers("application/json") + cost, shown, self)
-
-    def _restored(self, shown: bytes) -> bytes:
-        """A whole answer with what was masked put back, and what it must not say masked."""
-        assert self._candidate is not None
-        masker = self._maskers.get(self._candidate.provider.name)
-        if masker is None and self._guard is None:
-            return shown
-        body = before = load_body(shown)
-        if masker is not None:
-            body = masker.unmask_body(body)
-        if self._guard is not None:
-            body = self._guard.mask_body(body)
-        return shown if body is before else dumps(body)
 
     def _headers(self, content_type: str) -> list[tuple[str, str]]:
         assert self._answer is not None
@@ -361,8 +326,9 @@ class Call:
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """The stream for the caller; ends in the dialect's error event when the provider breaks off."""
-        restorer = self._restorer
-        if restorer is None:
+        privacy = self._privacy
+        restorer = privacy.restorer if privacy is not None else None
+        if privacy is None or restorer is None:
             async with aclosing(self._chunks()) as pieces:
                 async for piece in pieces:
                     yield piece
@@ -370,8 +336,7 @@ class Call:
         async with aclosing(self._chunks()) as pieces:
             async for piece in pieces:
                 out = restorer.feed(piece)
-                if self._guard is not None and self._guard.blocked is not None and self._pipe is not None:
-                    failure = _forbidden(self._guard.blocked)
+                if self._pipe is not None and (failure := privacy.blocked) is not None:
                     self._settle("refused", failure.message)
                     yield self._pipe.fail(failure)
                     return
@@ -386,7 +351,7 @@ class Call:
         answer, pipe = self._answer, self._pipe
         assert answer is not None
         assert pipe is not None
-        incoming, plain = answer.incoming, self._restorer is None
+        incoming, plain = answer.incoming, self._privacy is None or self._privacy.restorer is None
         try:
             first, self._first = self._first, b""
             self._remember(answer.first)

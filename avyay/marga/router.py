@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import random
 import secrets
 import time
@@ -12,16 +11,17 @@ from typing import Any
 
 from avyay.clock import SYSTEM_CLOCK, Clock
 from avyay.config.marga import CircuitBreakerSettings, MargaSettings
-from avyay.errors import AuthError, AvyayError, UsageError
+from avyay.errors import AuthError, UsageError
 from avyay.marga.backends import open_backend
 from avyay.marga.backends.base import Backend, dialect_towards
 from avyay.marga.budgets import Budgets
 from avyay.marga.calibrate import Calibrated
-from avyay.marga.catalogue import Catalogue, bundled_catalogue, configured_model
+from avyay.marga.catalogue import Catalogue, bundled_catalogue
 from avyay.marga.complexity import Complexity, score
 from avyay.marga.dispatch import Dispatcher
 from avyay.marga.experiments import assign, experiment_of
 from avyay.marga.health import Health
+from avyay.marga.model_pool import ModelPool
 from avyay.marga.providers import SETUP_HINT
 from avyay.marga.select import Selection, select, tier_for
 from avyay.marga.shadow import UNCLASSED
@@ -38,8 +38,6 @@ from avyay.marga.types import (
     Dialect,
     Endpoint,
     Hints,
-    Kind,
-    Model,
     Provider,
     Ranked,
 )
@@ -52,14 +50,7 @@ _random = random.Random(secrets.randbits(128))  # noqa: S311 - ids must differ, 
 
 __all__ = ["Router", "new_decision_id", "no_provider"]
 
-_MOST_NAMES = 10_000
 _UNSCORED = Complexity(0.0, ())  # a concrete model was named: how hard the request is changes nothing
-_LIST_TIMEOUT = 2.0  # seconds a provider has to say which models it holds
-# Whose models a name is, where neither the configuration nor the catalogue knows it.
-_FAMILIES: tuple[tuple[tuple[str, ...], tuple[Kind, ...]], ...] = (
-    (("claude-",), ("anthropic",)),
-    (("gpt-", "o1", "o3", "o4", "chatgpt-", "codex-", "ft:gpt-", "text-embedding-"), ("openai",)),
-)
 
 
 def new_decision_id() -> str:
@@ -108,8 +99,8 @@ class Router:
             connect_timeout=settings.timeouts.connect, idle_timeout=settings.timeouts.idle
         )
         self.catalogue = catalogue or bundled_catalogue()
-        self.providers: dict[str, Provider] = {provider.name: provider for provider in providers}
         self.backends: dict[str, Backend] = {p.name: open_backend(p, self.transport) for p in providers if p.usable}
+        self.models = ModelPool(providers, self.backends, settings.aliases, self.catalogue)
         configured = {setting.name: setting for setting in settings.providers}
         timeouts = settings.timeouts
         self.health = Health(
@@ -124,11 +115,8 @@ class Router:
         )
         self.dispatcher = Dispatcher(self.backends, self.health, clock)
         self.ratios = LearnedRatios()
-        self._pool: list[Candidate] | None = None
-        self._pinned: dict[str, list[Candidate]] = {}
-        self._smallest_context = 0
         self._selected: dict[tuple[object, ...], tuple[Selection, Mapping[str, Condition]]] = {}
-        self._selected_at = -1
+        self._selected_at = (-1, -1)
         self.floors: dict[str, Tier] = {}  # by request class: the lowest tier that was found good enough
         self.qualities: Mapping[str, Mapping[Tier, float]] = {}  # by request class and tier, relative to premium
         self.conversations = Conversations()
@@ -139,8 +127,12 @@ class Router:
         self._store: CallStore | None = None
         self._score = score
         self.new_id = new_id
-        self._listed: set[str] = set()
         self._users = 0
+
+    @property
+    def providers(self) -> dict[str, Provider]:
+        """All of them by name, usable or not, with the models they are known to hold."""
+        return self.models.providers
 
     @property
     def store(self) -> CallStore:
@@ -163,7 +155,7 @@ class Router:
 
     def usable(self) -> list[Provider]:
         """The providers that can be called."""
-        return [provider for provider in self.providers.values() if provider.usable]
+        return self.models.usable()
 
     async def learn_models(self, *, again: bool = False) -> None:
         """Ask the providers that hold models of their own which these are; those that stay silent have none.
@@ -171,15 +163,7 @@ class Router:
         Args:
             again: Ask also those that have answered before.
         """
-        silent = [p for p in self.usable() if p.lists_models and (again or p.name not in self._listed)]
-        await asyncio.gather(*(self._learn_quietly(provider.name) for provider in silent))
-
-    async def _learn_quietly(self, name: str) -> None:
-        try:
-            async with asyncio.timeout(_LIST_TIMEOUT):
-                await self.learn(name)
-        except (AvyayError, TimeoutError):
-            return  # the next request asks again; until then it has no models to offer
+        await self.models.learn_all(again=again)
 
     async def learn(self, name: str) -> None:
         """Ask a provider which models it holds.
@@ -188,27 +172,11 @@ class Router:
             UnreachableError: it does not say.
             AuthError: it refuses the key.
         """
-        models = await self.backends[name].list_models()
-        self._listed.add(name)
-        provider = self.providers[name]
-        if models != provider.models:
-            self.providers[name] = replace(provider, models=models)
-            self._pool = None
+        await self.models.learn(name)
 
     def candidates(self) -> list[Candidate]:
         """Every chat model of every usable provider."""
-        if self._pool is None:
-            self._pool = [
-                Candidate(provider, model)
-                for provider in self.usable()
-                for model in provider.models
-                if model.mode != "embedding"
-            ]
-            self._pinned.clear()
-            self._selected.clear()
-            contexts = [c.model.context for c in self._pool if c.model.context is not None]
-            self._smallest_context = min(contexts, default=1 << 20)
-        return self._pool
+        return self.models.candidates()
 
     def pinned(self, name: str) -> list[Candidate]:
         """The candidates a concrete model name stands for: `model`, `provider/model` or an alias.
@@ -216,49 +184,7 @@ class Router:
         Raises:
             UsageError: nobody has it.
         """
-        self.candidates()  # forgets what was looked up when the models change
-        if (known := self._pinned.get(name)) is not None:
-            return known
-        found = self._look_up(self.settings.aliases.get(name, name))
-        if len(self._pinned) < _MOST_NAMES:  # names come from callers
-            self._pinned[name] = found
-        return found
-
-    def _look_up(self, name: str) -> list[Candidate]:
-        provider_name, slash, rest = name.partition("/")
-        providers = self.usable()
-        if slash and provider_name in self.providers:
-            providers = [p for p in providers if p.name == provider_name]
-            name = rest
-        found = [Candidate(p, m) for p in providers for m in p.models if name in (m.name, m.base)]
-        if not found:
-            found = [Candidate(p, m) for p in providers if (m := self._known(p, name)) is not None]
-        if not found and slash and provider_name in self.providers and providers:
-            provider = providers[0]  # named outright: its owner knows what it holds
-            model = configured_model(
-                name, kind=provider.kind, vendor=provider.vendor, tier=None, catalogue=self.catalogue
-            )
-            found = [Candidate(provider, model)]
-        if not found:
-            raise UsageError(
-                f"No provider has a model called {name!r}.",
-                hint='Use "auto", or one of those that `avyay marga providers` lists.',
-                code="model_not_found",
-            )
-        return found
-
-    def _known(self, provider: Provider, name: str) -> Model | None:
-        """A model the provider's vendor sells, though it is not routed to."""
-        if provider.kind not in ("openai", "anthropic") and provider.vendor is None:
-            return None
-        if provider.kind == "azure":
-            return None  # only deployments can be called
-        known = self.catalogue.find(name, vendor=provider.vendor)
-        if known is None:
-            kinds = next((kinds for prefixes, kinds in _FAMILIES if name.startswith(prefixes)), ())
-            if provider.kind not in kinds:
-                return None
-        return configured_model(name, kind=provider.kind, vendor=provider.vendor, tier=None, catalogue=self.catalogue)
+        return self.models.pinned(name)
 
     def decide(
         self,
@@ -390,7 +316,7 @@ class Router:
     ) -> tuple[Selection, Mapping[str, Condition]]:
         """The selection among the present candidates; remembered for small requests of a kind, since most are alike."""
         pool = self.candidates()
-        version = self.health.version
+        version = self.health.version, self.models.version
         if version != self._selected_at or len(self._selected) > 1000:
             self._selected.clear()
             self._selected_at = version
@@ -459,7 +385,7 @@ class Router:
         Small requests of a size class are costed alike: at its upper end, so that a context limit is kept.
         """
         size = 1 << max(6, tokens.bit_length())
-        if 2 * size > self._smallest_context:
+        if 2 * size > self.models.smallest_context:
             return view, tokens, False
         if view.max_tokens is not None:
             view = replace(view, max_tokens=1 << view.max_tokens.bit_length())

@@ -28,6 +28,7 @@ __all__ = ["BlockLedger", "Draw"]
 # How long a refusal is believed before the ledger is asked again, and how often blocks are topped up in the background:
 # a budget that is nearly used up must not cost a transaction per call.
 _REFUSAL_SECONDS = 1.0
+_MOST_REFUSALS = 10_000  # remembered: scopes are named by callers
 _TOP_UP_SECONDS = 0.25
 # A block is at most this share of what is left, so that several processes can all work near the cap.
 _SHARE = 8
@@ -241,6 +242,8 @@ class BlockLedger:
                 self._open(scope, need, want)
         except BudgetExceededError as error:
             with self._lock:
+                if len(self._refusals) >= _MOST_REFUSALS:
+                    self._refusals.clear()
                 self._refusals[scope.key] = (self._ledger.clock.monotonic(), scope, error)
             raise
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import closing
 
 from avyay.clock import Clock
 from avyay.config.marga import AnomalySettings
@@ -24,7 +25,7 @@ class AlarmWatch:
     """One for all workers.
 
     Args:
-        calls: Opens the ledger.
+        calls: Opens the ledger, for one look.
         store: Where alarms are kept.
     """
 
@@ -38,8 +39,7 @@ class AlarmWatch:
         self._width = settings.bucket
         self._kept = max(2, int(settings.history // settings.bucket))
         self._sensitivity = Sensitivity(deviations=settings.deviations, ratio=settings.ratio)
-        self._make_calls = calls
-        self._calls: SqliteStore | None = None
+        self._open_calls = calls
         self._store = store
         self._clock = clock
         self._log = get_logger("marga")
@@ -54,10 +54,10 @@ class AlarmWatch:
         """
         end = int(self._clock.now() // self._width)
         first = end - self._kept
-        if self._calls is None:
-            self._calls = self._make_calls()
         begin = first if self._read_until is None else max(first, self._read_until)
-        for name, found in series_between(self._calls, self._width, begin, end).items():
+        with closing(self._open_calls()) as calls:  # what it holds of the file is needed minutes apart
+            series = series_between(calls, self._width, begin, end)
+        for name, found in series.items():
             if name in self._series or len(self._series) < _MOST_SERIES:
                 self._series.setdefault(name, {}).update(found)
         self._read_until = end
@@ -79,14 +79,10 @@ class AlarmWatch:
 
     async def run(self) -> None:
         """Look after the end of every stretch, until cancelled."""
-        try:
-            while True:
-                now = self._clock.now()
-                await self._clock.sleep((now // self._width + 1) * self._width + _GRACE - now)
-                try:
-                    await asyncio.to_thread(self.look)
-                except AvyayError as error:
-                    self._log.error("anomalies_not_judged", error=error.message)
-        finally:
-            if self._calls is not None:
-                self._calls.close()
+        while True:
+            now = self._clock.now()
+            await self._clock.sleep((now // self._width + 1) * self._width + _GRACE - now)
+            try:
+                await asyncio.to_thread(self.look)
+            except AvyayError as error:
+                self._log.error("anomalies_not_judged", error=error.message)

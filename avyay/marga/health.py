@@ -24,6 +24,7 @@ __all__ = ["CallKind", "EndpointHealth", "Health", "Place", "ProviderHealth", "R
 CallKind: TypeAlias = tuple[bool, int]
 Place: TypeAlias = tuple[str, Endpoint]  # a provider and one of its endpoints
 _MOST_REPORTED = 10_000
+_MOST_MODELS = 2000  # whose latency and errors are averaged; callers may name models
 _SMOOTHING = 0.1  # weight of the newest first-byte time and outcome in the averages
 
 
@@ -261,6 +262,10 @@ class Health:
         name = candidate.name
         average = self._averages.get(name)
         if average is None:
+            if len(self._averages) >= _MOST_MODELS:
+                oldest = next(iter(self._averages))
+                del self._averages[oldest]
+                self._conditions.pop(oldest, None)
             average = self._averages[name] = _Average()
         if first_byte is not None:
             before = average.first_byte

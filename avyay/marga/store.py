@@ -241,10 +241,17 @@ def row_of(call: CallRecord) -> dict[str, Any]:
 
 
 class SqliteStore:
-    """The calls in a SQLite file, written one transaction a call: for commands. Daemons write in groups."""
+    """The calls in a SQLite file, written one transaction a call: for commands. Daemons write in groups.
 
-    def __init__(self, path: Path) -> None:
+    Args:
+        page_cache: KiB SQLite may hold of the file, and may use for each sort; None: as many as it likes, which is 2,000.
+    """
+
+    def __init__(self, path: Path, *, page_cache: int | None = None) -> None:
         self._database: Database = open_database(path, MARGA_SCHEMA, check_same_thread=False)
+        if page_cache is not None:
+            with self._database.errors():
+                self._database.execute(f"PRAGMA cache_size = {-page_cache}")
 
     def begin(self, call: BegunCall) -> None:
         """Not kept: a command that is killed has answered nobody."""

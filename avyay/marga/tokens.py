@@ -45,6 +45,7 @@ _SPECIAL = {
         "<|endofprompt|>": 100276,
     },
 }
+_MOST_MODELS = 2000  # whose ratio is remembered; callers may name models
 _LONGEST_RUN = 4096  # characters without a space that BPE is given at once: it is quadratic in them
 
 
@@ -133,6 +134,8 @@ class LearnedRatios:
             return
         seen = min(4.0, max(0.25, reported / estimated))
         known = self._factors.get(model)
+        if known is None and len(self._factors) >= _MOST_MODELS:
+            del self._factors[next(iter(self._factors))]  # the oldest
         self._factors[model] = seen if known is None else known + self._weight * (seen - known)
 
     def apply(self, model: str, estimated: int) -> int:

@@ -39,6 +39,7 @@ from avyay.wiring import Services
 __all__ = ["DEFAULT_PORT", "build_app", "marga_daemon", "serve_marga"]
 
 DEFAULT_PORT = 8081
+_PAGE_CACHE = 256  # KiB of the ledger; each stretch of it is read once, from end to end
 
 
 def serve_marga(services: Services, how: Launch | None = None) -> int:
@@ -248,7 +249,7 @@ async def _alarms(services: Services, store: VerdictStore) -> None:
     settings = services.settings.marga.anomalies
     if settings.enabled:
         path = services.paths.component("marga") / "marga.db"
-        await AlarmWatch(settings, lambda: SqliteStore(path), store, services.clock).run()
+        await AlarmWatch(settings, lambda: SqliteStore(path, page_cache=_PAGE_CACHE), store, services.clock).run()
 
 
 def _end_worker() -> None:

@@ -244,7 +244,7 @@ class SqliteStore:
     """The calls in a SQLite file, written one transaction a call: for commands. Daemons write in groups.
 
     Args:
-        page_cache: KiB SQLite may hold of the file, and may use for each sort; None: as many as it likes, which is 2,000.
+        page_cache: KiB SQLite may hold of the file, and may use for each sort; None: its own 2,000.
     """
 
     def __init__(self, path: Path, *, page_cache: int | None = None) -> None:

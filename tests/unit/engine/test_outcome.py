@@ -88,13 +88,22 @@ CASES = [
     Case("gemini", "loop_turns", "capped", code=None, signal=9, turns=5, ended="turns"),
     Case("gemini", "loop_budget", "capped", code=None, signal=9, turns=5, ended="turns"),
     Case("gemini", "denied", "done", changed=True),  # it was not denied anything
-    Case("gemini", "sigterm", "crashed", code=None, signal=9),
+    Case("gemini", "sigterm", "crashed", code=None, signal=9),  # cut off: its launcher takes no signal but this
     Case("gemini", "sigint", "crashed", code=None, signal=9),
+    # The launcher ignores both signals and its worker goes on to the end: what it says and did is whole.
+    Case("gemini", "sigterm_launcher", "done", changed=True),
+    Case("gemini", "sigint_launcher", "done", changed=True),
+    # The worker ends at once, with exit 0 and no last word, whatever it had done by then.
+    Case("gemini", "sigterm_stream", "crashed"),
+    Case("gemini", "sigint_tool", "crashed", changed=True),
+    Case("gemini", "sigterm_between", "crashed", changed=True),
+    Case("gemini", "sigterm_late", "done", changed=True),  # the last answer was there already
     *fine("opencode"),
     Case("opencode", "f400", "provider-permanent", code=1),
     Case("opencode", "f401", "provider-permanent", code=1),
     Case("opencode", "f429_ever", "provider-transient", code=1, limited=True),
     Case("opencode", "loop_turns", "capped", code=None, signal=9, turns=3, ended="turns"),
+    # No cap was reached: a step larger than its context made it sum up, and the summary held nothing more to do.
     Case("opencode", "loop_budget", "no change", code=0),
     Case("opencode", "denied", "done", changed=True),
     Case("opencode", "sigterm", "crashed", code=None, signal=15),

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from avyay.engine.types import Task
 
 Name = Annotated[str, typer.Argument(metavar="TASK", help="The task's id.", show_default=False)]
+Names = Annotated[list[str], typer.Argument(metavar="TASK", help="Ids of tasks.", show_default=False)]
 Texts = list[str] | None
 
 
@@ -42,7 +43,7 @@ def add(
     approval: Annotated[bool, typer.Option("--approval", help="A person must approve it first.")] = False,
     agent: Annotated[str, typer.Option("--agent", help="The agent that shall do it.")] = "",
     allow: Annotated[Texts, typer.Option("--allow", help="May change tests, ci, locks, or a glob; repeat it.")] = None,
-    repository: Annotated[str, typer.Option("--repository", help="The name of a configured repository.")] = "",
+    repository: Annotated[str, typer.Option("--repository", help="Its repository: a configured name, or a path.")] = "",
     dollars: Annotated[float | None, typer.Option("--dollars", min=0, help="Its own cap.")] = None,
     turns: Annotated[int | None, typer.Option("--turns", min=1, help="Its own cap on answers of the model.")] = None,
     wall: Annotated[float | None, typer.Option("--wall", min=1, help="Its own cap on seconds.")] = None,
@@ -65,7 +66,7 @@ def add(
         },
     )  # fmt: skip
     with run.services as services:
-        (added,) = services.engine.add([task])
+        (added,) = services.engine.add(services.settle_tasks([task]))
         found = services.engine.get(added)
         run.out.result(_data(found), added)
         if not found.accept and not services.settings.engine.verify.accept.strip():
@@ -106,45 +107,56 @@ def show(run: Run, task: Name) -> None:
 @command(app, results=True)
 def log(
     run: Run,
-    after: Annotated[int, typer.Option("--after", help="Only entries after this number.")] = 0,
+    after: Annotated[int | None, typer.Option("--after", help="What followed this entry; by default the last.")] = None,
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="At most so many.")] = 100,
 ) -> None:
     """Print what happened to all tasks, oldest first."""
+    from avyay.engine.narrate import moment
+
     with run.services as services:
-        history = services.engine.history(after=after, limit=limit)
+        queue = services.engine
+        history = queue.newest(limit)[::-1] if after is None else queue.history(after=after, limit=limit)
 
     def text() -> None:
+        width = max((len(entry.task) for entry in history), default=0)
         for entry in history:
             step = f"{entry.before or '-'} -> {entry.after}" if entry.after else ""
-            run.out.line(f"{entry.number:>6}  {entry.task}  {entry.kind:<11}{step:<22}{entry.detail}".rstrip())
+            what = f"{entry.task:<{width}}  {entry.kind:<11}{step:<22}{entry.detail}"
+            run.out.line(f"{entry.number:>6}  {moment(entry.at)}  {what}".rstrip())
 
     run.out.result({"history": [asdict(entry) for entry in history]}, text)
 
 
 @command(app)
-def cancel(run: Run, task: Name, reason: Annotated[str, typer.Option("--reason")] = "cancelled by hand") -> None:
-    """End a task; an agent at work on it loses its lease."""
+def cancel(run: Run, task: Names, reason: Annotated[str, typer.Option("--reason")] = "cancelled by hand") -> None:
+    """End tasks; an agent at work on one loses its lease."""
     with run.services as services:
-        services.engine.cancel(task, reason)
-    run.out.note(f"Cancelled {task}.")
+        for name in task:
+            services.engine.cancel(name, reason)
+            run.out.note(f"Cancelled {name}.")
 
 
 @command(app)
-def retry(run: Run, task: Name) -> None:
-    """Give a task that ended badly all its attempts again."""
+def retry(run: Run, task: Names) -> None:
+    """Give tasks that ended badly all their attempts again.
+
+    One that waits for its next attempt, or was given back for a while, need not wait any longer.
+    """
     with run.services as services:
-        services.engine.retry(task)
-        run.out.note(f"{task} is {services.engine.get(task).state}.")
+        for name in task:
+            services.engine.retry(name)
+            run.out.note(f"{name} is {services.engine.get(name).state}.")
 
 
 @command(app)
-def approve(run: Run, task: Name) -> None:
-    """Let a task that asked for approval go on."""
+def approve(run: Run, task: Names) -> None:
+    """Let tasks that asked for approval go on."""
     import getpass
 
     with run.services as services:
-        services.engine.approve(task, by=getpass.getuser())
-        run.out.note(f"{task} is {services.engine.get(task).state}.")
+        for name in task:
+            services.engine.approve(name, by=getpass.getuser())
+            run.out.note(f"{name} is {services.engine.get(name).state}.")
 
 
 @command(app, results=True)
@@ -172,8 +184,8 @@ def import_(run: Run, file: Annotated[Path, typer.Argument(help="A JSON list, or
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"Cannot read {file}: {why_unreadable(error)}.", hint="Name a JSON file.") from error
     with run.services as services:
-        ids = services.engine.add(read_tasks(text))
-    run.out.result({"added": ids}, f"{len(ids)} tasks added")
+        ids = services.engine.add(services.settle_tasks(read_tasks(text)))
+    run.out.result({"added": ids}, f"{len(ids)} task{'' if len(ids) == 1 else 's'} added")
 
 
 @command(app)
@@ -193,8 +205,13 @@ def _data(task: Task) -> dict[str, Any]:
 
 def _table(run: Run, tasks: list[Task], counts: dict[str, int]) -> None:
     if tasks:
-        rows = [(task.id, task.state, task.priority, task.title, task.reason) for task in tasks]
-        run.out.table(("Id", "State", "Prio", "Title", "Reason"), rows)
+        several = len({task.repository for task in tasks}) > 1
+        place = ("Repository",) if several else ()
+        rows = [
+            (t.id, t.state, t.priority, *([Path(t.repository).name] if several else []), t.title, t.reason)
+            for t in tasks
+        ]
+        run.out.table(("Id", "State", "Prio", *place, "Title", "Reason"), rows)
     run.out.line(", ".join(f"{number} {state}" for state, number in sorted(counts.items())) or "The queue is empty.")
 
 

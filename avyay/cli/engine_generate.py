@@ -36,15 +36,23 @@ def generate(
     with run.services as services:
         settings = services.settings.engine.generate
         generator = services.make_generator(online=online, sources=tuple(source or ()))
+        name = services.engine_repository(repository.resolve())
         with run.out.progress("Looking for work") as progress:
             done = generator.round(
-                repository, services.engine, limit=limit or settings.limit, dry_run=dry_run, progress=progress
+                repository,
+                services.engine,
+                limit=limit or settings.limit,
+                dry_run=dry_run,
+                name=name,
+                progress=progress,
             )
     data = {
         **asdict(done),
         "tasks": [{**asdict(task), "requires": [], "allow": sorted(task.allow)} for task in done.tasks],
     }
     run.out.result({**data, "dry_run": dry_run}, lambda: _text(run, done, dry_run))
+    if not dry_run and done.added and any(task.approval for task in done.tasks):
+        run.out.note(f"A person must approve what was found: avyay engine approve {' '.join(done.added[:3])}")
     for name, reason in done.skipped.items():
         run.out.note(f"{name}: {reason}")
     if not done.checked:
@@ -58,7 +66,8 @@ def _text(run: Run, done: Generated, dry_run: bool) -> None:
         run.out.table(("Id", "Size", "Title", "Evidence"), rows)
     would = "would be " if dry_run else ""
     looked = ", ".join(f"{name} {count}" for name, count in done.checked.items()) or "nothing"
+    number = f"{len(done.tasks)} task{'' if len(done.tasks) == 1 else 's'}"
     run.out.line(
-        f"{len(done.tasks)} tasks {would}added, {len(done.closed)} {would}closed, {done.known} known already,"
+        f"{number} {would}added, {len(done.closed)} {would}closed, {done.known} known already,"
         f" {done.left} left for next time (found: {looked})."
     )

@@ -36,7 +36,9 @@ def plan(
         if not completer.available():
             raise AuthError("No model is configured to plan with.", hint="Set a provider's key, or see: avyay doctor")
         found = services.knowledge.map(repository, query=objective, tokens=tokens)
-        tasks = asyncio.run(ask(completer, objective, found.text, prefix=f"p-{secrets.token_hex(2)}"))
+        name = services.engine_repository(repository.resolve())
+        prefix = f"p-{secrets.token_hex(2)}"
+        tasks = asyncio.run(ask(completer, objective, found.text, repository=name, prefix=prefix))
         if yes:
             services.engine.add(tasks)
     rows = [(task.id or "", task.title, task.size) for task in tasks]

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
+from datetime import datetime
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from avyay.cli.command import Run, command
 from avyay.cli.engine_app import app
-from avyay.errors import ExitCode, UsageError
+from avyay.errors import AvyayError, ExitCode, UnreachableError, UsageError
 
 if TYPE_CHECKING:
     from avyay.engine.checkup import Check
     from avyay.engine.loop import Dispatcher, Plan
+    from avyay.wiring import Services
 
 
 @command(app, "run", results=True)
@@ -27,7 +31,8 @@ def run_(
 
     It goes on until Ctrl-C.
 
-    With --once the exit code is 1 when a task that was worked on did not end well.
+    What happens is told on stderr as it happens. With --once the exit code is 1 when a task that was worked on did not
+    end well, or had to be given back.
     """
     if once and dry_run:
         raise UsageError("--once and --dry-run exclude each other.", hint="Choose one.")
@@ -50,7 +55,7 @@ def run_(
             ]
             text = "\n".join(_line(plan, common) for plan in plans)
             run.out.result({"would_start": rows}, text or _nothing(dispatcher, services.engine.counts()))
-            for line in dispatcher.spending():
+            for line in (*dispatcher.lacking(), *dispatcher.spending(), *_unbilled(dispatcher)):
                 run.out.note(line)
             dispatcher.close()
             return None
@@ -61,13 +66,71 @@ def run_(
             )
         queue = services.engine
         first = queue.last_entry()
-        _until_signal(dispatcher, once=once)
-        ended = [entry for entry in queue.history(after=first, limit=100_000) if entry.after in _ENDS]
+        if not once:
+            counts = ", ".join(f"{number} {state}" for state, number in sorted(queue.counts().items())) or "empty"
+            run.out.note(f"The queue: {counts}. It is looked at every {dispatcher.pace.tick:g} s; Ctrl-C ends this.")
+        with _telling(run, services, first):
+            _until_signal(dispatcher, once=once)
+        history = queue.history(after=first, limit=100_000)
+        ended = [entry for entry in history if entry.after in _ENDS]
         ends = [{"task": e.task, "state": str(e.after), "detail": e.detail} for e in ended]
-        bad = any(row["state"] != "done" for row in ends)
+        over = {row["task"] for row in ends}
+        back = [
+            {"task": e.task, "state": str(e.after), "detail": e.detail}
+            for e in {e.task: e for e in history if e.kind == "parked" and e.task not in over}.values()
+        ]
         lines = [f"{row['task']}  {row['state']}  {row['detail']}" for row in ends]
-        run.out.result({"ended": ends}, "\n".join(lines) or "No task ended.")
-        return ExitCode.FINDINGS if once and bad else None
+        lines += [f"{row['task']}  given back  {row['detail']}" for row in back]
+        run.out.result({"ended": ends, "given_back": back}, "\n".join(lines) or "No task ended.")
+        if dispatcher.held is not None:
+            run.out.note(f"No more is begun today: {dispatcher.held}.")
+        if not once:
+            return None
+        if back or any(row["state"] != "done" for row in ends):
+            return ExitCode.FINDINGS
+        return ExitCode.POLICY if dispatcher.held is not None and not ends else None
+
+
+@contextmanager
+def _telling(run: Run, services: Services, after: int) -> Iterator[None]:
+    """Tells what happens to tasks while it happens."""
+    over = threading.Event()
+
+    def tell() -> None:
+        number = after
+        with closing(services.open_queue()) as queue:
+            while True:
+                last = over.wait(_LOOK)  # what was written before the end is told as well
+                try:
+                    news = queue.history(after=number)
+                except AvyayError:  # the loop says so itself; tried again
+                    news = []
+                for entry in news:
+                    number = entry.number
+                    if entry.kind not in _UNTOLD:
+                        when = datetime.fromtimestamp(entry.at).astimezone().strftime("%H:%M:%S")
+                        run.out.note(f"{when}  {entry.task} {sentence(entry)}")
+                if last:
+                    return
+
+    from avyay.engine.narrate import sentence
+
+    teller = threading.Thread(target=tell, name="avyay-engine-teller", daemon=True)
+    teller.start()
+    try:
+        yield
+    finally:
+        over.set()
+        teller.join(10)
+
+
+def _unbilled(dispatcher: Dispatcher) -> list[str]:
+    """Why nothing would be started after all: the bill cannot be read."""
+    try:
+        dispatcher.today()
+    except UnreachableError as error:
+        return [f"{error.message} {error.hint or ''}".rstrip()]
+    return []
 
 
 def _line(plan: Plan, common: str) -> str:
@@ -89,6 +152,8 @@ def _nothing(dispatcher: Dispatcher, counts: Mapping[str, int]) -> str:
     return f"Nothing can be started now ({told}): avyay engine why TASK tells what a task waits for."
 
 
+_LOOK = 0.5  # seconds between two looks at the history
+_UNTOLD = ("added", "guessed", "claimed", "merging")
 _ENDS = ("done", "failed", "dead", "cancelled")
 
 

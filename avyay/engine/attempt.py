@@ -232,7 +232,7 @@ class Attempt:
 
     def _judge(self, queue: TaskQueue, place: Place, order: Order, report: Report) -> Any:
         """Verify and merge; returns the outcome, or None when the task is done."""
-        queue.advance(self.lease, "verifying", f"{len(report.git.files)} files changed", **_facts(self, report))
+        queue.advance(self.lease, "verifying", report.git.summary, **_facts(self, report))
         task, workshop = self.lease.task, place.workshop
         head = workshop.fetch()
         tree = order.folder / "candidate"

@@ -20,18 +20,18 @@ from avyay.engine.day import DayCaps
 from avyay.engine.loop import Dispatcher, Pace, Refill
 from avyay.engine.merge import MergeQueue
 from avyay.engine.nodes.base import Caps, Node, NodeParts
+from avyay.engine.repositories import copy_name, names_of, repositories_of
 from avyay.engine.review import Reviewer
-from avyay.engine.types import Task
+from avyay.engine.types import REPOSITORY, Task
 from avyay.engine.verify import Verifier
 from avyay.engine.worktree import Workshop
 from avyay.errors import AvyayError, ConfigError, UsageError
-from avyay.git import find_repository
 from avyay.log import get_logger
 from avyay.money import Picodollars, parse_usd
 from avyay.paths import Paths, ensure_directory
 from avyay.ports import BillReader, Completer, Events, Retriever, Scanner
 
-__all__ = ["NODE_KINDS", "Offers", "build_dispatcher", "build_nodes", "repositories_of", "spending"]
+__all__ = ["NODE_KINDS", "Offers", "build_dispatcher", "build_nodes", "lacking", "spending"]
 
 NODE_KINDS: Mapping[str, str] = {
     "local": "avyay.engine.nodes.local",
@@ -69,23 +69,6 @@ class Offers:
     near: float = 0.8
 
 
-def repositories_of(settings: EngineSettings, directory: Path) -> dict[str, Path]:
-    """The repositories by the name that tasks give; "" is the default one.
-
-    Raises:
-        UsageError: a configured folder is no repository.
-    """
-    found: dict[str, Path] = {}
-    for name, path in {"": settings.repository or directory, **settings.repositories}.items():
-        place = (directory / path.expanduser()).resolve()
-        repository = find_repository(place) if place.exists() else None
-        if repository is not None:
-            found[name] = repository.root
-        elif name or settings.repository is not None:
-            raise UsageError(f"{place} is no git repository.", hint="Set engine.repository or engine.repositories.")
-    return found
-
-
 def build_dispatcher(
     settings: EngineSettings,
     paths: Paths,
@@ -118,11 +101,14 @@ def build_dispatcher(
     caps = settings.caps
     agents = {item.name: item for item in settings.agents}
 
+    roots = {name: place.workshop.repository.root for name, place in places.items()}
+    names = names_of(roots, shared=settings.queue_url is not None)
+
     def place_of(task: Task) -> Place:
-        if task.repository not in places:
+        if task.repository not in names:
             known = ", ".join(name or "(the default)" for name in places) or "none"
-            raise UsageError(f"There is no repository {task.repository!r}.", hint=f"Configured: {known}.")
-        return places[task.repository]
+            raise UsageError(f"There is no repository {task.repository!r} here.", hint=f"Configured: {known}.")
+        return places[names[task.repository]]
 
     def park(node: Node, agent: str, seconds: float, reason: str) -> None:
         dispatcher.park(node, agent, seconds, reason)
@@ -154,13 +140,13 @@ def build_dispatcher(
     refill = None
     if offers.generator is not None and settings.generate.low_water > 0:
         generate = settings.generate
-        roots = [place.workshop.repository.root for place in places.values()]
-        refill = Refill(offers.generator, roots, generate.low_water, generate.limit)
+        refill = Refill(offers.generator, list(roots.values()), generate.low_water, generate.limit)
     dispatcher = Dispatcher(
         open_queue,
         nodes,
         around,
         places,
+        offers=frozenset(f"{REPOSITORY}{word}" for word in names if word),
         pace=Pace(settings.tick, settings.heartbeat, settings.lease_timeout, min(1.0, settings.heartbeat / 4)),
         bill=offers.bill,
         day=day,
@@ -168,6 +154,7 @@ def build_dispatcher(
         tell=offers.tell,
         clock=clock,
         spending=partial(spending, settings, offers.models),
+        lacking=partial(lacking, settings, offers.models, environment),
     )
     return dispatcher
 
@@ -206,6 +193,33 @@ def spending(settings: EngineSettings, models: str | None, agents: Sequence[str]
     return said
 
 
+def lacking(settings: EngineSettings, models: str | None, environment: Environment, agents: Sequence[str]) -> list[str]:
+    """Which agents reach no model, in words: they see no login of the user's, only what they are given."""
+    configured = {item.name: item for item in settings.agents}
+    said = []
+    for name in agents:
+        item = configured.get(name) or EngineAgentSettings(name=name)
+        agent = make_agent(item)
+        own = _OWN_KEYS.get(item.kind or item.name)
+        given = [item.api_key_env, own, *item.environment]
+        if (
+            agent.dialect is None
+            or item.endpoint is not None
+            or (models is not None and agent.routable)
+            or any(variable and environment.value(variable) for variable in given)
+            or item.program is not None  # it may bring its own
+            or item.arguments
+        ):
+            continue
+        ways = [
+            *([f"set {own}"] if own else []),
+            "give engine.agents an api_key_env",
+            *(["or engine.models a router (avyay serve marga)"] if agent.routable else []),
+        ]
+        said.append(f"{name} reaches no model, for it does not see your login: {', '.join(ways)}.")
+    return said
+
+
 def _and(names: Sequence[str]) -> str:
     return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
 
@@ -237,7 +251,7 @@ def build_nodes(settings: EngineSettings, paths: Paths, environment: Environment
 def _places(settings: EngineSettings, root: Path, directory: Path, verifier: Verifier) -> dict[str, Place]:
     places = {}
     for name, repository in repositories_of(settings, directory).items():
-        workshop = Workshop(repository, root / "repositories" / (name or "default"), settings.merge.branch)
+        workshop = Workshop(repository, root / "repositories" / copy_name(name, repository), settings.merge.branch)
         merging = MergeQueue(workshop, verifier, mode=settings.merge.mode, remote=settings.merge.remote)
         places[name] = Place(name, workshop, merging)
     if not places:

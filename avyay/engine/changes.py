@@ -130,8 +130,14 @@ def story(db: QueueDatabase, name: str, after: int, limit: int) -> Iterator[Entr
 # -------------------------------------------------------------------- tasks that wait for each other
 
 
-def settle(db: QueueDatabase, name: str, now: float, kind: str, *, first: bool = False, **columns: Any) -> None:
-    """Put a task that nobody works on into "ready" or "blocked", as its needs and its approval have it."""
+def settle(
+    db: QueueDatabase, name: str, now: float, kind: str, *, first: bool = False, by: str | None = None, **columns: Any
+) -> None:
+    """Put a task that nobody works on into "ready" or "blocked", as its needs and its approval have it.
+
+    Args:
+        by: The person who did it.
+    """
     open_needs = db.execute(
         "SELECT need, state FROM needs JOIN tasks ON tasks.id = needs.need WHERE needs.task = ? AND state != 'done'"
         " ORDER BY need",
@@ -146,7 +152,8 @@ def settle(db: QueueDatabase, name: str, now: float, kind: str, *, first: bool =
     else:
         reason = WAITS_FOR_APPROVAL if waits_for_approval else ""
     states: tuple[State | None, State] = (None if first else before, "blocked" if reason else "ready")
-    change(db, name, now, kind, states, detail=reason, reason=reason, waits=len(open_needs), owner=None, **columns)
+    own = {"reason": reason, "waits": len(open_needs), "owner": None, **columns}
+    change(db, name, now, kind, states, (by, None), reason, **own)
 
 
 def wake(db: QueueDatabase, name: str, now: float) -> None:

@@ -8,7 +8,7 @@ from avyay.engine import keeper
 from avyay.engine.contracts import TaskQueue
 from avyay.engine.loop import Dispatcher, owner_is_gone
 from avyay.engine.types import ACTIVE
-from avyay.errors import AvyayError
+from avyay.errors import AvyayError, UnreachableError
 from avyay.lock_holder import file_locker
 
 __all__ = ["NO_AGENTS", "Check", "inspect"]
@@ -48,7 +48,12 @@ def inspect(dispatcher: Dispatcher, queue: TaskQueue) -> list[Check]:
             checks.append(Check(label, problem is None, f"{text}; {problem}" if problem else text))
         except AvyayError as error:
             checks.append(Check(label, False, error.message))
-    checks.append(Check("today", True, dispatcher.today()))
+    try:
+        checks.append(Check("today", True, dispatcher.today()))
+    except UnreachableError as error:
+        checks.append(Check("today", False, f"{error.message} {error.hint or ''}".rstrip()))
+    if said := dispatcher.lacking():
+        checks.append(Check("models", False, " ".join(said)))
     if said := dispatcher.spending():
         checks.append(Check("dollars", True, " ".join(said), note=True))
     if (stuck := queue.stuck()) is not None:

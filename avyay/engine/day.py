@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 
 from avyay.clock import Clock
 from avyay.engine.contracts import TaskQueue
-from avyay.errors import AvyayError
+from avyay.errors import AvyayError, UnreachableError
 from avyay.ledger import budget_event
 from avyay.log import get_logger
 from avyay.money import Picodollars, format_usd
@@ -109,7 +109,7 @@ class DayCaps:
         """Why no more tasks may be begun today; None: they may.
 
         Raises:
-            UnreachableError: the queue is away.
+            UnreachableError: the queue is away, or the bill cannot be read.
         """
         now = self._clock.now()
         used = queue.used(day_of(now))
@@ -120,28 +120,32 @@ class DayCaps:
         if self._dollars is None:
             return None
         spent = used.spent + own
-        if self._bill is not None:
-            try:
-                spent += self._bill.service("engine", now - now % DAY).cost
-            except AvyayError as error:
-                return f"the bill cannot be read: {error.message}"
+        spent += self._billed(now)
         self._tell(now, spent, self._dollars)
         if spent < self._dollars:
             return None
         return f"{format_usd(Picodollars(spent))} are spent today, of {format_usd(self._dollars)}"
 
     def summary(self, queue: TaskQueue) -> str:
-        """What was used up today, in words."""
+        """What was used up today, in words.
+
+        Raises:
+            UnreachableError: the queue is away, or the bill cannot be read.
+        """
         now = self._clock.now()
         used = queue.used(day_of(now))
         said = f"agents have worked {used.seconds:.0f} s today{f' of {self._seconds:.0f}' if self._seconds else ''}"
-        spent = used.spent
-        try:
-            spent = Picodollars(spent + (self._bill.service("engine", now - now % DAY).cost if self._bill else 0))
-        except AvyayError as error:
-            return f"{said}; the bill cannot be read: {error.message}"
+        spent = Picodollars(used.spent + self._billed(now))
         cap = f" of {format_usd(self._dollars)}" if self._dollars is not None else ""
         return f"{said}, and spent {format_usd(spent)}{cap}"
+
+    def _billed(self, now: float) -> int:
+        """What the router has charged today."""
+        try:
+            return self._bill.service("engine", now - now % DAY).cost if self._bill is not None else 0
+        except AvyayError as error:
+            hint = "Without the bill no task is started. Start the router (avyay serve marga), or mend engine.models."
+            raise UnreachableError(f"The bill cannot be read: {error.message}", hint=hint) from error
 
     def _tell(self, now: float, spent: int, cap: Picodollars) -> None:
         """Once a day that its cap is near, and once that it is reached; the bill is read again after a restart."""

@@ -24,6 +24,7 @@ class Desk:
     Args:
         repositories: The repositories by name; "" is the default one.
         approval: A person approves every task that is added here.
+        settle: Says of tasks which repository they belong to.
     """
 
     def __init__(
@@ -34,12 +35,14 @@ class Desk:
         clock: Clock,
         *,
         approval: bool = True,
+        settle: Callable[[Sequence[NewTask]], Sequence[NewTask]] = list,
     ) -> None:
         self._open_queue = open_queue
         self._open_knowledge = open_knowledge
         self._repositories = repositories
         self._clock = clock
         self._approval = approval
+        self._settle = settle
 
     def add(self, tasks: Sequence[NewTask]) -> list[Task]:
         """Add tasks, all or none.
@@ -48,7 +51,8 @@ class Desk:
             UsageError: see `Queue.add`.
         """
         with closing(self._open_queue()) as queue:
-            ids = queue.add([replace(task, approval=task.approval or self._approval) for task in tasks])
+            settled = self._settle(tasks)
+            ids = queue.add([replace(task, approval=task.approval or self._approval) for task in settled])
             return [queue.get(name) for name in ids]
 
     def tasks(self, *states: State, limit: int = 50) -> tuple[list[Task], dict[str, int]]:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from avyay.engine.changes import exists, settle
 from avyay.engine.database import QueueDatabase
 from avyay.engine.graph import find_cycle
-from avyay.engine.types import NewTask, pack_extra
+from avyay.engine.types import REPOSITORY, NewTask, pack_extra
 from avyay.errors import UsageError
 
 __all__ = ["take_in"]
@@ -67,13 +67,14 @@ def _check(db: QueueDatabase, fresh: Sequence[tuple[str, NewTask]]) -> None:
 
 
 def _insert(db: QueueDatabase, name: str, task: NewTask, now: float) -> None:
+    wants = {*task.requires, *([f"{REPOSITORY}{task.repository}"] if task.repository else [])}
     db.execute(
         "INSERT INTO tasks (id, title, description, accept, files, requires, evidence, fingerprint, priority,"
         " state, approval, attempts, created, updated, extra)"
         " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 'blocked', ?, ?, ?, ?, ?)",
         (
             name, task.title.strip(), task.description, task.accept, json.dumps(task.files),
-            json.dumps(sorted(task.requires)), json.dumps(task.evidence), task.fingerprint, task.priority,
+            json.dumps(sorted(wants)), json.dumps(task.evidence), task.fingerprint, task.priority,
             int(task.approval), task.attempts, now, now, json.dumps(pack_extra(task)),
         ),
     )  # fmt: skip

@@ -7,8 +7,6 @@ that was cut between two steps) is put right at the start and at every tick.
 
 from __future__ import annotations
 
-import os
-import socket
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,18 +14,17 @@ from pathlib import Path
 from typing import Any
 
 from avyay.clock import SYSTEM_CLOCK, Clock
-from avyay.engine import keeper
 from avyay.engine.attempt import Attempt, Place, Surroundings
 from avyay.engine.contracts import Generator, TaskQueue
 from avyay.engine.day import DayCaps
 from avyay.engine.guessing import FileGuesses
-from avyay.engine.lease import Breath, LeaseWatch
-from avyay.engine.merge import merged_before
+from avyay.engine.lease import LeaseWatch
 from avyay.engine.nodes.base import Node
 from avyay.engine.overlap import overlapping
 from avyay.engine.presence import Presence
 from avyay.engine.queue import LostLeaseError
-from avyay.engine.types import ACTIVE, Lease, Task
+from avyay.engine.reconcile import Reconciler, owner_is_gone, owner_name
+from avyay.engine.types import ACTIVE, Task
 from avyay.errors import AvyayError, UnreachableError
 from avyay.log import get_logger
 from avyay.money import format_usd, parse_usd
@@ -37,7 +34,6 @@ __all__ = ["Dispatcher", "Pace", "Plan", "Refill", "owner_is_gone", "owner_name"
 
 log = get_logger("engine")
 
-_QUICK = 2.0  # seconds: a write that takes longer had to wait for somebody
 _BREATH = 0.02  # seconds: no more looks at the bill than one in so long
 
 
@@ -71,23 +67,8 @@ class Plan:
     agent: str
 
 
-def owner_name(node: str) -> str:
-    """The owner of a lease: a node, and the process that dispatches for it."""
-    pid = os.getpid()
-    return f"{node}@{socket.gethostname()}:{pid}:{keeper.birth(pid)}"
-
-
-def owner_is_gone(owner: str) -> bool:
-    """Whether an owner is known to be dead: its process was on this machine and is no more."""
-    _, _, process = owner.rpartition("@")
-    host, pid, birth = (*process.split(":", 2), "", "")[:3]
-    if host != socket.gethostname() or not pid.isdigit():
-        return False
-    return keeper.birth(int(pid)) != birth
-
-
 class Dispatcher:
-    """Runs the loop.
+    """Runs the loop. `held` says why nothing more was started at the last tick, if something holds all tasks.
 
     Args:
         open_queue: Makes a connection to the queue; called once for each thread.
@@ -96,8 +77,10 @@ class Dispatcher:
         bill: Reads what the router charged; None: only the agents' own counts hold.
         day: What all tasks together may use up in a day; None: whatever they like.
         refill: None never generates.
+        offers: What every node offers besides its own capabilities: the repositories.
         tell: Publishes what was written into the history.
         spending: Says, for the agents there are, which caps on dollars do not hold.
+        lacking: Says which of them reach no model.
     """
 
     def __init__(
@@ -111,13 +94,16 @@ class Dispatcher:
         bill: BillReader | None = None,
         day: DayCaps | None = None,
         refill: Refill | None = None,
+        offers: frozenset[str] = frozenset(),
         tell: Callable[[], object] | None = None,
         clock: Clock = SYSTEM_CLOCK,
         spending: Callable[[Sequence[str]], list[str]] = lambda _: [],
+        lacking: Callable[[Sequence[str]], list[str]] = lambda _: [],
     ) -> None:
         self.pace = pace or Pace()
         self.nodes = list(nodes)
         self.attempts: dict[tuple[str, int], Attempt] = {}
+        self.held: str | None = None
         self._open_queue = open_queue
         self._own = threading.local()
         self._around = around
@@ -126,7 +112,9 @@ class Dispatcher:
         self._bill = bill
         self._day = day or DayCaps(clock)
         self._refill = refill
+        self._offers = offers
         self._spending = spending
+        self._lacking = lacking
         self._guesses = FileGuesses(around.context, lambda task: around.place(task).workshop.repository.root)
         self._refilled = -1e18
         self._tell_history = tell
@@ -134,13 +122,16 @@ class Dispatcher:
         self._presence = Presence(folder / "away", events, clock) if events is not None else None
         self._clock = clock
         self._watch = LeaseWatch(self.pace.lease_timeout, suspend_gap=2 * self.pace.lease_timeout)
+        self._reconciler = Reconciler(
+            self.nodes, self.places, self.folders, around.place, self._watch, clock,
+            offers=offers, sweep_every=self.pace.tick,
+        )  # fmt: skip
         self._parked: dict[tuple[str, str], tuple[float, str]] = {}
         self._wake = threading.Event()
         self._stop = threading.Event()
         self._turned = threading.Event()
         self._lock = threading.Lock()
         self._pulse: threading.Thread | None = None
-        self._swept = -1e18
 
     @property
     def _queue(self) -> TaskQueue:
@@ -156,6 +147,8 @@ class Dispatcher:
         """Tick until `stop`; with `once`, until nothing is left that can be worked on before another tick."""
         for line in self.spending():
             log.warning("caps_on_dollars", what=line)
+        for line in self.lacking():
+            log.warning("no_models", what=line)
         for line in self.recover():
             log.warning("recovered", what=line)
         self._pulse = threading.Thread(target=self._beat, name="avyay-engine-pulse", daemon=True)
@@ -221,7 +214,7 @@ class Dispatcher:
         self._generate()
         self._tell()
         started = 0
-        if (reason := self._day.spent(self._queue)) is not None:
+        if (reason := self._spent()) is not None:
             log.warning("day_cap_reached", reason=reason)
             return 0
         if any(self._idle(node) > 0 for node in self.nodes):
@@ -233,6 +226,16 @@ class Dispatcher:
         if self._presence is not None:
             self._presence.look(self.nodes)
         return started
+
+    def _spent(self) -> str | None:
+        """Why nothing may be begun: what all tasks may use up in a day is used up."""
+        try:
+            self.held = self._day.spent(self._queue)
+        except UnreachableError as error:
+            if not self._at_work():
+                raise
+            return error.message  # what is under way goes on to its end
+        return self.held
 
     def plan(self) -> list[Plan]:
         """What the next tick would start, without starting or writing anything."""
@@ -246,7 +249,7 @@ class Dispatcher:
                 continue
             for node in self.nodes:
                 agents = self._agents(node)
-                if free[node.name] > 0 and agents and task.requires <= self._capabilities(node, agents):
+                if free[node.name] > 0 and agents and task.wants <= self._capabilities(node, agents):
                     free[node.name] -= 1
                     busy += task.files
                     plans.append(Plan(task, node.name, task.agent or agents[0]))
@@ -278,7 +281,7 @@ class Dispatcher:
 
     def _capabilities(self, node: Node, agents: Sequence[str]) -> frozenset[str]:
         able = frozenset(item for item in node.capabilities() if not item.startswith("agent:"))
-        return able | {f"agent:{agent}" for agent in agents}
+        return able | self._offers | {f"agent:{agent}" for agent in agents}
 
     def _claim(self, node: Node) -> Attempt | None:
         agents = self._agents(node)
@@ -319,12 +322,23 @@ class Dispatcher:
     # ---------------------------------------------------------------- caps
 
     def today(self) -> str:
-        """What was used up today, in words."""
+        """What was used up today, in words.
+
+        Raises:
+            UnreachableError: the queue or the router's bill cannot be read.
+        """
         return self._day.summary(self._queue)
 
     def spending(self) -> list[str]:
         """Which caps on dollars do not hold, in words."""
-        return self._spending(sorted({agent for node in self.nodes for agent in node.agents()}))
+        return self._spending(self._all_agents())
+
+    def lacking(self) -> list[str]:
+        """Which agents reach no model, in words."""
+        return self._lacking(self._all_agents())
+
+    def _all_agents(self) -> list[str]:
+        return sorted({agent for node in self.nodes for agent in node.agents()})
 
     def _look_at_bill(self, attempt: Attempt) -> None:
         cap = parse_usd(attempt.limits.dollars)
@@ -396,72 +410,11 @@ class Dispatcher:
 
     def reconcile(self) -> list[str]:
         """Put right what does not belong together: leases and dispatchers, branches, worktrees, processes."""
-        # Branches first: one that is seen now has a lease that is seen a moment later, or is over.
-        branches = [(place, branch) for place in self.places.values() for branch in place.workshop.branches()]
-        active = list(self._queue.tasks(*sorted(ACTIVE)))
+        return self._reconciler.reconcile(self._queue, self._at_work)
+
+    def _at_work(self) -> set[tuple[str, int]]:
         with self._lock:
-            ours = set(self.attempts)
-        breaths = {breath.task: breath for breath in self._queue.breaths()}
-        mine = {owner_name(node.name) for node in self.nodes}
-        silent = self._watch.look(breaths.values(), self._clock.monotonic())
-        lost = {breath.task: "no heartbeat" for breath in silent if self._writable()}
-        for task in active:
-            if task.owner in mine and (task.id, task.fence) not in ours:
-                lost[task.id] = "its dispatcher knows nothing of it"
-            elif task.owner is not None and task.owner not in mine and owner_is_gone(task.owner):
-                lost[task.id] = "its dispatcher is gone"
-        said = [
-            self._take_away(task, breath, lost[task.id])
-            for task in active
-            if task.id in lost and (breath := breaths.get(task.id)) is not None and breath.fence == task.fence
-        ]
-        if said:  # those leases are over, and so are their branches
-            active = list(self._queue.tasks(*sorted(ACTIVE)))
-        leased = {f"avyay/{task.id}/{task.fence}" for task in active} | {
-            f"avyay/{task}/{fence}" for task, fence in ours
-        }
-        for place, branch in branches:
-            if branch not in leased:
-                said.append(self._drop(place, branch))
-        if self._clock.monotonic() - self._swept >= self.pace.tick:
-            self._swept = self._clock.monotonic()
-            said += self.folders.recover()
-        said += [line for place in self.places.values() if (line := place.merging.settle()) is not None]
-        for line in said:
-            log.warning("reconciled", what=line)
-        return said
-
-    def _writable(self) -> bool:
-        """Whether heartbeats could be written just now: who waits for a lock that somebody holds is not dead."""
-        began = self._clock.monotonic()
-        self._queue.probe()
-        if self._clock.monotonic() - began < _QUICK:
-            return True
-        self._watch.forgive()
-        return False
-
-    def _drop(self, place: Place, branch: str) -> str:
-        try:
-            place.workshop.drop(branch)
-        except UnreachableError as error:
-            return f"{branch}: a branch without a lease stays for now: {error.message}"
-        return f"{branch}: a branch without a lease was dropped"
-
-    def _take_away(self, task: Task, breath: Breath, reason: str) -> str:
-        """End a lease; a task that was merged before its owner died is done."""
-        if task.state == "merging" and (commit := self._merged(task)) is not None:
-            try:
-                lease = Lease(task, task.owner or "", task.fence)
-                self._queue.finish(lease, f"merged as {commit[:7]}", commit=commit, merged=True)
-            except LostLeaseError:
-                return f"{task.id}: settled by another dispatcher"
-            return f"{task.id}: was merged as {commit[:7]} before its dispatcher died"
-        state = self._queue.expire(breath, reason)
-        return f"{task.id}: {reason}; now {state or 'settled by another dispatcher'}"
-
-    def _merged(self, task: Task) -> str | None:
-        """The commit a task was being merged as, when the branch has it."""
-        return merged_before(self._queue, self._around.place(task).workshop, task.id)
+            return set(self.attempts)
 
     # ---------------------------------------------------------------- generating
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 
 from avyay.engine.announce import WAITS_FOR_APPROVAL
 from avyay.engine.overlap import globs_overlap
 from avyay.engine.types import FINAL, Entry, Task
 from avyay.money import Picodollars, format_usd
 
-__all__ = ["narrate", "why"]
+__all__ = ["moment", "narrate", "sentence", "why"]
 
 _SENTENCES = {
     "added": "was added",
@@ -41,14 +42,26 @@ def _effort(entry: Entry) -> str:
     data = entry.data
     if "seconds" not in data or "turns" not in data:
         return ""
-    parts = [f"{data['seconds']:.0f} s", f"{data['turns']} turns"]
+    parts = [f"{data['seconds']:.0f} s", f"{data['turns']} turn{'' if data['turns'] == 1 else 's'}"]
     if data.get("picodollars"):
         parts.append(format_usd(Picodollars(int(data["picodollars"]))))
     elif data.get("own_dollars"):
         parts.append(f"${float(data['own_dollars']):.2f} by its own count")
     if data.get("killed"):
-        parts.append(f"{data['killed']} processes it left were ended")
+        one = data["killed"] == 1
+        parts.append(f"{data['killed']} {'process it left was' if one else 'processes it left were'} ended")
     return f"{', '.join(parts)}; log: {data.get('transcript', '')}"
+
+
+def moment(at: float) -> str:
+    """A point in time, in UTC."""
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def sentence(entry: Entry) -> str:
+    """What happened to a task, as the rest of a sentence that begins with its id."""
+    said = _SENTENCES.get(entry.kind, entry.kind).format(owner=entry.owner or "somebody", detail=entry.detail)
+    return said + (f" ({entry.detail})" if entry.detail and entry.kind in _DETAILED else "")
 
 
 def narrate(task: Task, history: Sequence[Entry]) -> list[str]:
@@ -56,6 +69,8 @@ def narrate(task: Task, history: Sequence[Entry]) -> list[str]:
     lines = [f"{task.id}: {task.title}", f"  state: {task.state}{f' ({task.reason})' if task.reason else ''}"]
     lines.append(f"  attempt {task.attempt} of {task.attempts}, priority {task.priority}")
     files = [f"{path} (guessed; {reason})" for path, reason in task.guessed.items()] if task.guessed else task.files
+    if task.repository:
+        lines.append(f"  repository: {task.repository}")
     for label, values in (("needs", task.needs), ("files", files), ("evidence", task.evidence)):
         if values:
             lines.append(f"  {label}: {', '.join(values)}")
@@ -65,11 +80,8 @@ def narrate(task: Task, history: Sequence[Entry]) -> list[str]:
         lines += ["", *(f"  {line}" for line in task.description.splitlines())]
     lines.append("")
     for entry in history:
-        when = datetime.fromtimestamp(entry.at, UTC).strftime("%Y-%m-%d %H:%M:%S")
-        sentence = _SENTENCES.get(entry.kind, entry.kind).format(owner=entry.owner or "somebody", detail=entry.detail)
-        extra = f" ({entry.detail})" if entry.detail and entry.kind in _DETAILED else ""
         fence = f" [fence {entry.fence}]" if entry.fence else ""
-        lines.append(f"  {when}  {sentence}{extra}{fence}")
+        lines.append(f"  {moment(entry.at)}  {sentence(entry)}{fence}")
         if effort := _effort(entry):
             lines.append(f"{' ' * 23}{effort}")
     return lines
@@ -96,11 +108,13 @@ def why(task: Task, get: Callable[[str], Task], now: float, active: Iterable[Tas
         return [f"{task.id} is {task.state}{f': {task.reason}' if task.reason else ''}."]
     if task.state == "ready":
         if task.not_before > now:
-            return [f"{task.id} may be claimed in {task.not_before - now:.0f} s ({task.reason})."]
+            sooner = f"sooner: avyay engine retry {task.id}"
+            return [f"{task.id} may be claimed in {task.not_before - now:.0f} s ({task.reason}); {sooner}"]
         if in_the_way := [line for other in active if (line := _shares(task, other)) is not None]:
             return [f"{task.id} is ready, and waits for {'; '.join(in_the_way)}."]
         wanted = f" that offers {', '.join(sorted(task.requires))}" if task.requires else ""
-        return [f"{task.id} is ready: avyay engine run starts it when a node{wanted} is free."]
+        where = f" in {task.repository}" if Path(task.repository).is_absolute() else ""
+        return [f"{task.id} is ready: avyay engine run{where} starts it when a node{wanted} is free."]
     if task.state != "blocked":
         return [f"{task.id} is {task.state}, held by {task.owner} with fence {task.fence}."]
     approve = f" Let it go on: avyay engine approve {task.id}" if task.reason == WAITS_FOR_APPROVAL else ""
@@ -116,5 +130,8 @@ def why(task: Task, get: Callable[[str], Task], now: float, active: Iterable[Tas
         if need.state == "blocked":
             waiting += need.needs
         if need.state != "done":
-            lines.append(f"  {need.id} is {need.state}{f': {need.reason}' if need.reason else ''} - {need.title}")
+            again = f" Give it another chance: avyay engine retry {need.id}" if need.state in FINAL else ""
+            lines.append(
+                f"  {need.id} is {need.state}{f': {need.reason}' if need.reason else ''} - {need.title}{again}"
+            )
     return lines

@@ -310,16 +310,18 @@ class Queue(Bookkeeping):
             wake(db, name, now)
 
     def retry(self, name: str) -> None:
-        """Give a failed, dead or cancelled task all its attempts again.
+        """Give a failed, dead or cancelled task all its attempts again; one that waits for its next need not wait.
 
         Raises:
-            UsageError: no such task, or it has not ended badly.
+            UsageError: no such task, or it is none of these.
         """
         now = self._clock.now()
         with self._db.transaction("graph") as db:
             task = known(db, name, lock=True)
-            if task.state not in FINAL or task.state == "done":
-                raise UsageError(f"The task {name} is {task.state}: nothing to retry.", hint="Only failed ones can be.")
+            waits = task.state == "ready" and task.not_before > now
+            if not waits and (task.state not in FINAL or task.state == "done"):
+                hint = f"See: avyay engine {'why' if task.state == 'blocked' else 'show'} {name}"
+                raise UsageError(f"The task {name} is {task.state}: nothing to retry.", hint=hint)
             settle(db, name, now, "retried", attempt=0, not_before=0.0)
             blame(db, name, "blocked", now)
 
@@ -335,9 +337,10 @@ class Queue(Bookkeeping):
             done = db.execute("UPDATE tasks SET approval = 0 WHERE id = ? AND approval = 1", (name,))
             if done.rowcount != 1:
                 raise UsageError(f"The task {name} waits for no approval.", hint=f"See: avyay engine show {name}")
-            alter(db, name, latest=tell(db, name, now, "approved", (None, None), (by, None)))
             if task.state in ("ready", "blocked"):
-                settle(db, name, now, "approved")
+                settle(db, name, now, "approved", by=by)
+            else:
+                alter(db, name, latest=tell(db, name, now, "approved", (None, None), (by, None)))
 
     # ---------------------------------------------------------------- reading
 

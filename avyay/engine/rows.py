@@ -6,7 +6,7 @@ from typing import Any
 
 import orjson
 
-from avyay.engine.types import Entry, Task, unpack_extra
+from avyay.engine.types import REPOSITORY, Entry, Task, unpack_extra
 
 __all__ = ["read_entry", "read_task"]
 
@@ -23,9 +23,10 @@ def read_task(row: tuple[Any, ...], needs: tuple[str, ...]) -> Task:
     """A row of `tasks`, with what it needs."""
     (_, name, title, description, accept, files, requires, evidence, fingerprint, priority, state, reason, _, _,
      attempt, attempts, fence, owner, beats, not_before, created, updated, extra, _) = row  # fmt: skip
+    wants = (item for item in orjson.loads(requires) if not item.startswith(REPOSITORY))
     return Task(
         id=name, title=title, description=description, accept=accept, needs=needs, files=tuple(orjson.loads(files)),
-        requires=frozenset(orjson.loads(requires)), priority=priority, evidence=tuple(orjson.loads(evidence)),
+        requires=frozenset(wants), priority=priority, evidence=tuple(orjson.loads(evidence)),
         fingerprint=fingerprint, state=state, reason=reason, attempt=attempt, attempts=attempts, fence=fence,
         owner=owner, beats=beats, not_before=not_before, created=created, updated=updated,
         **unpack_extra(orjson.loads(extra)),

@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 __all__ = [
     "ACTIVE",
     "FINAL",
+    "REPOSITORY",
     "STATES",
     "TRANSITIONS",
     "Entry",
@@ -35,6 +36,8 @@ State = Literal[
 ]
 STATES: tuple[State, ...] = get_args(State)
 ACTIVE: frozenset[State] = frozenset({"leased", "running", "verifying", "merging"})
+REPOSITORY = "repository:"
+"""Begins the capability that lets a dispatcher take tasks of a repository; the queue asks for it by itself."""
 FINAL: frozenset[State] = frozenset({"done", "failed", "cancelled", "dead"})
 
 # Who goes where. A lease that is lost, or an attempt that failed, leads back to "ready" or to "dead".
@@ -90,7 +93,8 @@ class NewTask:
         fingerprint: Tells the same need found again; a second task with it is not added.
         approval: A person must approve before it is claimed.
         id: By default made up.
-        repository: The name of the repository, of those configured; empty is the default one.
+        repository: The repository it belongs to: the name of a configured one, or a path; empty is the default one of
+            whoever claims it. See `repositories.settle_repositories`.
         agent: The agent that shall do it; empty leaves it to the dispatcher.
         allow: Kinds of protected files it may change: "tests", "ci", "locks", or globs.
         caps: Its own caps, where they differ: "dollars" (a decimal), "wall" and "stall" (seconds), "turns".
@@ -154,6 +158,11 @@ class Task:
     caps: Mapping[str, float | str] = field(default_factory=dict)
     size: str = ""
     guessed: Mapping[str, str] | None = None
+
+    @property
+    def wants(self) -> frozenset[str]:
+        """What a dispatcher must offer to claim it: `requires`, and its repository."""
+        return self.requires | {f"{REPOSITORY}{self.repository}"} if self.repository else self.requires
 
 
 @dataclass(frozen=True, slots=True)

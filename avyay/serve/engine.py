@@ -222,7 +222,7 @@ def build_app(
         duties=(*telling, *duties),
     )
     _add_reading(kit, desk, services.clock.now)
-    _add_writing(kit, desk)
+    _add_writing(kit, desk, partial(services.settle_tasks, strict=False))
     _add_board(kit, desk, services.clock.now)
     return kit.app
 
@@ -290,7 +290,7 @@ def _add_reading(kit: Kit, desk: Desk, now: Callable[[], float]) -> None:
         return PlainTextResponse(await desk.ask(draw))
 
 
-def _add_writing(kit: Kit, desk: Desk) -> None:
+def _add_writing(kit: Kit, desk: Desk, settle: Callable[[list[NewTask]], list[NewTask]]) -> None:
     app = kit.app
 
     @app.post("/v1/engine/tasks", dependencies=[kit.authorised], status_code=201)
@@ -308,7 +308,7 @@ def _add_writing(kit: Kit, desk: Desk) -> None:
             )
             for one in body.tasks
         ]
-        return _json({"added": await desk.ask(lambda queue: queue.add(new))}, 201)
+        return _json({"added": await desk.ask(lambda queue: queue.add(settle(new)))}, 201)
 
     @app.post("/v1/engine/tasks/{name}/cancel", dependencies=[kit.authorised])
     async def cancel(name: str, body: ReasonBody) -> Response:

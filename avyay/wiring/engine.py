@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -53,8 +55,8 @@ def open_knowledge(services: Services) -> Knowledge:
 
 def make_desk(services: Services) -> Desk:
     """What may be asked of the engine from any thread."""
-    from avyay.engine.build import repositories_of
     from avyay.engine.desk import Desk
+    from avyay.engine.repositories import repositories_of
 
     settings = services.settings.engine
     return Desk(
@@ -63,6 +65,7 @@ def make_desk(services: Services) -> Desk:
         lambda: repositories_of(settings, Path.cwd()),
         services.clock,
         approval=settings.generate.approval,
+        settle=partial(services.settle_tasks, strict=False),
     )
 
 
@@ -147,4 +150,5 @@ class _FreshGenerator:
 
     def generate(self, repository: Path, *, limit: int) -> Sequence[NewTask]:
         with self._services.again() as own:
-            return own.make_generator().generate(repository, limit=limit)
+            name = own.engine_repository(repository)
+            return [replace(task, repository=name) for task in own.make_generator().generate(repository, limit=limit)]

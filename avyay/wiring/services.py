@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from avyay.engine.loop import Dispatcher
     from avyay.engine.nodes.base import Node
     from avyay.engine.queue import Queue
+    from avyay.engine.types import NewTask
     from avyay.events.outbox import Outboxes
     from avyay.marga.budgets import Budgets
     from avyay.marga.caching import AnswerCache
@@ -254,6 +255,29 @@ class Services:
 
         self._used_queue = True  # what is written into it is told at the latest when this is closed
         return open_queue(self)
+
+    def settle_tasks(self, tasks: Sequence[NewTask], *, strict: bool = True) -> list[NewTask]:
+        """Tasks for the queue that say which repository they belong to; those that do not, to the one around here.
+
+        Args:
+            strict: Whether there must be one.
+
+        Raises:
+            UsageError: there is no such repository.
+        """
+        from avyay.engine.repositories import settle_repositories
+
+        return settle_repositories(tasks, self.settings.engine, Path.cwd(), strict=strict)
+
+    def engine_repository(self, path: Path) -> str:
+        """What tasks call the repository around a path.
+
+        Raises:
+            UsageError: there is none that could be named.
+        """
+        from avyay.engine.repositories import name_at
+
+        return name_at(path, self.settings.engine, Path.cwd())
 
     def tell_engine_history(self) -> int:
         """Publish here what was written into the build engine's queue since the last time, whoever wrote it.

@@ -57,6 +57,11 @@ class GitEvidence:
     def changed(self) -> bool:
         return bool(self.files)
 
+    @property
+    def summary(self) -> str:
+        """How much it changed, in words."""
+        return f"{len(self.files)} file{'' if len(self.files) == 1 else 's'} changed"
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
@@ -106,7 +111,7 @@ def classify(
         return Outcome("no change", f"ended well and changed nothing{said}")
     if verified is False:
         return Outcome("refused", verdict or "the verification failed")
-    return Outcome("done", verdict or f"{len(git.files)} files changed")
+    return Outcome("done", verdict or git.summary)
 
 
 def _ended_by_engine(ending: Ending, transcript: Transcript) -> Outcome | None:

@@ -24,7 +24,8 @@ class Lint:
         tool = python_tool(site, "ruff")
         if tool is None:
             return Found.not_checked("ruff is configured but not installed")
-        command = [*tool, "check", "--output-format", "json", "--exit-zero", "--no-cache", "--quiet", "."]
+        # Many projects let ruff mend what it finds: nobody has asked for that here, and a checkout would hide the need.
+        command = [*tool, "check", "--no-fix", "--output-format", "json", "--exit-zero", "--no-cache", "--quiet", "."]
         done = site.run(command, timeout=_TIMEOUT, cwd=site.root)
         if done.timed_out or done.code != 0:
             return Found.not_checked(f"ruff failed: {done.error_text.strip()[:200]}")
@@ -43,7 +44,7 @@ class Lint:
                     title=f"{code} in {path}: {first['message']}"[:120],
                     description=f"The project's linter finds this {len(rows)} times in one file.{why}\n\n{listed}",
                     evidence=tuple(f"{path}:{r['location']['row']}" for r in rows[:20]),
-                    accept=f"ruff check {select}{shlex.quote(path)}",
+                    accept=f"ruff check --no-fix {select}{shlex.quote(path)}",
                     files=(path,),
                     size="small" if len(rows) <= 10 else "medium",
                     weight=0.9 if code in ("syntax", "invalid-syntax") or code.startswith(("F", "S")) else 0.4,

@@ -8,7 +8,7 @@ from typing import Any
 
 from avyay.engine.graph import find_cycle
 from avyay.engine.types import NewTask
-from avyay.errors import AvyayError
+from avyay.errors import AvyayError, ExitCode
 from avyay.ports import Completer, Completion, Message
 
 __all__ = ["SCHEMA", "BadPlanError", "plan", "read_plan"]
@@ -53,6 +53,7 @@ SCHEMA: dict[str, Any] = {
 class BadPlanError(AvyayError):
     """What the model proposed is no task graph."""
 
+    exit_code = ExitCode.FINDINGS  # an answer, and none that can be used
     default_code = "bad_plan"
 
 

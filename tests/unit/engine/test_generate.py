@@ -227,6 +227,12 @@ class TestLintAndTypes:
         assert repo.accepts(made)
         assert look("lint").closed == (name,)
 
+    def test_a_linter_that_mends_what_it_finds_is_kept_from_it(self, repo: Repo, queue: Queue, look: Look) -> None:
+        repo.commit({"a.py": "import os\n", "pyproject.toml": "[tool.ruff]\nfix = true\nunsafe-fixes = true\n"})
+        (name,) = look("lint").added
+        assert (repo.root / "a.py").read_text() == "import os\n"
+        assert not repo.accepts(task(queue, name))
+
     def test_mypy(self, repo: Repo, queue: Queue, look: Look) -> None:
         repo.commit({"a.py": "x: int = 'no'\n", "mypy.ini": "[mypy]\n"})
         (name,) = look("types").added

@@ -402,5 +402,5 @@ class TestWhatIsTold:
         queue = site.open_queue()
         story = "\n".join(narrate(queue.get("one"), queue.history("one")))
         queue.close()
-        for wanted in ("began to run (script on local)", "1 processes it left were ended", "output.log", "merged as"):
+        for wanted in ("began to run (script on local)", "1 process it left was ended", "output.log", "merged as"):
             assert wanted in story, story

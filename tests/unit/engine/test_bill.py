@@ -109,7 +109,8 @@ class TestDollars:
     def test_a_bill_that_cannot_be_read_starts_nothing(self, tmp_path: Path, router: Daemon) -> None:
         site = spender(tmp_path)
         site.add("one", agent="frugal", accept="test -f out.txt")
-        site.run(models=router.url, bill=RemoteBill("http://127.0.0.1:9"))
+        with pytest.raises(UnreachableError, match="The bill cannot be read"):
+            site.run(models=router.url, bill=RemoteBill("http://127.0.0.1:9"))
         assert (site.task("one").state, site.task("one").attempt) == ("ready", 0)
         with pytest.raises(UnreachableError):
             RemoteBill("http://127.0.0.1:9").customer("one", 0.0)

@@ -42,6 +42,7 @@ def create(
     from avyay.serve.gateway.keys import DEFAULT_SCOPES
 
     with _book(run) as book:
+        open_until_now = not book.any and not run.loaded.settings.gateway.jwt
         made = book.create(
             name,
             scopes=tuple(scope) if scope else DEFAULT_SCOPES,
@@ -52,6 +53,8 @@ def create(
             lifetime=_duration(expires, "--expires"),
         )
         _show_made(run, made)
+    if open_until_now:
+        run.out.note("It is the first one: from now on the gateway asks every caller for a key, also on this machine.")
 
 
 @command(app, name="list", results=True)

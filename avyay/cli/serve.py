@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -107,8 +108,9 @@ def all_(
     user_unit: UserUnit = False,
 ) -> ExitCode | None:
     """Everything on this machine: the gateway in front, the rest on loopback; what dies is started again."""
+    from avyay.config import load_settings
     from avyay.serve.notify import service_manager
-    from avyay.serve.tree import COMPONENTS, Tree, members
+    from avyay.serve.tree import COMPONENTS, Tree, check_ports, members
 
     if unit:
         print_unit(run, "all", user_unit)
@@ -118,10 +120,11 @@ def all_(
     for name in remote:
         run.out.note(f"{name} is not run here: gateway.upstreams.{name}.url names another.")
     arguments = [*arguments_of(run), *([] if workers is None else ["--workers", str(workers)])]
+    address = host or run.loaded.settings.serve.host
     family = members(
         _ports(ports),
         gateway=port,
-        host=host or run.loaded.settings.serve.host,
+        host=address,
         without=without or (),
         collector=collector_port,
         remote=remote,
@@ -129,11 +132,17 @@ def all_(
         reload=reload_config,
         dispatch=dispatch,
     )
+    check_ports(family, address, collector_port)
     if first_key:
         _show_first_key(run)
     patience = run.loaded.settings.serve.worker_timeout
     manager = service_manager(run.loaded.environment)
-    code = Tree(family, reload=reload_config, patience=patience, manager=manager).run()
+
+    def up(status: str) -> None:
+        run.out.note(f"{status} The gateway's console: http://{f'[{address}]' if ':' in address else address}:{port}/")
+
+    reload = partial(load_settings, config_file=run.config) if reload_config else None
+    code = Tree(family, reload=reload, patience=patience, manager=manager, up=up).run()
     return ExitCode(code) if code else None
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import orjson
 
-from avyay.errors import AvyayError, UsageError
+from avyay.errors import AuthError, AvyayError, UsageError
 from avyay.marga.backends.base import Backend, Outgoing
 from avyay.marga.budgets import Spending, worst_case
 from avyay.marga.call_record import begun_call
@@ -17,7 +17,7 @@ from avyay.marga.dispatch import NoAnswerError, RejectedError
 from avyay.marga.envelope import Inbound, Outbound, error_reply
 from avyay.marga.gateway import Gateway
 from avyay.marga.masking import Masker, scan_body
-from avyay.marga.router import Router
+from avyay.marga.router import Router, no_provider
 from avyay.marga.tokens import count_tokens as count_text
 from avyay.marga.tokens import estimate_size
 from avyay.marga.types import CallRecord, Candidate, Decision, Dialect, Hints, Ranked
@@ -48,9 +48,18 @@ async def embeddings(gateway: Gateway, inbound: Inbound) -> Outbound:
         name = body.get("model")
         if not isinstance(name, str) or not name:
             raise UsageError("The request names no model.", code="missing_model")
+        if not router.usable():
+            raise no_provider(router.providers.values())
+        if name == "auto":
+            raise UsageError(
+                "Embeddings of one model are of no use to another, so none is chosen for you.",
+                hint="Name one that `avyay marga providers` lists.",
+                code="missing_model",
+            )
         candidates = [c for c in router.pinned(name) if c.provider.kind != "anthropic"]
-    except UsageError as error:
-        kind: FailureKind = "not_found" if error.code == "model_not_found" else "invalid_request"
+    except (AuthError, UsageError) as error:
+        kinds: Mapping[str, FailureKind] = {"model_not_found": "not_found", "no_provider": "unavailable"}
+        kind = kinds.get(error.code, "invalid_request")
         return error_reply("openai_chat", Failure(kind, f"{error.message} {error.hint or ''}".strip(), code=error.code))
     if not candidates:
         failure = Failure("invalid_request", f"No provider offers embeddings of {name!r}.", code="no_capable_provider")

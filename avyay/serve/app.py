@@ -429,7 +429,8 @@ async def _http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     titles = {404: f"There is nothing at {request.url.path[:200]}.", 405: f"{request.method} is not taken here."}
     title = titles.get(error.status_code, str(error.detail))
-    data = problem_data(error.status_code, title, _CODES.get(error.status_code, "http"))
+    hint = "See /openapi.json." if error.status_code in titles else None
+    data = problem_data(error.status_code, title, _CODES.get(error.status_code, "http"), hint)
     return JSONResponse(data, error.status_code, error.headers, "application/problem+json")
 
 

@@ -176,7 +176,9 @@ def _application(services: Services, daemon: Daemon, how: Launch, site: Site) ->
     if how.reload is None:
         app = build(services, site.stopping)
     else:
-        app = reloading = Reloading(services, build, how.reload, stopping=site.stopping, manager=site.manager)
+        app = reloading = Reloading(
+            services, build, how.reload, stopping=site.stopping, manager=site.manager, name=daemon.name
+        )
         site.siblings.reload = reloading.reload
     return app if site.folder is None else Joined(app, site.siblings, site.folder / "hub")
 
@@ -236,7 +238,7 @@ class _Family:
     ) -> None:
         self._services, self._daemon, self._how, self._host = services, daemon, how, host
         self._descriptors = [one.fileno() for one in listeners]
-        self._log = get_logger("serve")
+        self._log = get_logger(daemon.name)
         self._manager = manager
         # Short: the path of a Unix socket holds about 100 characters. Nobody else may enter it.
         self._folder = Path(tempfile.mkdtemp(prefix="avyay-"))

@@ -13,6 +13,7 @@ import orjson
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field
+from starlette.routing import Route
 
 from avyay.errors import AvyayError, PolicyError, UsageError
 from avyay.ports import Progress, Tier
@@ -170,13 +171,20 @@ def build_app(
     _add_upkeep(kit, rag)
     _add_webhook(kit, rag, webhook_secret)
 
-    async def guarded_mcp(scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] == "http":
-            kit.authorise(Request(scope))
-        await mcp_app(scope, receive, send)
-
-    kit.app.mount("/", guarded_mcp)
+    # A route, not a mount at "/": that would answer for every path, with its own words and without the right 405.
+    kit.app.router.routes.append(Route("/mcp", _Guarded(mcp_app, kit), include_in_schema=False))
     return kit.app
+
+
+class _Guarded:
+    """An application that only those may use who may use the daemon."""
+
+    def __init__(self, app: App, kit: Kit) -> None:
+        self._app, self._kit = app, kit
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        self._kit.authorise(Request(scope))
+        await self._app(scope, receive, send)
 
 
 def _add_questions(app: FastAPI, rag: RagService, authorised: Any) -> None:

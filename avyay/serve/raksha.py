@@ -316,7 +316,11 @@ def _parse(data: bytes) -> ScanBody:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise UsageError(f"The body is not as expected: {where}: {first['msg']}.", code="bad_request") from None
+        raise UsageError(
+            f"The body is not as expected: {where}: {first['msg']}.",
+            hint='For example {"files": [{"path": "a.py", "content": "..."}]}; see /openapi.json.',
+            code="bad_request",
+        ) from None
 
 
 def _add_rules(app: FastAPI, scanner: CodeScanner, authorised: Any) -> None:

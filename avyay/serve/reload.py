@@ -102,6 +102,7 @@ class Reloading:
         load: Reads the configuration anew; raises an `AvyayError` when it cannot be used.
         stopping: Told when the daemon drains.
         manager: Told of it.
+        name: Of the daemon, for the log.
     """
 
     def __init__(
@@ -112,13 +113,14 @@ class Reloading:
         *,
         stopping: Stopping | None = None,
         manager: ServiceManager | None = None,
+        name: str = "serve",
     ) -> None:
         self._build, self._load = build, load
         own = Stopping()
         self._now = _Generation(build(services, own), services, own)
         if stopping is not None:
             stopping.add(lambda: self._now.stopping.begin())
-        self._log = get_logger("serve")
+        self._log = get_logger(name)
         self._manager = manager or ServiceManager()
         self._one = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()

@@ -11,14 +11,15 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from avyay.errors import ExitCode, UsageError
+from avyay.errors import AvyayError, ExitCode, UsageError
 from avyay.log import get_logger
 from avyay.resilience.backoff import Backoff
-from avyay.serve.notify import ServiceManager
+from avyay.serve.notify import NOT_RELOADED, ServiceManager
+from avyay.serve.run import bind
 from avyay.serve.watchdog import Watchdog
 from avyay.serve.workers import ORDERLY, worker_command, workers_of
 
-__all__ = ["COMPONENTS", "Member", "Tree", "members"]
+__all__ = ["COMPONENTS", "Member", "Tree", "check_ports", "members"]
 
 COMPONENTS = {"marga": 8081, "rag": 8082, "raksha": 8083, "siddhi": 8084, "engine": 8086}
 _GROWN = 30.0  # seconds after which a process that dies did not die of its start
@@ -94,27 +95,56 @@ def members(
     return [*made, Member("gateway", front, urls, address=(here_too, gateway))]
 
 
+def check_ports(family: Sequence[Member], host: str, collector: int) -> None:
+    """Refuse to start what could not all be started, before anything is.
+
+    Args:
+        host: The gateway's address.
+        collector: The port of SIDDHI's collector.
+
+    Raises:
+        UsageError: a port is taken, or the address is not one of this machine's.
+    """
+    places = [
+        (one.name, host if one is family[-1] else one.address[0], one.address[1]) for one in family if one.address
+    ]
+    places += [("collector", "127.0.0.1", collector)] if any(one.name == "siddhi" for one in family) else []
+    for name, address, port in places:
+        try:
+            bind(address, port, name=name).close()
+        except UsageError as error:
+            if error.code != "port_taken":
+                raise
+            own = {"gateway": f"--port {port + 10}", "collector": f"--collector-port {port + 10}"}
+            option = own.get(name, f"--ports {name}={port + 10}")
+            hint = f"Stop what listens there, or choose another for it: avyay serve all {option}"
+            raise UsageError(error.message, hint=hint, code=error.code) from None
+
+
 class Tree:
     """Runs members until SIGTERM or SIGINT.
 
     Args:
-        reload: SIGHUP is passed on to the members, who read their configuration anew; else it ends the tree.
+        reload: Reads the configuration on SIGHUP, before the members are told to; raises an `AvyayError` when it cannot
+            be used, and they are left alone. None: SIGHUP ends the tree.
         grown: Seconds after which a death counts as a first one again.
         patience: Seconds after which a member that answers nothing is killed; 0: never.
         backoff: Between a death and the next start.
         manager: Told when the front answers, and each other member does or has died once.
+        up: Called then, once.
     """
 
     def __init__(
         self,
         family: Sequence[Member],
         *,
-        reload: bool = False,
+        reload: Callable[[], object] | None = None,
         grown: float = _GROWN,
         patience: float = 0.0,
         backoff: Backoff = _RESTART,
         jitter: Callable[[], float] = random.random,
         manager: ServiceManager | None = None,
+        up: Callable[[str], None] = lambda status: None,
     ) -> None:
         self._family, self._grown, self._backoff, self._jitter = family, grown, backoff, jitter
         self._log = get_logger("serve")
@@ -125,6 +155,8 @@ class Tree:
         self._watchdog: Watchdog[asyncio.subprocess.Process] = Watchdog(patience)
         self._alive: dict[asyncio.subprocess.Process, Member] = {}
         self._manager = manager or ServiceManager()
+        self._up = up
+        self._is_up = False
         self._answering: set[str] = set()
         self._awaited = {member.name for member in family}  # not heard of yet
 
@@ -136,8 +168,8 @@ class Tree:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._ending.set)
-        if self._reload:
-            loop.add_signal_handler(signal.SIGHUP, self._pass_on, signal.SIGHUP)
+        if self._reload is not None:
+            loop.add_signal_handler(signal.SIGHUP, self._pass_on, self._reload)
         else:
             loop.add_signal_handler(signal.SIGHUP, self._ending.set)
         # Nothing is ever written: when this process ends, however it ends, its members read the end of the pipe.
@@ -244,6 +276,9 @@ class Tree:
             self._manager.status(status)
         else:
             self._manager.ready(status)
+            if not self._is_up:
+                self._is_up = True
+                self._up(status)
 
     def _hung(self, process: asyncio.subprocess.Process) -> None:
         """End a member that nothing else would."""
@@ -252,14 +287,20 @@ class Tree:
         self._log.error("component_hung", component=member.name, pid=process.pid, silent_for=self._patience)
         _kill(process)
 
-    def _pass_on(self, number: int) -> None:
+    def _pass_on(self, reload: Callable[[], object]) -> None:
         self._manager.reloading()
+        try:
+            reload()
+        except AvyayError as error:  # said once, not by each of them
+            self._log.error("reload_refused", error=error.message, hint=error.hint)
+            self._manager.ready(NOT_RELOADED)
+            return
         for process, member in self._alive.items():
             if not member.reloads:
                 self._log.warning("not_reloaded", component=member.name, why="its agents would be ended: restart it")
                 continue
             with suppress(ProcessLookupError):
-                process.send_signal(number)
+                process.send_signal(signal.SIGHUP)
         self._manager.ready("The components were told to read their configuration anew; the log has what came of it.")
 
 

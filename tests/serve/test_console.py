@@ -91,6 +91,7 @@ def test_programs_get_json_and_browsers_a_form(gate: Gate) -> None:
     assert (page.status, page.headers["content-type"]) == (200, "text/html; charset=utf-8")
     assert b'action="/console/sign-in"' in page.raw
     assert b"<script" not in page.raw
+    assert b'http-equiv="refresh"' not in page.raw  # it would throw away what is being typed
     policy = page.headers["content-security-policy"]
     assert policy.startswith("default-src 'none'")
     assert "form-action 'self'" in policy
@@ -172,6 +173,10 @@ def test_charts() -> None:
     assert "&lt;told&gt;" in drawn
     assert "$5" in drawn  # the axis ends above the highest bar
     assert "<svg" in bar_chart([])
+    assert bar_chart([Bar("c", 0.0)], unit="$").count("$0</text>") == 1  # of nothing there is no scale
+    small = bar_chart([Bar("c", 0.0002)], unit="$")
+    assert "$0.00005<" in small
+    assert "e-" not in small
 
 
 @pytest.mark.needs("chromium")
@@ -185,6 +190,8 @@ def test_in_a_browser(gate: Gate, admin: str, tmp_path: Path) -> None:
         assert await tab.value("document.documentElement.scrollWidth <= window.innerWidth")
         await tab.call("Emulation.setDeviceMetricsOverride", width=380, height=800, deviceScaleFactor=1, mobile=True)
         assert await tab.value("document.documentElement.scrollWidth <= window.innerWidth")
+        newest = "document.querySelector('svg g:last-of-type rect').getBoundingClientRect().right"
+        assert await tab.value(f"{newest} <= window.innerWidth"), "on a narrow screen the newest day is in sight"
         rows = "[...document.querySelectorAll('section:has(.why) tbody tr')].map(row => row.offsetHeight)"
         assert max(await tab.value(rows)) < 200, "on a narrow screen the reasons stay readable"
         await tab.picture(tmp_path / "console.png")

@@ -148,8 +148,14 @@ def test_a_tree_is_ready_when_all_of_it_answers(tmp_path: Path) -> None:
             os.kill(daemon.pid, signal.SIGHUP)
             manager.wait_for("RELOADING")
             manager.wait_for("READY")
+            wait_for(lambda: daemon.words().count('"reloaded"') == 2)
+            daemon.config.write_text("gateway: {failed_attempts: nine}\n")
+            os.kill(daemon.pid, signal.SIGHUP)
+            manager.wait_for("RELOADING")
+            assert "cannot be used" in manager.wait_for("READY")["STATUS"]
             assert daemon.end() == 0
-        assert manager.states() == ["READY", "RELOADING", "READY", "STOPPING"]
+        assert daemon.words().count("reload_refused") == 1  # not by each component
+        assert manager.states() == ["READY", "RELOADING", "READY", "RELOADING", "READY", "STOPPING"]
         assert manager.speakers == {daemon.pid}
 
 

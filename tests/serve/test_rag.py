@@ -123,6 +123,12 @@ def test_house(client: TestClient) -> None:
     assert {"/v1/ask", "/v1/search", "/v1/sync"} <= client.get("/openapi.json").json()["paths"].keys()
 
 
+def test_a_path_with_another_method_says_so(client: TestClient) -> None:
+    asked = client.get("/v1/ask")
+    assert (asked.status_code, asked.json()["code"], asked.headers["allow"]) == (405, "method_not_allowed", "POST")
+    assert client.get("/nowhere").json()["code"] == "not_found"
+
+
 def test_mcp_is_mounted(client: TestClient) -> None:
     call = {"jsonrpc": "2.0", "id": 1, "method": "tools/list"}
     headers = {"Accept": "application/json, text/event-stream", "Host": "127.0.0.1:8082"}

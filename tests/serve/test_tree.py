@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from daemon import wait_for
 
+from avyay.cli.app import run as avyay
 from avyay.errors import UsageError
 from avyay.serve.tree import members
 
@@ -102,6 +103,28 @@ def test_who_cannot_start_at_all_ends_the_tree(tmp_path: Path) -> None:
     wait_for(lambda: all(gone(pid) for name in ("one", "two", "front") for pid in family.pids(name)))
 
 
+def test_a_taken_port_is_said_once_before_anything_starts(home: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    places = dict(zip(["marga", "rag", "raksha", "siddhi", "engine"], free_ports(5), strict=True))
+    others = ",".join(f"{name}={port}" for name, port in places.items())
+    (collector, front) = free_ports(2)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        taken = server.getsockname()[1]
+        cases = {
+            f"--port {taken + 10}": ["--port", str(taken), "--ports", others, "--collector-port", str(collector)],
+            f"--collector-port {taken + 10}": ["--port", str(front), "--ports", others, "--collector-port", str(taken)],
+            f"--ports engine={taken + 10}": [
+                *("--port", str(front), "--ports", others.replace(f"engine={places['engine']}", f"engine={taken}")),
+                *("--collector-port", str(collector)),
+            ],
+        }
+        for option, words in cases.items():
+            assert avyay(["serve", "all", *words]) == 2
+            told = capfd.readouterr().err
+            assert f"Port {taken} on 127.0.0.1 is taken" in told
+            assert told.endswith(f"choose another for it: avyay serve all {option}\n")
+            assert "listens on" not in told
+
+
 def test_members_and_their_ports() -> None:
     family = members({"rag": 9082}, gateway=9080, host="127.0.0.1", without=["siddhi"], remote=["marga"])
     assert [member.name for member in family] == ["rag", "raksha", "engine", "gateway"]
@@ -170,6 +193,7 @@ def test_serve_all(home: Path) -> None:
             process.stderr.close()
     for title, port in (("The gateway", front), ("RAKSHA", raksha), ("ENGINE", engine)):
         assert f"{title} listens on http://127.0.0.1:{port} " in words
+    assert f"All components answer. The gateway's console: http://127.0.0.1:{front}/" in words
     assert "component_died" in words
     assert "component_hung" in words
     wait_for(lambda: all(get(f"http://127.0.0.1:{port}/health")[0] == 0 for port in (front, raksha, engine)))

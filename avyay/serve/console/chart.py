@@ -31,7 +31,8 @@ def bar_chart(bars: Sequence[Bar], *, unit: str = "", title: str = "") -> str:
         f'<svg class="chart" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escape(title)}">',
         f"<title>{escape(title)}</title>",
     ]
-    for step in range(_STEPS + 1):
+    steps = _STEPS if top else 0  # of nothing there is only the ground
+    for step in range(steps + 1):
         y = _TOP + tall * (1 - step / _STEPS)
         name = escape(f"{unit}{_short(top * step / _STEPS)}")
         parts.append(f'<line class="grid" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
@@ -73,4 +74,4 @@ def _short(value: float) -> str:
     for limit, letter in ((1e6, "M"), (1e3, "k")):
         if value >= limit:
             return f"{value / limit:g}{letter}"
-    return f"{value:.3g}"
+    return f"{value:.3g}" if value >= 1e-3 or not value else f"{value:.9f}".rstrip("0")  # no 5e-05

@@ -73,7 +73,7 @@ def gateway_daemon() -> Daemon:
     return Daemon(
         "gateway",
         "The gateway",
-        "health: /health",
+        "console: /, health: /health",
         DEFAULT_PORT,
         check_authentication,
         build,

@@ -345,7 +345,19 @@ def test_without_a_provider(tmp_path: Path) -> None:
         got = daemon.chat()
         assert (got.status, got.body["error"]["code"]) == (503, "no_provider")
         assert "OPENAI_API_KEY" in got.body["error"]["message"]
+        got = daemon.post("/v1/embeddings", {"model": "auto", "input": "hi"})
+        assert (got.status, got.body["error"]["code"]) == (503, "no_provider")
         assert daemon.get("/ready").status == 503
+
+
+def test_embeddings_of_no_model_in_particular(tmp_path: Path) -> None:
+    with (
+        Upstream() as upstream,
+        Daemon(tmp_path, {"providers": [provider("only", "openai-compatible", f"{upstream.url}/v1")]}) as daemon,
+    ):
+        got = daemon.post("/v1/embeddings", {"model": "auto", "input": "hi"})
+        assert (got.status, got.body["error"]["code"]) == (400, "missing_model")
+        assert "avyay marga providers" in got.body["error"]["message"]
 
 
 def test_pages(daemon: Daemon) -> None:

@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 # Nothing of the developer's own machine may reach a test: keys, endpoints, settings, proxies.
 _PREFIXES = ("AVYAY_", "OPENAI_", "ANTHROPIC_", "AZURE_", "OLLAMA_", "OTEL_", "GIT_", "SEMGREP_")
 _NAMES = {"http_proxy", "https_proxy", "all_proxy", "no_proxy", "xdg_config_home", "xdg_data_home", "xdg_state_home"}
 
+# No test asserts on time, and a busy machine takes its own.
+settings.register_profile("avyay", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("avyay")
+
 
 def pytest_configure(config: pytest.Config) -> None:
+    # In the background a shell has its programs ignore an interrupt, and theirs would too: tests send them some.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     for name in list(os.environ):
         if name.startswith(_PREFIXES) or name.lower() in _NAMES:
             del os.environ[name]

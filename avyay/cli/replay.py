@@ -65,6 +65,9 @@ class Tee(io.TextIOBase):
     def flush(self) -> None:
         self._stream.flush()
 
+    def close(self) -> None:
+        """Nothing: the stream is its owner's to close, and to flush."""
+
     def isatty(self) -> bool:
         return self._stream.isatty()
 

@@ -97,6 +97,7 @@ class Pump:
             for sink in self._sinks:
                 await sink.close()
             await asyncio.to_thread(deliveries.close)
+            await asyncio.to_thread(self._reader.close)
 
     async def _prune(self, deliveries: Deliveries) -> None:
         while not self._stopping.is_set():

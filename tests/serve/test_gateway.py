@@ -23,7 +23,7 @@ from avyay.cli.app import application
 from avyay.db import open_database
 from avyay.errors import ConfigError, PolicyError, UsageError
 from avyay.serve.gateway import door
-from avyay.serve.gateway.daemon import build_app, check_authentication, serve_gateway
+from avyay.serve.gateway.daemon import check_authentication, serve_gateway
 from avyay.serve.launch import Launch
 
 CHAT = {"model": "auto", "messages": [{"role": "user", "content": "hi"}]}
@@ -900,8 +900,8 @@ def test_keys_on_the_command_line(tmp_path: Path) -> None:
 
 
 def test_the_application_is_made_without_side_effects_elsewhere(tmp_path: Path) -> None:
-    from daemon import services_in
-
-    build_app(services_in(tmp_path, {"gateway": {}})).journal.close()
+    gate = Gate(tmp_path, {})
     made = sorted(str(file.relative_to(tmp_path / "home")) for file in (tmp_path / "home").rglob("*") if file.is_file())
+    with gate:  # which closes what it opened
+        pass
     assert [name for name in made if "gateway/" not in name] == ["state/principal.key"]

@@ -144,6 +144,10 @@ def build_app(
     """
     settings = services.settings.gateway
     clock = services.clock
+    # What may be refused comes first: nothing is open then.
+    options = gateway_options(settings)
+    issuers = make_issuers(settings.jwt, services.loaded.environment, clock)
+    secret = _secret(services)
     upstreams = dict(_upstreams(services))
     member: MemberEnd | None = None
     limiter: Limiter
@@ -154,7 +158,6 @@ def build_app(
     else:
         limiter = make_limiter(services)
     keys = open_keys(services)
-    issuers = make_issuers(settings.jwt, services.loaded.environment, clock)
     journal = UsageJournal(services.paths.component("gateway") / "usage.db", clock)
     usage = open_usage(services)
     pruning: list[asyncio.Task[None]] = []
@@ -189,7 +192,7 @@ def build_app(
         authenticator,
         limiter,
         journal,
-        gateway_options(settings),
+        options,
         settler=TokenSettler(upstreams["marga"], limiter) if any(rule.tokens for rule in settings.limits) else None,
         pages={b"/v1/events": events},
         started=started,
@@ -197,7 +200,7 @@ def build_app(
         watching=owner is None,
         clock=clock,
     )
-    console = partial(Console, app, Sessions(_secret(services), keys, clock), clock)
+    console = partial(Console, app, Sessions(secret, keys, clock), clock)
     pages = add_pages(app, usage, clock, siblings=siblings, console=console)
     return app
 

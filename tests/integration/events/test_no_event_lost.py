@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -169,11 +170,11 @@ def test_a_change_that_was_not_committed_is_not_told(tmp_path: Path) -> None:
     """The other half: nothing is told that did not happen."""
     check("engine", tmp_path, 3)
     folder = tmp_path / "data" / "engine"
-    with open_database(folder / "engine.db") as queue:
+    with closing(open_database(folder / "engine.db")) as queue:
         query = "SELECT task FROM history WHERE kind = 'done' ORDER BY number"
         happened = [row[0] for row in queue.execute(query)]
     queue.close()
-    with open_database(folder / "events.db") as database:
+    with closing(open_database(folder / "events.db")) as database:
         query = "SELECT json_extract(data, '$.task') FROM outbox WHERE name = ? ORDER BY number"
         told = [row[0] for row in database.execute(query, ("engine.task.merged",))]
         assert told == happened

@@ -217,7 +217,7 @@ def kills(folder: Path, *, times: int, callers: int, workers: int) -> None:
 
 def compare(router: Router, provider: Provider, received: dict[str, str], *, crashes: int) -> None:
     """The ledger with the callers' record, with the provider's and with the budgets."""
-    with open_database(router.database) as database:
+    with closing(open_database(router.database)) as database:
         assert database.execute("PRAGMA integrity_check").fetchone()[0] == "ok"
         missing = [gap.missing for gap in read_gaps(database)]
     with closing(SqliteStore(router.database)) as store:

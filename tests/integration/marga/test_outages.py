@@ -12,6 +12,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -299,7 +300,7 @@ def test_after_kill_9_the_ledger_is_whole_and_says_that_nothing_is_missing(tmp_p
         again = Daemon(tmp_path / "again", settings(upstream), K="k", AVYAY_HOME=str(home / "avyay"))
         with again:
             assert again.chat().status == 200
-        with open_database(database, MARGA_SCHEMA) as opened:
+        with closing(open_database(database, MARGA_SCHEMA)) as opened:
             assert opened.execute("SELECT count(*) FROM calls").fetchone()[0] == 21
             assert [gap.missing for gap in read_gaps(opened)] == [0]
 

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -476,11 +477,11 @@ class TestRepository:
             other = Repo(tmp_path / "other")
             other.commit({"a.py": "def a(): pass\n"})
             knowledge = Knowledge(tmp_path / "knowledge.db", len)
-            with open_database(tmp_path / "knowledge.db", busy_timeout=0.0).transaction():
+            with closing(open_database(tmp_path / "knowledge.db", busy_timeout=0.0)) as held, held.transaction():
                 pass
             assert knowledge.update(other.root).parsed == 1
             # What it began from is not any more what is there: it goes on from what is.
-            with open_database(tmp_path / "knowledge.db").transaction() as database:
+            with closing(open_database(tmp_path / "knowledge.db")) as held, held.transaction() as database:
                 head = repo.git("rev-parse", "HEAD~1").strip()
                 database.execute("UPDATE repositories SET commit_id = 'another', history = ? WHERE id = 1", (head,))
                 database.execute("INSERT INTO changes VALUES (1, 'pkg/tree.py', 'ada@example.com', 7, 0)")

@@ -7,6 +7,7 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,7 @@ def killed(path: Path) -> list[str]:
 
 
 def rows(path: Path) -> dict[str, tuple[int, bytes | None]]:
-    with open_database(path, NOTES) as database:
+    with closing(open_database(path, NOTES)) as database:
         found = database.execute("SELECT id, cost, detail FROM notes").fetchall()
     assert set(Counter(row[0] for row in found).values()) <= {1}
     return {row[0]: (row[1], row[2]) for row in found}
@@ -90,7 +91,7 @@ def test_nothing_acknowledged_is_lost_or_doubled(tmp_path: Path) -> None:
     for row in told:
         assert found[row] == (2**62 + int(row.split("-")[1]), b'{"cost":[0.1,"x"]}')
     assert found[f"{told[0].split('-')[0]}-299"] == (7, None)
-    with open_database(path) as database:
+    with closing(open_database(path)) as database:
         assert [gap.missing for gap in read_gaps(database)] == [1]  # of one nobody knows how it ended
 
 

@@ -61,6 +61,7 @@ class Scene:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.site = Site(folder)
+        self.opened: list[Dispatcher] = []
         self.root = self.site.repository
         lines = "".join(f"line {number}\n" for number in range(20))
         self.base = self.site.commit({**dict.fromkeys(FILES, lines), MINE: "old\n", "gone.txt": "x\n"})
@@ -99,9 +100,14 @@ class Scene:
             },
         )
 
+    def dispatcher(self) -> Dispatcher:
+        """One that is closed when the test is over."""
+        self.opened.append(self.site.dispatcher())
+        return self.opened[-1]
+
     def repair(self) -> Dispatcher:
         """The next dispatcher comes, and looks until nothing is left to be put right."""
-        dispatcher = self.site.dispatcher()
+        dispatcher = self.dispatcher()
         merging = self.merging(dispatcher)
 
         def right() -> bool:
@@ -150,8 +156,11 @@ class Scene:
 
 
 @pytest.fixture
-def scene(tmp_path: Path) -> Scene:
-    return Scene(tmp_path)
+def scene(tmp_path: Path) -> Iterator[Scene]:
+    made = Scene(tmp_path)
+    yield made
+    for dispatcher in made.opened:
+        dispatcher.close()
 
 
 def test_the_files_go_along(scene: Scene) -> None:
@@ -189,7 +198,7 @@ def test_killed_in_the_middle_of_the_checkout(scene: Scene) -> None:
     seen = {(scene.root / name).read_text().count("LINE ONE") for name in FILES if (scene.root / name).exists()}
     assert seen == {0, 1}, "some are new and some are old"
     (scene.root / FILES[-1]).write_text("line")  # as if it were being written
-    dispatcher = scene.site.dispatcher()
+    dispatcher = scene.dispatcher()
     with closing(scene.site.open_queue()) as queue:
         (problem,) = [check for check in inspect(dispatcher, queue) if check.what.startswith("work tree")]
     assert not problem.ok
@@ -321,9 +330,9 @@ class TestFollower:
 
 def test_whoever_merges_is_not_disturbed(scene: Scene) -> None:
     """A tick meanwhile, of the same process or another, finds the turn taken and leaves the work tree alone."""
-    dispatcher = scene.site.dispatcher()
+    dispatcher = scene.dispatcher()
     merging = scene.merging(dispatcher)
-    other = scene.merging(scene.site.dispatcher())
+    other = scene.merging(scene.dispatcher())
     with merging._turn() as turn:
         merging._follower.prepare(scene.root, scene.base, scene.commit, turn)
         found: list[object] = []

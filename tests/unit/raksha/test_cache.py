@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 import threading
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -131,7 +132,8 @@ def test_no_place_for_a_cache_is_no_error(tmp_path: Path) -> None:
 
 def test_a_locked_cache_is_no_error(tmp_path: Path) -> None:
     path = tmp_path / "scan.db"
-    ResultCache(path).put({b"k": "v"})
+    with closing(ResultCache(path)) as first:
+        first.put({b"k": "v"})
     other = sqlite3.connect(path, isolation_level=None)
     other.execute("BEGIN EXCLUSIVE")
     cache = ResultCache(path)

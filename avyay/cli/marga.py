@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -183,21 +184,38 @@ def _price(of: str, model: Model, origin: str) -> dict[str, Any]:
     }
 
 
+class CallEnd(StrEnum):
+    """How a call can have ended."""
+
+    OK = "ok"
+    ERROR = "error"
+    ABORTED = "aborted"
+    TRUNCATED = "truncated"
+    REFUSED = "refused"
+    KILLED = "killed"
+
+
 @command(app, results=True)
 def decisions(
     run: Run,
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=10_000, help="How many, newest first.")] = 20,
-    status: Annotated[
-        str | None, typer.Option("--status", help="Only ok, error, aborted, truncated, refused or killed.")
-    ] = None,
+    status: Annotated[CallEnd | None, typer.Option("--status", help="Only calls that ended so.")] = None,
     since: Since = None,
 ) -> None:
     """List what was routed where, newest first."""
-    rows = [_call(row) for row in run.services.calls.calls(limit=limit, status=status, since=_since(run, since))]
+    rows = [
+        _call(row)
+        for row in run.services.calls.calls(
+            limit=limit, status=status.value if status else None, since=_since(run, since)
+        )
+    ]
 
     def text() -> None:
         if not rows:
-            run.out.note('Nothing has been routed yet. Try: avyay route "What is a monad?"')
+            asked = status is not None or since is not None
+            run.out.note(
+                "No such call." if asked else 'Nothing has been routed yet. Try: avyay route "What is a monad?"'
+            )
             return
         columns = ("Decision", "When (UTC)", "Model", "Tier", "Complexity", "In", "Out", "Cost", "Seconds", "Status")
         cells = [
@@ -247,9 +265,21 @@ def _call(row: dict[str, Any]) -> dict[str, Any]:
 
 
 @command(app, results=True)
-def explain(run: Run, decision: Annotated[str, typer.Argument(help="Its id, or how that begins or ends.")]) -> None:
+def explain(
+    run: Run,
+    decision: Annotated[
+        str | None, typer.Argument(help="Its id, or how that begins or ends; without one, the newest.")
+    ] = None,
+) -> None:
     """Show one decision: its reasons, every attempt, and what it cost."""
-    row = _call(run.services.calls.call(decision))
+    from avyay.errors import UsageError
+
+    calls = run.services.calls
+    if decision is None:
+        decision = next((row["id"] for row in calls.calls(limit=1)), None)
+    if decision is None:
+        raise UsageError("Nothing has been routed yet.", hint='Try: avyay route "What is a monad?"')
+    row = _call(calls.call(decision))
     detail = row["detail"]
 
     def text() -> None:

@@ -18,6 +18,12 @@ if TYPE_CHECKING:
 app = command_group("Send a prompt to the cheapest model that can do it.")
 
 
+# What belongs to another command: sent as a prompt it would cost money and tell nothing.
+_COMMANDS = frozenset(
+    ("budgets", "calibrate", "decisions", "explain", "prices", "providers", "replay", "stats", "usage")
+)
+
+
 class TierChoice(StrEnum):
     """The tiers."""
 
@@ -65,6 +71,14 @@ def route(
 
 
 def _prompt(text: str | None) -> str:
+    from avyay.errors import UsageError
+
+    if text in _COMMANDS:
+        whole = "avyay usage" if text == "usage" else f"avyay marga {text}"
+        raise UsageError(
+            f"{text!r} alone is taken for a command, not for a prompt.",
+            hint=f"Try: {whole} (or, to send the word: echo {text} | avyay route)",
+        )
     if text is not None and text != "-":
         return text
     if text is None and sys.stdin.isatty():
@@ -90,7 +104,7 @@ def _answer(run: Run, request: Completion) -> None:
                 reply = delta.reply or reply
         finally:
             if not ended:
-                run.out.line()
+                run.out.write("\n")  # at once: an error goes below it, not behind it
         assert reply is not None
         return reply
 

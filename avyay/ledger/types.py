@@ -60,9 +60,9 @@ class BudgetExceededError(PolicyError):
             else datetime.fromtimestamp(balance.resets_at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         )
         super().__init__(
-            f"the budget {balance.key} does not allow {format_usd(asked)}: {format_usd(balance.spent)} spent and"
-            f" {format_usd(balance.reserved)} reserved of {format_usd(balance.cap or ZERO)}",
-            hint=f"wait until {resets}, when it resets, or raise the cap" if resets else "raise the cap",
+            f"The budget {balance.key} does not allow {format_usd(asked)}: {format_usd(balance.spent)} spent and"
+            f" {format_usd(balance.reserved)} reserved of {format_usd(balance.cap or ZERO)}.",
+            hint=f"Wait until {resets}, when it resets, or raise the cap." if resets else "Raise the cap.",
         )
         self.balance = balance
         self.asked = asked

@@ -13,7 +13,7 @@ from pathlib import Path
 from avyay.clock import Clock
 from avyay.config.marga import BudgetSettings
 from avyay.errors import PolicyError
-from avyay.ledger import BlockLedger, BudgetExceededError, Draw, Ledger, ReservationState, Scope, daily, monthly
+from avyay.ledger import BlockLedger, Draw, Ledger, ReservationState, Scope, daily, monthly
 from avyay.marga.call_journal import blocks_in_use, recover_calls
 from avyay.marga.cost import cost_of
 from avyay.marga.store import SqliteStore
@@ -162,7 +162,7 @@ class Spending:
         self._held = ZERO
         self.paid_by: tuple[int, ...] = ()  # the ledger's numbers of the blocks drawn from; kept with the call
 
-    async def draw(self, amount: Picodollars | None) -> None:
+    async def draw(self, amount: Picodollars | None, *, model: str) -> None:
         """Draw the worst case of the first candidate.
 
         Raises:
@@ -170,7 +170,7 @@ class Spending:
             PolicyError: the price is not known, so that no cap could hold.
         """
         if amount is None:
-            raise _unpriced()
+            raise _unpriced(model)
         self._add(await self._blocks.draw(self._scopes, amount))
         self._held = amount
 
@@ -179,21 +179,18 @@ class Spending:
         """The worst case that is drawn for it."""
         return self._held
 
-    def covers(self, amount: Picodollars | None) -> bool:
-        """Whether a candidate's worst case is drawn; draws what is missing when memory allows it."""
+    async def cover(self, amount: Picodollars | None, *, model: str) -> None:
+        """Draw what another candidate's worst case lacks.
+
+        Raises:
+            BudgetExceededError: a cap does not allow it.
+            PolicyError: the price is not known.
+        """
         if amount is None:
-            return False
-        if amount <= self._held:
-            return True
-        try:
-            extra = self._blocks.try_draw(self._scopes, Picodollars(amount - self._held))
-        except BudgetExceededError:
-            return False
-        if extra is None:
-            return False
-        self._add(extra)
-        self._held = amount
-        return True
+            raise _unpriced(model)
+        if amount > self._held:
+            self._add(await self._blocks.draw(self._scopes, Picodollars(amount - self._held)))
+            self._held = amount
 
     def _add(self, draw: Draw) -> None:
         self._draws.append(draw)
@@ -207,9 +204,9 @@ class Spending:
             cost = ZERO
 
 
-def _unpriced() -> PolicyError:
+def _unpriced(model: str) -> PolicyError:
     return PolicyError(
-        "A budget holds for this call, and the model has no known price.",
-        hint="Name its prices in avyay.yaml (input_price, output_price), or choose another model.",
+        f"A budget holds for this call, and no price of {model!r} is known.",
+        hint="Is the name right (avyay marga prices)? Else set input_price and output_price in avyay.yaml.",
         code="price_unknown",
     )

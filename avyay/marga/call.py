@@ -163,12 +163,6 @@ class Call:
 
     def _render(self, candidate: Candidate, backend: Backend) -> Outgoing:
         inbound, model = self._inbound, candidate.model
-        if (
-            self.spending is not None
-            and candidate is not self.decision.ranked[0].candidate  # that one is drawn already
-            and not self.spending.covers(self._worst_case(candidate))
-        ):
-            raise PolicyError(f"The budget does not cover {candidate.name}.", code="budget_exceeded")
         dialect = dialect_towards(model, backend.dialects, inbound.dialect)
         target = _target(dialect, candidate.provider.kind, model.name, model.max_output)
         raw, body = inbound.raw, self._body
@@ -208,6 +202,21 @@ class Call:
             inbound.forward if same else {},
             query=inbound.query if same else "",
         )
+
+    async def _admit(self, candidate: Candidate) -> None:
+        """Draw what this candidate may cost beyond the first, whose worst case is drawn already.
+
+        Raises:
+            PolicyError: the budget does not cover it, or cannot be asked.
+        """
+        if self.spending is None or candidate is self.decision.ranked[0].candidate:
+            return
+        try:
+            await self.spending.cover(self._worst_case(candidate), model=candidate.model.name)
+        except AvyayError as error:
+            if isinstance(error, PolicyError):
+                raise
+            raise PolicyError(error.message, hint=error.hint, code=error.code) from error
 
     def _endpoint(self, candidate: Candidate) -> Endpoint:
         return self._gateway.router.endpoint_of(candidate, self._inbound.dialect)
@@ -250,7 +259,8 @@ class Call:
         budget = decision.hints.latency_budget_ms
         if self.spending is not None:
             try:
-                await self.spending.draw(self._worst_case(decision.ranked[0].candidate))
+                first = decision.ranked[0].candidate
+                await self.spending.draw(self._worst_case(first), model=first.model.name)
             except AvyayError as error:  # over the cap, or the ledger cannot be asked: nobody spends unseen
                 self._finish("refused", error.message)
                 headers = [("x-avyay-decision-id", decision.id)]
@@ -265,6 +275,7 @@ class Call:
                 chars=features.prompt_chars,
                 budget=budget / 1000 if budget is not None else None,
                 displaced=decision.displaced,
+                admit=None if self.spending is None else self._admit,
             )
         except NoAnswerError as error:
             self._attempts = error.attempts

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import aclosing
 from dataclasses import replace
 
-from avyay.errors import UnreachableError
+from avyay.errors import AvyayError, UnreachableError
 from avyay.marga.caching import AnswerCache
 from avyay.marga.envelope import Inbound, Outbound
 from avyay.marga.gateway import Gateway
@@ -66,7 +66,7 @@ class LocalCompleter:
                 )
             )
             if outbound.status >= 400:
-                raise error_of(outbound.status, outbound.body or b"")
+                raise _refusal(outbound)
             reader = PlainReader(stream)
             texts: list[str] = []
             try:
@@ -76,7 +76,7 @@ class LocalCompleter:
             except ProviderFailedError as error:
                 name = _header(outbound, "x-avyay-provider")
                 raise UnreachableError(
-                    f"{name} broke off: {error}.", hint="Run it again.", code="stream_truncated"
+                    f"{name} broke off: {str(error).rstrip('.')}.", hint="Run it again.", code="stream_truncated"
                 ) from error
             reply = _reply(outbound, reader, "".join(texts))
             if self._gateway.cache is not None:
@@ -94,6 +94,15 @@ async def _texts(outbound: Outbound, reader: PlainReader) -> AsyncIterator[str]:
                     yield text
     if text := reader.end():
         yield text
+
+
+def _refusal(outbound: Outbound) -> AvyayError:
+    """The router's error, with where its attempts can be read."""
+    error = error_of(outbound.status, outbound.body or b"")
+    decision = _header(outbound, "x-avyay-decision-id")
+    if decision and isinstance(error, UnreachableError):
+        error.hint = f"{error.hint}\nWhat was tried: avyay marga explain {decision}"
+    return error
 
 
 def _header(outbound: Outbound, name: str) -> str:

@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from avyay.clock import Clock
@@ -51,6 +51,7 @@ class RejectedError(Exception):
 Render = Callable[[Candidate, Backend], Outgoing]
 Accept = Callable[[Candidate, bytes, Mapping[str, str]], None]
 EndpointOf = Callable[[Candidate], Endpoint]
+Admit = Callable[[Candidate], Awaitable[None]]
 
 
 class NoAnswerError(Exception):
@@ -93,6 +94,7 @@ class _Progress:
     endpoint: EndpointOf
     stream: bool
     chars: int
+    admit: Admit | None
     attempts: list[Attempt] = field(default_factory=list)
     done_with: set[str] = field(default_factory=set)  # providers that get no second try
     failing: set[str] = field(default_factory=set)  # providers that failed: others go first
@@ -133,6 +135,7 @@ class Dispatcher:
         chars: int = 0,
         budget: float | None = None,
         displaced: bool = False,
+        admit: Admit | None = None,
     ) -> Answer:
         """Try the candidates in order.
 
@@ -145,11 +148,12 @@ class Dispatcher:
             chars: Size of the prompt, for the timeout.
             budget: Seconds the caller gives it until the first byte.
             displaced: The first candidate already stands in for one that is down.
+            admit: Asked before a candidate is called; a PolicyError passes it by.
 
         Raises:
             NoAnswerError: none of them answered, or one of them refused the request itself.
         """
-        progress = _Progress(render, accept, endpoint, stream, chars)
+        progress = _Progress(render, accept, endpoint, stream, chars, admit)
         held: list[Ranked] = []
         given_up: list[Ranked] = []
         for entry in ranked:
@@ -272,6 +276,8 @@ class Dispatcher:
         name, model = candidate.provider.name, candidate.model.name
         health = self._at(entry, progress)
         try:
+            if progress.admit is not None:
+                await progress.admit(candidate)
             call = progress.render(candidate, self._backends[name])
         except (UntranslatableError, PolicyError) as error:
             progress.attempts.append(Attempt(name, model, error.code))

@@ -112,7 +112,8 @@ async def embeddings(gateway: Gateway, inbound: Inbound) -> Outbound:
         spending = router.budgets.spending(scopes) if scopes else None
     try:
         if spending is not None:
-            await spending.draw(worst_case(ranked[0].candidate.model, input_tokens=sized, max_tokens=None))
+            model = ranked[0].candidate.model
+            await spending.draw(worst_case(model, input_tokens=sized, max_tokens=None), model=model.name)
     except AvyayError as error:
         gateway.keep(CallRecord(decision, "openai_embeddings", "refused", key=inbound.key, error=error.message))
         return error_reply("openai_chat", failure_from_exception(error), headers)

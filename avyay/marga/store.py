@@ -36,8 +36,8 @@ Grouping = Literal[
     "model", "provider", "tier", "key", "service", "customer", "session", "class", "status", "cache", "day", "hour"
 ]
 GROUPINGS: Mapping[str, str] = {
-    "model": "provider || '/' || model",
-    "provider": "provider",
+    "model": "CASE WHEN model = '' THEN 'nobody' ELSE provider || '/' || model END",
+    "provider": "CASE WHEN provider = '' THEN 'nobody' ELSE provider END",
     "tier": "tier",
     "key": "key",
     "service": "service",

@@ -13,6 +13,9 @@ from pathlib import Path
 import pytest
 from upstream import Reply, Upstream
 
+from avyay.cli import marga, route
+from avyay.errors import UsageError
+
 ROOT = str(Path(__file__).resolve().parents[2])
 EXAMPLE = """\
 providers:
@@ -90,15 +93,23 @@ def test_other_dialects(upstream: Upstream, kind: str) -> None:
 def test_every_call_is_in_the_ledger(upstream: Upstream) -> None:
     upstream.script.extend([Reply("one"), Reply(status=500), Reply(status=500), Reply(status=500)])
     assert avyay("route", "first", **openai(upstream)).returncode == 0
-    assert avyay("route", "second", **openai(upstream)).returncode == 3
+    failed = avyay("route", "second", **openai(upstream))
+    assert failed.returncode == 3
     listed = json.loads(avyay("marga", "decisions", "--json").stdout)["decisions"]
     assert [row["status"] for row in listed] == ["error", "ok"]
+    assert f"avyay marga explain {listed[0]['id']}" in failed.stderr
     explained = json.loads(avyay("marga", "explain", listed[0]["id"][-12:], "--json").stdout)["decision"]
     assert [attempt["status"] for attempt in explained["detail"]["attempts"]] == [500, 500, 500]
     assert explained["detail"]["reasons"]
     stats = json.loads(avyay("marga", "stats", "--by", "status", "--json").stdout)
     assert {group["group"]: group["calls"] for group in stats["groups"]} == {"ok": 1, "error": 1}
     assert avyay("marga", "explain", "nonsense").returncode == 2
+    assert json.loads(avyay("marga", "explain", "--json").stdout)["decision"]["id"] == listed[0]["id"]  # the newest
+    assert [
+        r["status"] for r in json.loads(avyay("marga", "decisions", "--status", "ok", "--json").stdout)["decisions"]
+    ] == ["ok"]
+    assert "No such call" in avyay("marga", "decisions", "--status", "aborted").stderr
+    assert avyay("marga", "decisions", "--status", "fine").returncode == 2
     for command in (("decisions",), ("stats",), ("explain", listed[0]["id"])):
         assert "canary" not in avyay("marga", *command).stdout
 
@@ -109,6 +120,7 @@ def test_stream_that_breaks_off_is_an_error_and_billed_as_estimated(upstream: Up
     assert done.returncode == 3
     assert done.stdout == "one two\n"
     assert "broke off" in done.stderr
+    assert ".." not in done.stderr
     (row,) = json.loads(avyay("marga", "decisions", "--json").stdout)["decisions"]
     assert (row["status"], row["estimated"], row["output"] > 0) == ("truncated", True, True)
 
@@ -119,6 +131,62 @@ def test_a_bad_request_is_not_tried_elsewhere(upstream: Upstream) -> None:
     assert done.returncode == 2
     assert "max_tokens is too large" in done.stderr
     assert len(upstream.calls) == 1
+
+
+@pytest.mark.parametrize("word", sorted(route._COMMANDS))
+def test_a_commands_name_is_not_sent_as_a_prompt(word: str) -> None:
+    if word != "usage":
+        assert word in {
+            command.name or command.callback.__name__ for command in marga.app.registered_commands if command.callback
+        }
+    with pytest.raises(UsageError, match="not for a prompt") as raised:
+        route._prompt(word)
+    assert f" {word} " in (raised.value.hint or "")
+
+
+def test_the_word_of_a_command_can_be_sent(upstream: Upstream) -> None:
+    done = avyay("route", "stats", **openai(upstream))
+    assert (done.returncode, upstream.calls) == (2, [])
+    assert avyay("route", stdin="stats", **openai(upstream)).returncode == 0
+
+
+BUDGETED = """\
+marga:
+  discover: false
+  budgets: [{{per: key, daily: 0.5}}]
+  providers:
+    - {{name: first, kind: openai, endpoint: "{first}/v1", api_key_env: KEY, models: [gpt-4o-mini]}}
+    - {{name: second, kind: anthropic, endpoint: "{second}", api_key_env: KEY, priority: 2, models: [claude-haiku-4-5]}}
+"""
+
+
+def test_a_dearer_provider_takes_over_where_the_budget_covers_it(upstream: Upstream, tmp_path: Path) -> None:
+    upstream.default = Reply(status=500)
+    file = tmp_path / "avyay.yaml"
+    with Upstream() as second:
+        file.write_text(BUDGETED.format(first=upstream.url, second=second.url))
+        done = avyay("route", "hi", "--config", str(file), KEY="sk-1")
+        assert (done.returncode, done.stdout) == (0, "Hello from upstream.\n"), done.stderr
+        file.write_text(file.read_text().replace("0.5", "0.02"))  # covers the first at most
+        refused = avyay("route", "hi", "--config", str(file), KEY="sk-1")
+    assert refused.returncode != 0
+    assert len(second.calls) == 1
+    explained = json.loads(avyay("marga", "explain", "--json").stdout)["decision"]["detail"]["attempts"]
+    assert "budget_exceeded" in [attempt["outcome"] for attempt in explained]
+
+
+def test_what_a_refusal_by_the_budget_says(upstream: Upstream, tmp_path: Path) -> None:
+    file = tmp_path / "avyay.yaml"
+    file.write_text(BUDGETED.format(first=upstream.url, second=upstream.url).replace("0.5", "0.001"))
+    done = avyay("route", "hi", "--config", str(file), KEY="sk-1")
+    assert done.returncode == 5
+    assert "The budget key:(none)/day:" in done.stderr
+    assert "of $0.001. Wait until" in done.stderr
+    named = avyay("route", "hi", "--model", "gpt-nope", "--config", str(file), KEY="sk-1")
+    assert named.returncode == 5
+    assert "'gpt-nope'" in named.stderr
+    groups = json.loads(avyay("marga", "stats", "--json").stdout)["groups"]
+    assert [group["group"] for group in groups] == ["nobody"]
 
 
 def test_expired_key(upstream: Upstream) -> None:

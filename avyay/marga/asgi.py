@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import hmac
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from functools import lru_cache
 from typing import Any, TypeAlias
 
@@ -20,6 +20,7 @@ from avyay.marga.gateway import Gateway
 from avyay.marga.side_endpoints import count_tokens, embeddings, list_models, list_tags, show_model
 from avyay.marga.types import Dialect
 from avyay.marga.wire import Failure, failure_from_exception
+from avyay.ports import Tier
 from avyay.principal import PRINCIPAL_HEADER, Principal, PrincipalVerifier
 
 __all__ = ["MargaApp"]
@@ -39,8 +40,25 @@ _CONVERSATIONS: dict[str, Dialect] = {
     "/api/chat": "ollama_chat",
     "/api/generate": "ollama_generate",
 }
+# What clients of the dialects ask for that is not served here; other paths are the daemon kit's.
+_NOT_SERVED = (
+    *("/v1/v1/", "/v1/completions", "/v1/chat/completions/", "/v1/responses/", "/v1/messages/batches", "/v1/complete"),
+    *("/v1/images/", "/v1/audio/", "/v1/moderations", "/v1/files", "/v1/uploads", "/v1/batches", "/v1/fine_tuning/"),
+    *("/v1/vector_stores", "/v1/assistants", "/v1/threads", "/v1/realtime"),
+)
+_WELCOME = b"""avyay marga
+
+OpenAI clients: this address with /v1 as base_url. Anthropic and Ollama clients: this address as it is.
+Model "auto" routes. What is served: /openapi.json; how it does: /health, /metrics.
+"""
 _GRACE = 0.05  # seconds an answer may take before somebody looks whether its caller is still there
-_TIERS = {b"local": "local", b"medium": "medium", b"premium": "premium", b"simple": "local", b"complex": "premium"}
+_TIERS: Mapping[bytes, Tier] = {
+    b"local": "local",
+    b"medium": "medium",
+    b"premium": "premium",
+    b"simple": "local",
+    b"complex": "premium",
+}
 _FORWARDED = {b"anthropic-beta": "anthropic-beta", b"openai-beta": "openai-beta"}
 _KEYS = frozenset({b"authorization", b"x-api-key"})
 _PRINCIPAL = PRINCIPAL_HEADER.encode()
@@ -240,7 +258,7 @@ class MargaApp:
             return Inbound(
                 dialect,
                 raw,
-                tier=_TIERS.get(found.get(b"x-cost-tier", b"").strip().lower()),
+                tier=_tier(found.get(b"x-cost-tier")),
                 request_class=_class(found.get(b"x-request-class")),
                 quality_min=quality_min,
                 latency_budget_ms=max(1, int(float(latency))) if latency else None,
@@ -263,7 +281,7 @@ class MargaApp:
     async def _other(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
         method = scope["method"]
         if path == "/" and method in ("HEAD", "GET"):
-            await _send(send, Outbound(200, [("content-type", "text/plain")], b"avyay marga" * (method == "GET")))
+            await _send(send, Outbound(200, [("content-type", "text/plain")], _WELCOME * (method == "GET")))
         elif path == "/v1/models" and method == "GET":
             anthropic = any(name == b"anthropic-version" for name, _ in scope["headers"])
             await _send(send, list_models(self._gateway.router, anthropic=anthropic))
@@ -278,8 +296,20 @@ class MargaApp:
                 work = embeddings if path == "/v1/embeddings" else count_tokens
                 inbound = await work(self._gateway, inbound)
             await _send(send, inbound)
+        elif path.startswith(_NOT_SERVED):
+            await _send(send, _not_served(path, scope))
         else:
             await self._fallback(scope, receive, send)
+
+
+def _not_served(path: str, scope: Scope) -> Outbound:
+    """In the caller's dialect: its SDK shows nothing of another error."""
+    message = f"This router does not serve {path[:200]}. What it serves: /openapi.json."
+    if path.startswith("/v1/v1/"):
+        message = f"There is nothing at {path[:200]}: leave /v1 out of this client's base URL."
+    anthropic = "/messages" in path or any(name == b"anthropic-version" for name, _ in scope["headers"])
+    failure = Failure("not_found", message, code="not_served")
+    return error_reply("anthropic_messages" if anthropic else "openai_chat", failure)
 
 
 class _Guard:
@@ -330,6 +360,13 @@ async def _send(send: Send, outbound: Outbound) -> None:
 
 def _text(value: bytes | None) -> str | None:
     return value.decode("utf-8", "replace").strip()[:200] or None if value else None
+
+
+def _tier(value: bytes | None) -> Tier | None:
+    name = (value or b"").strip().lower()
+    if name and name not in _TIERS:
+        raise ValueError("X-Cost-Tier is local, medium or premium")
+    return _TIERS.get(name)
 
 
 def _class(value: bytes | None) -> str | None:

@@ -215,7 +215,13 @@ def test_a_capability_nobody_has(daemon: Daemon, upstream: Upstream) -> None:
 
 @pytest.mark.parametrize(
     ("header", "value"),
-    [("x_quality_min", "2"), ("x_quality_min", "x"), ("x_latency_budget", "soon"), ("x_request_class", "Not OK!")],
+    [
+        ("x_quality_min", "2"),
+        ("x_quality_min", "x"),
+        ("x_latency_budget", "soon"),
+        ("x_request_class", "Not OK!"),
+        ("x_cost_tier", "cheap"),
+    ],
 )
 def test_hints_that_cannot_be_read(daemon: Daemon, header: str, value: str) -> None:
     got = daemon.chat("auto", **{header: value})
@@ -358,6 +364,19 @@ def test_embeddings_of_no_model_in_particular(tmp_path: Path) -> None:
         got = daemon.post("/v1/embeddings", {"model": "auto", "input": "hi"})
         assert (got.status, got.body["error"]["code"]) == (400, "missing_model")
         assert "avyay marga providers" in got.body["error"]["message"]
+
+
+def test_what_is_not_served_is_said_as_the_sdks_show_it(daemon: Daemon) -> None:
+    with openai.OpenAI(base_url=f"{daemon.url}/v1", api_key="x", max_retries=0) as client:
+        with pytest.raises(openai.NotFoundError, match="does not serve /v1/images/generations") as raised:
+            client.images.generate(model="any", prompt="a fox")
+        assert raised.value.code == "not_served"
+    with (
+        anthropic.Anthropic(base_url=f"{daemon.url}/v1", api_key="x", max_retries=0) as doubled,
+        pytest.raises(anthropic.NotFoundError, match="leave /v1 out"),
+    ):
+        doubled.messages.create(model="auto", max_tokens=5, messages=[{"role": "user", "content": "hi"}])
+    assert b"base_url" in daemon.get("/").raw
 
 
 def test_pages(daemon: Daemon) -> None:

@@ -96,12 +96,17 @@ def list_(
 def show(run: Run, task: Name) -> None:
     """Tell a task's whole story."""
     from avyay.engine.narrate import narrate
+    from avyay.engine.types import ACTIVE
 
     with run.services as services:
         found = services.engine.get(task)
         history = services.engine.history(task)
+        output = services.paths.component("engine") / "attempts" / found.id / str(found.fence) / "output.log"
     data = {**_data(found), "history": [asdict(entry) for entry in history]}
-    run.out.result(data, lambda: run.out.line("\n".join(narrate(found, history))))
+    lines = narrate(found, history)
+    if found.state in ACTIVE and output.is_file():
+        lines.append(f"  what its agent says: {output}")
+    run.out.result(data, "\n".join(lines))
 
 
 @command(app, results=True)

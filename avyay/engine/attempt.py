@@ -14,6 +14,7 @@ from avyay.engine.agents.outcome import Outcome, classify
 from avyay.engine.attempts import Attempts
 from avyay.engine.contracts import ContextSource, TaskQueue
 from avyay.engine.day import DayCaps
+from avyay.engine.follow import IN_THE_WAY
 from avyay.engine.merge import Merged, MergeQueue, Result, merged_before
 from avyay.engine.nodes.base import Caps, Control, Node, Order, Report
 from avyay.engine.prompt import HOUSE_RULES, build_prompt, last_failure
@@ -21,7 +22,7 @@ from avyay.engine.queue import LostLeaseError
 from avyay.engine.types import Lease, Task
 from avyay.engine.verify import Verdict, Verifier
 from avyay.engine.worktree import Workshop
-from avyay.errors import AvyayError, UnreachableError
+from avyay.errors import AvyayError, DependencyError, UnreachableError
 from avyay.git import GitRepository
 from avyay.log import get_logger
 from avyay.money import Picodollars, parse_usd, usd_string
@@ -35,6 +36,7 @@ _AGENT_LEVEL = ("401", "402", "403", "404")  # a refusal of these is about key, 
 _PARK_LIMITED = 60.0
 _PARK_BROKEN = 900.0
 _PARK_RED = 300.0
+_PARK_WAY = 120.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,21 +268,20 @@ class Attempt:
         if verdict.passed:
             assert commit is not None
             result = Result(order.branch, head, commit, message)
-            merged = place.merging.merge(queue, self.lease, result, order.folder, self.control)
-            if merged.verdict is None:
-                self._merged(merged)
+            merged = self._merge(queue, place, result, order.folder, **_facts(self, report))
+            if merged is None or merged.verdict is None:
                 return None
             verdict = merged.verdict
         self._verdict(queue, verdict, **_facts(self, report))
         return None
 
     def _approved(self, queue: TaskQueue, place: Place) -> Result | None:
-        """The result of an earlier attempt that was verified and has been approved since."""
+        """The result of an earlier attempt that was verified, and approved since, or could not be merged then."""
         ref = _verified_ref(self.lease.task)
         for entry in reversed(queue.history(self.lease.task.id)):
             if entry.kind in ("failed", "retried"):
                 return None
-            if entry.kind == "waiting":
+            if entry.kind == "waiting" or (entry.kind == "parked" and "commit" in entry.data):
                 commit = str(entry.data["commit"])
                 if place.workshop.copy.git("cat-file", "-e", f"{commit}^{{commit}}").code != 0:
                     return None
@@ -288,17 +289,29 @@ class Attempt:
         return None
 
     def _merge_approved(self, queue: TaskQueue, place: Place, result: Result, folder: Path) -> None:
-        queue.advance(self.lease, "running", "its result was approved")
+        queue.advance(self.lease, "running", "its result was verified before")
         queue.advance(self.lease, "verifying", "on top of the branch as it is now")
-        merged = place.merging.merge(queue, self.lease, result, folder, self.control)
+        merged = self._merge(queue, place, result, folder)
+        if merged is None:
+            return
         place.workshop.copy.git("update-ref", "-d", result.branch)
-        if merged.verdict is None:
-            self._merged(merged)
-        else:
+        if merged.verdict is not None:
             self._verdict(queue, merged.verdict)
 
-    def _merged(self, merged: Merged) -> None:
-        log.info("task_done", task=self.lease.task.id, how=merged.how, commit=merged.commit)
+    def _merge(self, queue: TaskQueue, place: Place, result: Result, folder: Path, **facts: Any) -> Merged | None:
+        """Merge a result; None when the user's own work is in the way: it is kept, and merged when that is gone."""
+        try:
+            merged = place.merging.merge(queue, self.lease, result, folder, self.control)
+        except DependencyError as error:
+            if error.code != IN_THE_WAY:
+                raise
+            place.workshop.copy.output("update-ref", _verified_ref(self.lease.task), result.commit)
+            kept = {"commit": result.commit, "base": result.base, "message": result.message}
+            self._park(queue, _PARK_WAY, f"{error.message} {error.hint or ''}".rstrip(), **kept, **facts)
+            return None
+        if merged.verdict is None:
+            log.info("task_done", task=self.lease.task.id, how=merged.how, commit=merged.commit)
+        return merged
 
     def _verdict(self, queue: TaskQueue, verdict: Verdict, **facts: Any) -> None:
         """A result that was turned down: the log is the next attempt's reading."""
@@ -319,9 +332,9 @@ class Attempt:
             spent_up = outcome.kind == "capped" and report.ending.ended_by == "dollars"
             self._end(queue, outcome, final=spent_up or outcome.kind == "provider-permanent", **facts)
 
-    def _park(self, queue: TaskQueue, seconds: float, reason: str) -> None:
+    def _park(self, queue: TaskQueue, seconds: float, reason: str, /, **data: Any) -> None:
         try:
-            queue.park(self.lease, seconds, reason)
+            queue.park(self.lease, seconds, reason, **data)
         except LostLeaseError:
             log.info("lease_lost", task=self.lease.task.id)
 

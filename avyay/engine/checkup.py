@@ -43,9 +43,9 @@ def inspect(dispatcher: Dispatcher, queue: TaskQueue) -> list[Check]:
         try:
             workshop = place.workshop
             head = workshop.head()
-            problem = workshop.in_the_way()
+            edits = workshop.uncommitted()
             text = f"{workshop.repository.root}, {workshop.branch} at {head[:7]}"
-            checks.append(Check(label, problem is None, f"{text}; {problem}" if problem else text))
+            checks.append(Check(label, True, f"{text}; {edits}" if edits else text, note=edits is not None))
         except AvyayError as error:
             checks.append(Check(label, False, error.message))
     try:

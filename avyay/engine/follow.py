@@ -28,7 +28,10 @@ from avyay.errors import DependencyError
 from avyay.git import GitRepository
 from avyay.log import get_logger
 
-__all__ = ["Follower"]
+__all__ = ["IN_THE_WAY", "Follower"]
+
+IN_THE_WAY = "work_tree_in_the_way"
+"""The code of the error when the user's own work keeps a work tree from following."""
 
 log = get_logger("engine")
 
@@ -194,7 +197,7 @@ class Follower:
         return DependencyError(
             f"{where} cannot follow {self._branch}: {why.strip()[:300]}",
             hint="Commit or stash what you changed there, or give the engine a clone of its own.",
-            code="work_tree_in_the_way",
+            code=IN_THE_WAY,
         )
 
 

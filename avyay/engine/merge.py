@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 from avyay.engine.contracts import TaskQueue
-from avyay.engine.follow import Follower
+from avyay.engine.follow import IN_THE_WAY, Follower
 from avyay.engine.nodes.base import Control
 from avyay.engine.types import Lease
 from avyay.engine.verify import Verdict, Verifier
@@ -194,8 +194,10 @@ class MergeQueue:
                     self._follower.prepare(where, result.base, result.commit, turn)
                 break
             except DependencyError as error:
-                if error.code != "work_tree_in_the_way" or number == _PATIENCE - 1:
+                if error.code != IN_THE_WAY or number == _PATIENCE - 1:
                     raise
+                if number == 0:
+                    log.warning("merge_waits", task=lease.task.id, reason=error.message, hint=error.hint)
                 self._sleep(self._pause)
         try:
             queue.finish(lease, f"merged as {result.commit[:7]}", act=move, commit=result.commit, merged=True)

@@ -60,7 +60,8 @@ def moment(at: float) -> str:
 
 def sentence(entry: Entry) -> str:
     """What happened to a task, as the rest of a sentence that begins with its id."""
-    said = _SENTENCES.get(entry.kind, entry.kind).format(owner=entry.owner or "somebody", detail=entry.detail)
+    kind = "waiting" if entry.kind == "parked" and "commit" in entry.data else entry.kind
+    said = _SENTENCES.get(kind, kind).format(owner=entry.owner or "somebody", detail=entry.detail)
     return said + (f" ({entry.detail})" if entry.detail and entry.kind in _DETAILED else "")
 
 

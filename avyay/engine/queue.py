@@ -218,8 +218,10 @@ class Queue(Bookkeeping):
             before = self._owned(db, lease, "failed")
             return self._end_attempt(db, lease, before, "failed", reason, final=final, data=data)
 
-    def park(self, lease: Lease, seconds: float, reason: str) -> None:
+    def park(self, lease: Lease, seconds: float, reason: str, /, **data: Any) -> None:
         """Give the task back untried, for a rate limit or a node that goes away: it is no attempt.
+
+        Whoever claims it next finds `data` in the history.
 
         Raises:
             LostLeaseError: the lease is lost.
@@ -228,7 +230,7 @@ class Queue(Bookkeeping):
         with self._db.transaction() as db:
             states: tuple[State, State] = self._owned(db, lease, "ready"), "ready"
             self._change(
-                db, lease, "parked", states, reason, reason=reason, owner=None, attempt=tried, not_before=until
+                db, lease, "parked", states, reason, data, reason=reason, owner=None, attempt=tried, not_before=until
             )
 
     def hold(self, lease: Lease, reason: str = WAITS_FOR_APPROVAL, **data: Any) -> None:
@@ -322,6 +324,9 @@ class Queue(Bookkeeping):
             if not waits and (task.state not in FINAL or task.state == "done"):
                 hint = f"See: avyay engine {'why' if task.state == 'blocked' else 'show'} {name}"
                 raise UsageError(f"The task {name} is {task.state}: nothing to retry.", hint=hint)
+            if waits:
+                settle(db, name, now, "freed", not_before=0.0)
+                return
             settle(db, name, now, "retried", attempt=0, not_before=0.0)
             blame(db, name, "blocked", now)
 

@@ -252,13 +252,14 @@ class Workshop:
             raise DependencyError(f"git update-ref failed: {moved.error_text.strip()}", hint="Look at the repository.")
         return moved.code == 0
 
-    def in_the_way(self) -> str | None:
-        """What would keep the branch from moving: uncommitted changes where it is checked out; None when nothing."""
+    def uncommitted(self) -> str | None:
+        """What the user has changed where the branch is checked out, in words; None when nothing."""
         place = self.checked_out()
         if place is None:
             return None
         changed = GitRepository(place).output("status", "--porcelain", "--untracked-files=no").splitlines()
-        return f"{len(changed)} uncommitted changes in {place}" if changed else None
+        files = f"{len(changed)} file{'' if len(changed) == 1 else 's'}"
+        return f"uncommitted work in {files} of {place} is kept; a task that changes one waits" if changed else None
 
     def checked_out(self) -> Path | None:
         """The work tree of the user's repository that has the branch checked out."""

@@ -175,6 +175,10 @@ def test_a_dry_run_says_what_it_would_do_and_why_not(tmp_path: Path) -> None:
     assert "There is nothing to do" in avyay("run", "--dry-run", *there).stdout
     checks = {row["what"]: row for row in json.loads(avyay("doctor", "--json", *there).stdout)["checks"]}
     assert "trunk at" in checks["repository default"]["detail"]
+    (repository / "parser.py").write_text("def parse_all(): pass\n")
+    checks = {row["what"]: row for row in json.loads(avyay("doctor", "--json", *there).stdout)["checks"]}
+    mine = checks["repository default"]
+    assert (mine["ok"], mine["note"], "uncommitted work in 1 file" in mine["detail"]) == (True, True, True)
     assert checks["dollars"]["note"]
     assert "Nothing counts what codex spends" in checks["dollars"]["detail"]
     warned = avyay("add", "Make `parse_all` quick", "--id", "quick", *there)

@@ -20,6 +20,7 @@ from avyay.config.engine import EngineSettings
 from avyay.config.environment import Environment
 from avyay.engine.build import Offers, build_dispatcher
 from avyay.engine.loop import Dispatcher
+from avyay.engine.narrate import narrate
 from avyay.engine.queue import Queue
 from avyay.engine.types import NewTask, Task
 from avyay.paths import open_paths
@@ -113,6 +114,14 @@ class Site:
         queue = self.open_queue()
         try:
             return [entry.kind for entry in queue.history(name)]
+        finally:
+            queue.close()
+
+    def told(self, name: str) -> str:
+        """The whole story of a task, as `avyay engine show` tells it."""
+        queue = self.open_queue()
+        try:
+            return "\n".join(narrate(queue.get(name), queue.history(name)))
         finally:
             queue.close()
 

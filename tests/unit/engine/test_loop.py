@@ -84,6 +84,17 @@ class TestFromQueueToMain:
         assert site.head() == before
         assert (site.repository / "out.txt").read_text() == "precious\n"
         assert "cannot follow main" in site.task("one").reason
+        assert "Commit or stash" in site.task("one").reason
+        assert (site.task("one").state, site.task("one").attempt) == ("ready", 0)
+        assert "was verified, and waits: " in site.told("one")
+        git(site.repository, "checkout", "--quiet", "out.txt")
+        with closing(site.open_queue()) as queue:
+            queue.retry("one")  # need not wait any longer, and keeps what it has
+        site.run()
+        assert site.story("one").count("claimed") == 2
+        assert "its result was verified before" in site.told("one")  # no agent worked on it again
+        assert site.merged() == ["one"]
+        assert (site.repository / "out.txt").read_text() == "done\n"
 
     def test_a_task_without_acceptance_command_costs_nothing(self, tmp_path: Path) -> None:
         site = Site(tmp_path, verify={"scan": "off"})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -110,7 +109,7 @@ def all_(
     """Everything on this machine: the gateway in front, the rest on loopback; what dies is started again."""
     from avyay.config import load_settings
     from avyay.serve.notify import service_manager
-    from avyay.serve.tree import COMPONENTS, Tree, check_ports, members
+    from avyay.serve.tree import COMPONENTS, Tree, check_ports, check_shared, members
 
     if unit:
         print_unit(run, "all", user_unit)
@@ -132,6 +131,7 @@ def all_(
         reload=reload_config,
         dispatch=dispatch,
     )
+    check_shared(run.loaded)
     check_ports(family, address, collector_port)
     if first_key:
         _show_first_key(run)
@@ -141,8 +141,10 @@ def all_(
     def up(status: str) -> None:
         run.out.note(f"{status} The gateway's console: http://{f'[{address}]' if ':' in address else address}:{port}/")
 
-    reload = partial(load_settings, config_file=run.config) if reload_config else None
-    code = Tree(family, reload=reload, patience=patience, manager=manager, up=up).run()
+    def reload() -> None:
+        check_shared(load_settings(config_file=run.config))
+
+    code = Tree(family, reload=reload if reload_config else None, patience=patience, manager=manager, up=up).run()
     return ExitCode(code) if code else None
 
 

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from avyay.errors import AvyayError, ExitCode, UsageError
 from avyay.log import get_logger
@@ -19,7 +20,10 @@ from avyay.serve.run import bind
 from avyay.serve.watchdog import Watchdog
 from avyay.serve.workers import ORDERLY, worker_command, workers_of
 
-__all__ = ["COMPONENTS", "Member", "Tree", "check_ports", "members"]
+if TYPE_CHECKING:
+    from avyay.config import Loaded
+
+__all__ = ["COMPONENTS", "Member", "Tree", "check_ports", "check_shared", "members"]
 
 COMPONENTS = {"marga": 8081, "rag": 8082, "raksha": 8083, "siddhi": 8084, "engine": 8086}
 _GROWN = 30.0  # seconds after which a process that dies did not die of its start
@@ -93,6 +97,19 @@ def members(
     front = worker_command("gateway", "--host", host, "--port", str(gateway), *again, *arguments)
     here_too = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - any address is also this one
     return [*made, Member("gateway", front, urls, address=(here_too, gateway))]
+
+
+def check_shared(loaded: Loaded) -> None:
+    """Refuse, once, what each of the components would refuse.
+
+    Raises:
+        AvyayError: a receiver of events is configured that cannot be had.
+    """
+    events = loaded.settings.events
+    if events.webhooks or events.redis is not None:
+        from avyay.events.build import open_sinks
+
+        open_sinks(events, loaded.environment)
 
 
 def check_ports(family: Sequence[Member], host: str, collector: int) -> None:

@@ -125,6 +125,16 @@ def test_a_taken_port_is_said_once_before_anything_starts(home: Path, capfd: pyt
             assert "listens on" not in told
 
 
+def test_what_every_component_would_refuse_is_said_once(home: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    hook = {"name": "ops", "url": "https://example.com/", "secret_env": "NOBODY_SETS_THIS"}
+    config = home / "hooks.yaml"
+    config.write_text(json.dumps({"events": {"webhooks": [hook]}}))
+    assert avyay(["serve", "all", "--config", str(config)]) == 2
+    told = capfd.readouterr().err
+    assert told.count("NOBODY_SETS_THIS, which is not set") == 1
+    assert "listens on" not in told
+
+
 def test_members_and_their_ports() -> None:
     family = members({"rag": 9082}, gateway=9080, host="127.0.0.1", without=["siddhi"], remote=["marga"])
     assert [member.name for member in family] == ["rag", "raksha", "engine", "gateway"]

@@ -17,6 +17,7 @@ import numpy as np
 
 from avyay.errors import CorruptError, DependencyError
 from avyay.rag.lexical.postings import Postings
+from avyay.rag.pipeline import terms_id
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -26,19 +27,22 @@ if TYPE_CHECKING:
 __all__ = ["Generation", "empty_generation", "load_generation", "next_generation", "remove_generations"]
 
 BLOCK = 8_192  # rows copied at once
+TERMS = "terms"  # the file that says what made the terms
 
 
 @dataclass(frozen=True, slots=True)
 class Generation:
     """Row r is the chunk `uids[r]` of the document `document_ids[postings.documents[r]]`, with the vector `vectors[r]`.
 
-    `vectors` is None when their file is missing or damaged: searches then go by keywords alone.
+    `vectors` is None when their file is missing or damaged: searches then go by keywords alone. `outdated` says that
+    another version of avyay made the terms: those of a query may be others.
     """
 
     postings: Postings
     uids: NDArray[np.int64]
     document_ids: NDArray[np.int64]
     vectors: NDArray[np.float32] | None
+    outdated: bool = False
 
     def __len__(self) -> int:
         return len(self.uids)
@@ -84,7 +88,7 @@ def load_generation(folder: Path, *, dimensions: int) -> Generation:
         pass
     if vectors is not None and (vectors.shape != (len(uids), dimensions) or vectors.dtype != np.float32):
         vectors = None
-    return Generation(postings, uids, document_ids, vectors)
+    return Generation(postings, uids, document_ids, vectors, _made_by(folder) != terms_id())
 
 
 def next_generation(
@@ -112,6 +116,7 @@ def next_generation(
         old.postings.merged(keep, new, numbers.astype(np.int32)).save(folder)
         np.save(folder / "uids.npy", np.concatenate([old.uids[keep], np.asarray(uids, dtype=np.int64)]))
         np.save(folder / "document_ids.npy", distinct)
+        (folder / TERMS).write_text("" if old.outdated else terms_id())
         _write_vectors(folder / "vectors.npy", old, keep, vectors)
         for path in (*folder.iterdir(), folder):
             _flush(path)
@@ -157,6 +162,13 @@ def _flush(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _made_by(folder: Path) -> str:
+    try:
+        return (folder / TERMS).read_text(errors="replace")
+    except OSError:
+        return ""
 
 
 def _damaged(folder: Path) -> CorruptError:

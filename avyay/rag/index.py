@@ -159,15 +159,21 @@ class Indexer:
             return empty_generation(self.embedder.dimensions)
         return load_generation(self.places.generations / state.files, dimensions=state.dimensions)
 
-    def rewrite(self, database: Database, progress: Progress) -> State:
-        """Make the files of everything visible again, from the catalog's texts and the vector store."""
+    def rewrite(self, database: Database, progress: Progress, known: Generation | None = None) -> State:
+        """Make the files of everything visible again, from the catalog's texts and the vector store.
+
+        Args:
+            known: A generation whose vectors are right, so that the store need not be opened.
+        """
         state = read_state(database)
         uids = visible_chunks(database)
         found = read_chunks(database, uids)
         rows = [found[uid] for uid in uids]
         nothing = empty_generation(self.embedder.dimensions)
         texts = [row.chunk.embedding_text for row in rows]
-        vectors, _ = self.supply.vectors(database, nothing, texts, few_may_wait=False, progress=progress)
+        vectors, _ = self.supply.vectors(
+            database, known or nothing, texts, few_may_wait=known is not None, progress=progress
+        )
         publisher = Publisher(database, self.places.generations, state, nothing)
         with publisher.transaction():
             publisher.retire([])
@@ -179,11 +185,31 @@ class Indexer:
 
     def _load_or_rewrite(self, database: Database, state: State, progress: Progress) -> tuple[State, Generation]:
         """The visible generation; made again first when its files are damaged, or of an older avyay."""
+        known = None
         try:
-            return state, self.load(state)
+            generation = self.load(state)
+            if not generation.outdated or state.embedder != self.embedder.name:
+                return state, generation
+            known = generation
         except CorruptError:
-            state = self.rewrite(database, progress)
-            return state, self.load(state)
+            pass
+        state = self.rewrite(database, progress, known)
+        return state, self.load(state)
+
+    def renew(self, progress: Progress | None = None) -> bool:
+        """Make the files again when they are damaged, or another version of avyay made their terms; asks no source.
+
+        An index of another embedder is left as it is: its vectors would all have to be made.
+
+        Returns:
+            Whether something was done.
+
+        Raises:
+            AvyayError: somebody else is writing, or nothing can be written.
+        """
+        with self.writing() as database:
+            before = read_state(database)
+            return self._load_or_rewrite(database, before, progress or _silent)[0].files != before.files
 
     def sweep(self, state: State, previous: State) -> None:
         """Remove files of no generation, and of those that nobody can still be about to open."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from avyay.rag.kinds import SectionKind, asked_for
 from avyay.rag.lexical import glossary
+from avyay.rag.lexical.function_words import function_words
 from avyay.rag.lexical.tokenise import STOP_WORDS, identifiers, tokenise
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ class Query:
     `terms` are its own words with their counts, `added` what the glossary adds with smaller weights. `names` are the
     identifiers in it; `is_name` says that it is little else, `compound` that it is nothing else. `texts` are what to
     embed, the query itself first: the mean of their vectors is the query's. `kinds` are the kinds of section it asks
-    for.
+    for. `foreign` says that it is put in another language than English.
     """
 
     text: str
@@ -39,13 +40,15 @@ class Query:
     texts: tuple[str, ...]
     kinds: frozenset[SectionKind]
     compound: bool = False
+    foreign: bool = False
 
 
 def analyse(text: str) -> Query:
     """Take a query apart. Identifiers are looked up as they are; words are joined by what else could be said."""
     terms = query_terms(text)
     names = identifiers(text)
-    words = [word for word in text.split() if word.lower() not in STOP_WORDS]
+    empty = function_words(text)
+    words = [word for word in text.split() if word.lower() not in empty]
     # "How do I run the tests?" has few words that say something, and is a sentence all the same.
     if len(words) <= NAME_WORDS and (names or len(text.split()) <= NAME_WORDS):
         compound = len(names) == len(words)
@@ -54,7 +57,8 @@ def analyse(text: str) -> Query:
     others = glossary.phrases(text)
     added = {term: PHRASE_WEIGHT for other in others for term in tokenise(other)}
     texts = (text, f"{text} ({', '.join(others)})") if others else (text,)
-    return Query(text, terms, _new(added, terms), tuple(names), False, texts, asked_for(text))
+    foreign = empty is not STOP_WORDS
+    return Query(text, terms, _new(added, terms), tuple(names), False, texts, asked_for(text), foreign=foreign)
 
 
 def with_concepts(query: Query, vector: NDArray[np.float32], embedder: str) -> Query:
@@ -79,7 +83,8 @@ def without_keywords(query: Query) -> Query:
 
 def query_terms(query: str) -> dict[str, float]:
     """The terms of a query and how often each stands in it; function words only when there is nothing else."""
-    terms = Counter(term for term in tokenise(query) if term not in STOP_WORDS)
+    empty = function_words(query)
+    terms = Counter(term for term in tokenise(query) if term not in empty)
     return {term: float(count) for term, count in (terms or Counter(tokenise(query))).items()}
 
 

@@ -144,6 +144,15 @@ class Searcher:
         with self._lock:
             return read_sources(self._open())
 
+    def outdated(self) -> bool:
+        """Whether another version of avyay made the visible terms.
+
+        Raises:
+            UsageError: nothing has been indexed.
+            CorruptError: the index files are damaged.
+        """
+        return self._current()[1].outdated
+
     def search(
         self,
         query: str,

@@ -14,7 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from avyay.clock import SYSTEM_CLOCK, Clock
-from avyay.errors import AuthError, PolicyError, UnreachableError, UsageError
+from avyay.errors import AuthError, AvyayError, PolicyError, UnreachableError, UsageError
 from avyay.ports import Completer, Completion, CompletionReply, Embedder, Passage, Tier
 from avyay.rag.answer import (
     Answer,
@@ -114,6 +114,7 @@ class RagService:
         self._passages = passages
         self._include, self._exclude = include, exclude
         self._shadow = shadow
+        self._not_renewed: str | None = None
         self._searcher = Searcher(places.database, places.generations, embedder, ranking=ranking, clock=clock)
         self.interactions = Interactions(places.root / "interactions.db", clock=clock)
 
@@ -135,10 +136,30 @@ class RagService:
         without: Collection[str] = (),
         ranking: Ranking | None = None,
     ) -> SearchResult:
-        """The chunks that answer `query`, with scores and signals; see `Searcher.search`."""
-        return self._searcher.search(
+        """The chunks that answer `query`, with scores and signals; see `Searcher.search`.
+
+        An index whose terms another version of avyay made is brought up to date first.
+        """
+        notes = self._renewed() if query.strip() else ()
+        result = self._searcher.search(
             query, limit=limit, mode=mode, sources=sources, paths=paths, without=without, ranking=ranking
         )
+        return replace(result, notes=(*notes, *result.notes)) if notes else result
+
+    def _renewed(self) -> tuple[str, ...]:
+        """What to say of an index of another version: made again, or why not."""
+        if not self._searcher.outdated():
+            return ()
+        if self._not_renewed is None:
+            try:
+                if self.indexer(lock_wait=0.0).renew():
+                    return ("The index was of another version of avyay and has been made again.",)
+                self._not_renewed = ""  # of another embedder: the search says what to do
+            except UnreachableError as error:  # somebody else is at it; the next question may find it done
+                return (_outdated(error),)
+            except AvyayError as error:
+                self._not_renewed = _outdated(error)
+        return (self._not_renewed,) if self._not_renewed else ()
 
     def find(
         self,
@@ -427,8 +448,16 @@ class RagService:
 
         return reconcile(self.indexer(), progress=progress or (lambda done, total, what: None))
 
-    def indexer(self, waiting: Callable[[], None] | None = None) -> Indexer:
-        """The writer of this index; `waiting` is called when another one is at work."""
-        from avyay.rag.index import Indexer
+    def indexer(self, waiting: Callable[[], None] | None = None, *, lock_wait: float | None = None) -> Indexer:
+        """The writer of this index; `waiting` is called when another is at work, for `lock_wait` seconds."""
+        from avyay.rag.index import LOCK_WAIT, Indexer
 
-        return Indexer(self.places, self.embedder, self._open_store, clock=self.clock, waiting=waiting)
+        wait = LOCK_WAIT if lock_wait is None else lock_wait
+        return Indexer(self.places, self.embedder, self._open_store, clock=self.clock, lock_wait=wait, waiting=waiting)
+
+
+def _outdated(error: AvyayError) -> str:
+    return (
+        "The index is of another version of avyay, and words may be missed:"
+        f" {error.message} Make it again: avyay rag index"
+    )

@@ -2,6 +2,7 @@
 
 `KubePodCrashLooping` gives `kubepodcrashlooping`, `kube`, `pod`, `crash`, `loop`; so do `kube_pod_crash_looping` and
 `kube-pod-crash-looping`, so the three spellings find one another. `--dry-run` gives itself, `dryrun`, `dry`, `run`.
+Letters count without their accents: `Zurücksetzen` gives `zurucksetzen`, and `zuruecksetzen` besides.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from functools import lru_cache
 
 import snowballstemmer
 
-__all__ = ["STOP_WORDS", "identifiers", "stem", "tokenise"]
+__all__ = ["STOP_WORDS", "identifiers", "plain", "stem", "tokenise"]
 
 COMPOUND = re.compile(r"(?<!\w)--?[A-Za-z][\w-]*\w|[^\W_]+(?:[_.\-:@][^\W_]+|_+[^\W_]+)*")
 PLURAL_ACRONYM = re.compile(r"\b([A-Z]{2,})s\b")
@@ -28,20 +29,39 @@ should so some such than that the their them then there these they this those to
 were what when where which while who whom why will with would you your
 """
 STOP_WORDS = frozenset(FUNCTION_WORDS.split())
+# Of scripts whose letters people also type without them. In others (Devanagari, Thai) such signs are vowels.
+ACCENTS = re.compile("[\u0300-\u036f]+")
+UMLAUTS = re.compile(r"[^\W\d_]*[äöüÄÖÜ][^\W\d_]*")
+SPELT_OUT = str.maketrans({"ä": "ae", "ö": "oe", "ü": "ue", "Ä": "Ae", "Ö": "Oe", "Ü": "Ue"})  # without such a keyboard
+PLAIN = str.maketrans(
+    {"ß": "ss", "ẞ": "SS", "ø": "o", "Ø": "O", "æ": "ae", "Æ": "AE", "œ": "oe", "Œ": "OE", "ł": "l", "Ł": "L"}
+    | {"đ": "d", "Đ": "D", "ð": "d", "Ð": "D", "þ": "th", "Þ": "Th", "ı": "i", "ħ": "h", "Ħ": "H"}
+)
 
 
 def tokenise(text: str) -> list[str]:
     """Terms in order, duplicates kept. Stop words are kept too: a query drops them, an index needs not."""
     terms: list[str] = []
-    for match in COMPOUND.finditer(PLURAL_ACRONYM.sub(r"\1", unicodedata.normalize("NFKC", text))):
+    for match in COMPOUND.finditer(PLURAL_ACRONYM.sub(r"\1", plain(text))):
         terms.extend(_terms(match.group()))
+    if not text.isascii():
+        for match in UMLAUTS.finditer(unicodedata.normalize("NFKC", text)):
+            terms.extend(_terms(plain(match.group().translate(SPELT_OUT))))
     return terms
+
+
+def plain(text: str) -> str:
+    """The text in its compatible form (NFKC), its letters without accents."""
+    if text.isascii():
+        return text
+    folded = ACCENTS.sub("", unicodedata.normalize("NFKD", text).translate(PLAIN))
+    return unicodedata.normalize("NFKC", folded)
 
 
 def identifiers(text: str) -> list[str]:
     """The whole forms of the compounds in `text`: what `tokenise` adds to their parts."""
     found: dict[str, None] = {}
-    for match in COMPOUND.finditer(unicodedata.normalize("NFKC", text)):
+    for match in COMPOUND.finditer(plain(text)):
         word = match.group()
         parts = _parts(word)
         if len(parts) > 1:

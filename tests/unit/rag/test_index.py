@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import threading
 from pathlib import Path
@@ -320,3 +321,50 @@ def test_another_way_of_cutting_cuts_everything_again(
     report = rag.index(str(repository.root))
     assert (set(report.changed), report.embedded) == ({"etcd.md", "messaging/kafka.md"}, 0)
     assert rag.index(str(repository.root)).up_to_date
+
+
+def test_terms_of_another_version_are_made_again_by_a_question(
+    rag: RagService, repository: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repository.write("latin.md", "# Dépannage\n\nLa réplication est arrêtée.\n")
+    repository.commit()
+    monkeypatch.setattr("avyay.rag.generation.terms_id", lambda: "older")
+    monkeypatch.setattr("avyay.rag.lexical.tokenise.ACCENTS", re.compile("never"))
+    rag.index(str(repository.root))
+    monkeypatch.undo()
+    shutil.move(repository.root, repository.root.with_name("gone"))  # sources need not be in reach
+    rag.close()
+    first = rag.retrieve("replication arretee")
+    assert first.found[0].row.document.path == "latin.md"
+    assert first.confidence.coverage > 0
+    assert first.notes == ("The index was of another version of avyay and has been made again.",)
+    assert rag.retrieve("replication arretee").notes == ()
+    assert paths(rag, KAFKA)[0] == "messaging/kafka.md"
+
+
+def test_terms_of_another_version_that_cannot_be_made_again_are_told_of(
+    rag: RagService, repository: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("avyay.rag.generation.terms_id", lambda: "older")
+    rag.index(str(repository.root))
+    monkeypatch.undo()
+    with exclusive(rag.places.lock, wait=0.0):
+        (note,) = rag.retrieve(KAFKA).notes
+        assert note.startswith("The index is of another version of avyay, and words may be missed: Another avyay is")
+        assert paths(rag, KAFKA)[0] == "messaging/kafka.md"
+    assert "has been made again" in rag.retrieve(KAFKA).notes[0], "tried again when nobody else is at it"
+
+
+def test_a_sync_of_one_source_makes_the_terms_of_all_again(
+    rag: RagService, repository: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "a.md").write_text("# Réplication\n\nZèbre.\n")
+    monkeypatch.setattr("avyay.rag.generation.terms_id", lambda: "older")
+    monkeypatch.setattr("avyay.rag.lexical.tokenise.ACCENTS", re.compile("never"))
+    rag.index(str(tmp_path / "other"))
+    monkeypatch.undo()
+    rag.index(str(repository.root))
+    found = rag.retrieve("zebre")
+    assert (found.found[0].row.document.path, found.notes) == ("a.md", ())
+    assert rag.reconcile().sound

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,8 @@ from avyay.rag.kinds import SectionKind, asked_for, section_kind
 from avyay.rag.lexical import glossary
 from avyay.rag.lexical.bm25 import BM25F, rank_small, score
 from avyay.rag.lexical.postings import Postings
-from avyay.rag.lexical.tokenise import identifiers, tokenise
-from avyay.rag.query import analyse
+from avyay.rag.lexical.tokenise import identifiers, plain, tokenise
+from avyay.rag.query import analyse, query_terms
 
 TEXTS = st.lists(
     st.sampled_from(["pod", "node", "disk", "full", "clock", "KubePodDown", "--dry-run", "a_b"]), max_size=12
@@ -33,14 +34,54 @@ TEXTS = st.lists(
         ("IPv4 s3 ext4 k8s", ["ipv4", "s3", "ext4", "k8s"]),
         ("HTTPServer", ["httpserver", "http", "server"]),
         ("restarting, restarted; restarts", ["restart", "restart", "restart"]),
-        ("Zertifikate für Länder", ["zertifik", "für", "länder"]),
-        ("Überlast_Alarm", ["überlastalarm", "überlast", "alarm"]),
+        ("Zertifikate für Länder", ["zertifik", "fur", "lander", "fuer", "laender"]),
+        ("Überlast_Alarm", ["uberlastalarm", "uberlast", "alarm", "ueberlast"]),
         ("ディスク", ["ディスク", "ディ", "ィス", "スク"]),
+        ("réplication de l'hôte", ["replic", "de", "l", "hote"]),
+        ("Straße Łódź smørbrød", ["strass", "lodz", "smorbrod"]),
         ("", []),
     ],
 )
 def test_terms(text: str, terms: list[str]) -> None:
     assert tokenise(text) == terms
+
+
+@pytest.mark.parametrize(
+    "word", ["Zurücksetzen", "réplication", "configuração", "Überlast_Alarm", "ёлка", "naïve", "Ångström"]
+)
+def test_a_word_is_found_without_its_accents(word: str) -> None:
+    bare = "".join(sign for sign in unicodedata.normalize("NFD", word) if not unicodedata.combining(sign))
+    assert set(tokenise(bare)) <= set(tokenise(word))
+    assert tokenise(unicodedata.normalize("NFD", word)) == tokenise(word)
+
+
+@pytest.mark.parametrize(
+    "word", ["निगरानी", "การตรวจสอบ", "ガイド", "서버"], ids=["hindi", "thai", "japanese", "korean"]
+)
+def test_vowel_signs_are_no_accents(word: str) -> None:
+    assert plain(word) == unicodedata.normalize("NFKC", word)
+
+
+def test_a_word_is_found_with_its_umlauts_spelt_out() -> None:
+    assert set(tokenise("zuruecksetzen")) <= set(tokenise("Zurücksetzen"))
+
+
+@pytest.mark.parametrize(
+    ("question", "terms"),
+    [
+        ("Comment réinitialiser le mot de passe de la base ?", {"reinitialis", "mot", "pass", "base"}),
+        (
+            "Wie setze ich das Passwort für die Datenbank zurück?",
+            {"setz", "passwort", "datenbank", "zuruck", "zurueck"},
+        ),
+        ("como reiniciar o serviço da fila", {"reiniciar", "servico", "fila"}),
+        ("is the die temperature of the node too high?", {"die", "temperatur", "node", "high"}),
+        ("son process in the container dies", {"son", "process", "contain", "die"}),
+        ("alert on the disk", {"alert", "disk"}),
+    ],
+)
+def test_a_query_drops_the_function_words_of_its_language(question: str, terms: set[str]) -> None:
+    assert set(query_terms(question)) == terms
 
 
 def test_spellings_of_one_identifier_meet() -> None:

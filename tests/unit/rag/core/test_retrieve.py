@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from avyay.rag.chunk import chunk_document
+from avyay.rag.confidence import Confidence
 from avyay.rag.lexical.postings import Postings
 from avyay.rag.query import analyse, with_concepts, without_keywords
 from avyay.rag.retrieve import Weights, freshness, join_neighbours, lexical_fields, rank, search_lexical
@@ -159,3 +160,17 @@ def test_neighbours_join_up_to_what_a_reader_takes_in() -> None:
 
 def test_neighbours_of_another_document_stay_apart() -> None:
     assert join_neighbours([hit(1, 0), hit(2, 1)], sections=[["a"], ["b"]], tokens=[1, 1], limit=5) == [(0,), (1,)]
+
+
+@pytest.mark.parametrize(
+    ("foreign", "coverage", "relevant"), [(False, 0.1, True), (True, 0.1, False), (True, 0.3, True)]
+)
+def test_a_question_in_another_language_needs_words_that_are_found(
+    foreign: bool, coverage: float, relevant: bool
+) -> None:
+    assert Confidence(0.46, 0.5, coverage, is_name=False, foreign=foreign).relevant is relevant
+
+
+def test_a_question_is_in_another_language_when_its_function_words_are() -> None:
+    questions = {"Wie wird das Wetter in Berlin morgen sein?": True, "what was the weather in Berlin like?": False}
+    assert {question: analyse(question).foreign for question in questions} == questions

@@ -62,6 +62,8 @@ class Tree:
 def common_root(paths: Sequence[Path]) -> Path:
     """The folder every file name is relative to: the one folder named, else the working folder, else what they share.
 
+    So a file has one name, and its findings one fingerprint, whether it is named alone or with others.
+
     Raises:
         UsageError: a path does not exist, or there is none.
     """
@@ -71,13 +73,26 @@ def common_root(paths: Sequence[Path]) -> Path:
         if not os.path.lexists(path):
             raise UsageError(f"There is no file or folder {path}.", hint="Check the path.", code="missing_path")
     real = [path.absolute() for path in paths]
-    if len(real) == 1:
-        return real[0].resolve() if real[0].is_dir() else real[0].parent.resolve()
+    if len(real) == 1 and real[0].is_dir():
+        return real[0].resolve()
     here = Path.cwd()
     resolved = [path.parent.resolve() / path.name for path in real]
-    if all(path.is_relative_to(here) for path in resolved):
+    if all(path.is_relative_to(here) for path in resolved) and _one_project(here, resolved):
         return here
+    if len(real) == 1:
+        return resolved[0].parent
     return Path(os.path.commonpath([path if path.is_dir() else path.parent for path in resolved]))
+
+
+def _one_project(here: Path, paths: Sequence[Path]) -> bool:
+    """Whether the working folder is in the repository of a file that is named alone: its history is asked for names."""
+    if len(paths) > 1 or paths[0].parent == here:
+        return True
+    try:
+        around, inside = find_repository(here), find_repository(paths[0].parent)
+    except AvyayError:
+        return False
+    return (around and around.root) == (inside and inside.root)
 
 
 def collect(paths: Sequence[Path], *, exclude: Sequence[str] = ()) -> Tree:

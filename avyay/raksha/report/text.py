@@ -54,6 +54,8 @@ def print_report(
             text = f"suppressed: {finding.path}:{finding.line} {finding.rule} ({why})"
             console.print(visible(text), markup=False, soft_wrap=True, style="dim")
     console.print(_conclusion(report, findings, fail_on), markup=False, soft_wrap=True)
+    if findings:
+        console.print(f"Why, and what to do: avyay raksha explain {findings[0].rule}", markup=False, soft_wrap=True)
 
 
 def _print_table(findings: Sequence[Finding], console: Console) -> None:

@@ -136,6 +136,21 @@ def test_exclude_and_several_roots(write, monkeypatch: pytest.MonkeyPatch) -> No
     assert names(collect([Path("a.py"), Path("docs"), Path("a.py")])) == ["a.py", "docs/b.py"]
     assert common_root([Path("a.py")]) == root
     assert common_root([root / "docs", root / "x"]) == root
+    assert names(collect([Path("docs/b.py")])) == ["docs/b.py"], "the same name as beside others"
+    monkeypatch.chdir(root / "x")
+    assert names(collect([root / "docs" / "b.py"])) == ["b.py"]
+
+
+@pytest.mark.needs("git")
+def test_a_file_of_another_repository_than_the_working_folder_keeps_its_own(
+    write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = write({"project/src/a.py": "1"})
+    subprocess.run(["git", "init", "-q", str(root / "project")], check=True)
+    monkeypatch.chdir(root)
+    assert common_root([Path("project/src/a.py")]) == root / "project" / "src"
+    monkeypatch.chdir(root / "project")
+    assert common_root([Path("src/a.py")]) == root / "project"
 
 
 def test_data_of_tests_is_scanned_only_when_it_is_named(write) -> None:

@@ -6,7 +6,7 @@ import signal
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -108,7 +108,7 @@ def _telling(run: Run, services: Services, after: int) -> Iterator[None]:
                 for entry in news:
                     number = entry.number
                     if entry.kind not in _UNTOLD:
-                        when = datetime.fromtimestamp(entry.at).astimezone().strftime("%H:%M:%S")
+                        when = datetime.fromtimestamp(entry.at, UTC).strftime("%H:%M:%SZ")
                         run.out.note(f"{when}  {entry.task} {sentence(entry)}")
                 if last:
                     return

@@ -355,8 +355,7 @@ def budgets(run: Run) -> None:
 
     def text() -> None:
         if not rows:
-            what = "No cap is configured" if found is None else "Nothing was spent under a cap yet"
-            run.out.note(f"{what}. See: marga.budgets in `avyay config schema`")
+            run.out.note("No cap is configured. See: marga.budgets in `avyay config schema`")
             return
         columns = ("Budget", "Spent", "Reserved", "Cap")
         cells = [(r["budget"], f"${r['spent_usd']}", f"${r['reserved_usd']}", f"${r['cap_usd']}") for r in rows]

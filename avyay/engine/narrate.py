@@ -55,7 +55,7 @@ def _effort(entry: Entry) -> str:
 
 def moment(at: float) -> str:
     """A point in time, in UTC."""
-    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%S")
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
 
 
 def sentence(entry: Entry) -> str:

@@ -6,8 +6,9 @@ open block counts as spent until another process, or the next one, has read from
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from avyay.clock import Clock
@@ -98,16 +99,34 @@ class Budgets:
         return Spending(self._blocks, scopes)
 
     def rows(self, prefix: str = "") -> list[dict[str, str | None]]:
-        """What is spent and reserved of every cap, in USD."""
+        """What is spent and reserved of every cap, in USD; also of those that nothing was spent under yet."""
+        found = {
+            balance.key: (balance.cap, balance.spent, balance.reserved) for balance in self.ledger.balances(prefix)
+        }
+        for scope, each in self._configured(self._clock.now()):
+            # A cap on everybody by himself is there by the names of those who spent.
+            seen = [key for key in found if fnmatchcase(key, scope.key)] if each else [scope.key]
+            if scope.key.startswith(prefix) and not any(key in found for key in seen):
+                found[scope.key] = (scope.cap, ZERO, ZERO)
         return [
             {
-                "budget": balance.key,
-                "cap_usd": None if balance.cap is None else usd_string(balance.cap),
-                "spent_usd": usd_string(balance.spent),
-                "reserved_usd": usd_string(balance.reserved),
+                "budget": key,
+                "cap_usd": None if cap is None else usd_string(cap),
+                "spent_usd": usd_string(spent),
+                "reserved_usd": usd_string(reserved),
             }
-            for balance in self.ledger.balances(prefix)
+            for key, (cap, spent, reserved) in found.items()
         ]
+
+    def _configured(self, now: float) -> Iterator[tuple[Scope, bool]]:
+        """The caps as they are configured, and whether one holds for each name by itself ("key:*/day:2026-11-21")."""
+        for rule in self._rules:
+            key = "all" if rule.per == "all" else f"{rule.per}:{rule.name}"
+            each = rule.per != "all" and rule.name == "*"
+            if rule.daily is not None:
+                yield daily(key, parse_usd(rule.daily), now), each
+            if rule.monthly is not None:
+                yield monthly(key, parse_usd(rule.monthly), now), each
 
     def sync(self) -> None:
         """Write down what was spent; blocks, so not on an event loop.

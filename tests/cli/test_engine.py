@@ -247,7 +247,7 @@ def test_a_run_tells_what_happens_and_what_came_of_it(project: Path) -> None:
     ):
         assert words in done.stderr
     (last,) = avyay("log", "-n", "1").stdout.splitlines()
-    assert re.match(r" *\d+  \d{4}-\d\d-\d\d [\d:]{8}  bad  failed +verifying -> dead", last)
+    assert re.match(r" *\d+  \d{4}-\d\d-\d\d [\d:]{8}Z  bad  failed +verifying -> dead", last)
 
 
 def test_an_agent_without_a_key(project: Path, tmp_path: Path) -> None:

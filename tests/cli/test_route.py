@@ -160,6 +160,20 @@ marga:
 """
 
 
+def test_budgets_are_shown_before_anything_was_spent(upstream: Upstream, tmp_path: Path) -> None:
+    file = tmp_path / "avyay.yaml"
+    file.write_text(BUDGETED.format(first=upstream.url, second=upstream.url).replace("per: key", "per: service"))
+
+    def shown() -> list[tuple[str, str]]:
+        rows = json.loads(avyay("marga", "budgets", "--json", "--config", str(file)).stdout)["budgets"]
+        return [(row["budget"].partition("/")[0], row["cap_usd"]) for row in rows]
+
+    assert shown() == [("service:*", "0.5")]
+    assert avyay("route", "hi", "--config", str(file), KEY="sk-1").returncode == 0
+    ((name, cap),) = shown()
+    assert (name.startswith("service:"), name != "service:*", cap) == (True, True, "0.5")
+
+
 def test_a_dearer_provider_takes_over_where_the_budget_covers_it(upstream: Upstream, tmp_path: Path) -> None:
     upstream.default = Reply(status=500)
     file = tmp_path / "avyay.yaml"

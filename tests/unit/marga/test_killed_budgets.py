@@ -38,11 +38,11 @@ async def work():
     scopes = budgets.scopes("k", None, None)
     for number in range(5):
         spending = budgets.spending(scopes)
-        await spending.draw(parse_usd("0.3"))
+        await spending.draw(parse_usd("0.3"), model="m")
         spending.settle(parse_usd("0.1"))
         decision = Decision(f"d{os.getpid()}-{number}", now, "medium", 0.5, (), (), Hints("m"), {})
         store.record(CallRecord(decision, "openai_chat", "ok", cost=parse_usd("0.1"), blocks=spending.paid_by))
-    await budgets.spending(scopes).draw(parse_usd("0.25"))
+    await budgets.spending(scopes).draw(parse_usd("0.25"), model="m")
     if synced:
         budgets.sync()
 
@@ -70,7 +70,7 @@ async def work():
     scopes = budgets.scopes("k", None, None)
     for number in range(6):
         spending = budgets.spending(scopes)
-        await spending.draw(parse_usd("0.25"))
+        await spending.draw(parse_usd("0.25"), model="m")
         decision = Decision(f"d{os.getpid()}-{number}", now, "medium", 0.5, (), (), Hints("m"), {})
         store.begin(begun(decision, spending))
         if number < 5:

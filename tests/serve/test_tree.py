@@ -171,16 +171,20 @@ def get(url: str) -> tuple[int, Any]:
 
 
 @pytest.mark.needs("pgrep")
-def test_serve_all(home: Path) -> None:
+def test_serve_all(home: Path, tmp_path: Path) -> None:
     """The real thing, small: the gateway before the scanner and the queue."""
     front, raksha, engine = free_ports(3)
     command = [sys.executable, "-m", "avyay", "serve", "all", "--port", str(front)]
     command += ["--ports", f"raksha={raksha},engine={engine}"]
     command += [word for name in ("marga", "rag", "siddhi") for word in ("--without", name)]
     environment = {**os.environ, "PYTHONPATH": str(Path.cwd()), "AVYAY_SERVE_WORKER_TIMEOUT": "5s"}
-    process = subprocess.Popen(command, env=environment, cwd=home, stderr=subprocess.PIPE, text=True)
+    said = tmp_path / "said"
+    with said.open("w") as file:
+        process = subprocess.Popen(command, env=environment, cwd=home, stderr=file)
     try:
-        wait_for(lambda: all(get(f"http://127.0.0.1:{port}/health")[0] == 200 for port in (front, raksha, engine)), 90)
+        together = f"All components answer. The gateway's console: http://127.0.0.1:{front}/"
+        wait_for(lambda: together in said.read_text(), 90)
+        assert [get(f"http://127.0.0.1:{port}/health")[0] for port in (front, raksha, engine)] == [200, 200, 200]
         found = subprocess.run(["pgrep", "-f", f"serve raksha .*{raksha}"], capture_output=True, text=True)
         pid = int(found.stdout.split()[0])
         os.kill(pid, signal.SIGKILL)
@@ -194,16 +198,12 @@ def test_serve_all(home: Path) -> None:
         wait_for(lambda: get(f"http://127.0.0.1:{engine}/ready")[0] == 200, 60)
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 0
-        assert process.stderr is not None
-        words = process.stderr.read()
     finally:
         process.kill()
         process.wait()
-        if process.stderr is not None:
-            process.stderr.close()
+    words = said.read_text()
     for title, port in (("The gateway", front), ("RAKSHA", raksha), ("ENGINE", engine)):
         assert f"{title} listens on http://127.0.0.1:{port} " in words
-    assert f"All components answer. The gateway's console: http://127.0.0.1:{front}/" in words
     assert "component_died" in words
     assert "component_hung" in words
     wait_for(lambda: all(get(f"http://127.0.0.1:{port}/health")[0] == 0 for port in (front, raksha, engine)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -59,12 +59,15 @@ def ask(
     else:
         import asyncio
 
-        answer, streamed = asyncio.run(_show_stream(run, rag.answer_stream(prepared)))
+        with run.out.waiting("Waiting for an answer") as answered:
+            answer, streamed = asyncio.run(_show_stream(run, rag.answer_stream(prepared), answered))
     run.out.result(as_data(answer), lambda: _show(run, answer, streamed=streamed))
     return ExitCode.OK if answer.found else ExitCode.FINDINGS
 
 
-async def _show_stream(run: Run, pieces: AsyncIterator[str | Answer]) -> tuple[Answer, bool]:
+async def _show_stream(
+    run: Run, pieces: AsyncIterator[str | Answer], answered: Callable[[], None]
+) -> tuple[Answer, bool]:
     """Show text as it arrives. The words "not in the runbooks" are a verdict and not shown as an answer."""
     from avyay.rag.answer import NOT_FOUND, plain_text
 
@@ -76,6 +79,7 @@ async def _show_stream(run: Run, pieces: AsyncIterator[str | Answer]) -> tuple[A
         elif not run.out.json:
             held += plain_text(piece)
             if shown or not NOT_FOUND.startswith(held.strip().upper()[: len(NOT_FOUND)]):
+                answered()
                 run.out.write(held)
                 held, shown = "", True
     assert answer is not None

@@ -38,7 +38,8 @@ def plan(
         found = services.knowledge.map(repository, query=objective, tokens=tokens)
         name = services.engine_repository(repository.resolve())
         prefix = f"p-{secrets.token_hex(2)}"
-        tasks = asyncio.run(ask(completer, objective, found.text, repository=name, prefix=prefix))
+        with run.out.waiting("Waiting for a plan"):
+            tasks = asyncio.run(ask(completer, objective, found.text, repository=name, prefix=prefix))
         if yes:
             services.engine.add(tasks)
     rows = [(task.id or "", task.title, task.size) for task in tasks]

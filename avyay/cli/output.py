@@ -5,7 +5,7 @@ from __future__ import annotations
 import json as json_module
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
@@ -111,6 +111,34 @@ class Output:
         """Something only `-v` shows."""
         if self.verbose and not self.quiet:
             self.stderr.write(f"{text}\n")
+
+    @contextmanager
+    def waiting(self, what: str) -> Iterator[Callable[[], None]]:
+        """A spinner on stderr while somebody else works for over a second; nothing off a terminal.
+
+        Yields what takes it away: call that before anything is printed.
+        """
+        if self.quiet or not self.stderr.isatty():
+            yield lambda: None
+            return
+        import threading
+
+        shown = ExitStack()
+        timer = threading.Timer(
+            PROGRESS_DELAY, lambda: shown.enter_context(self.console(stderr=True).status(what, spinner="line"))
+        )
+        timer.daemon = True
+
+        def done() -> None:
+            timer.cancel()
+            timer.join()  # it may be about to show
+            shown.close()
+
+        timer.start()
+        try:
+            yield done
+        finally:
+            done()
 
     @contextmanager
     def progress(self, title: str) -> Iterator[Progress]:

@@ -12,6 +12,8 @@ from avyay.cli.app import command_group
 from avyay.cli.command import Run, command
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from avyay.marga.explain import Explanation
     from avyay.ports import Completion, CompletionReply
 
@@ -91,7 +93,7 @@ def _answer(run: Run, request: Completion) -> None:
 
     completer = run.services.completer
 
-    async def work() -> CompletionReply:
+    async def work(answered: Callable[[], None]) -> CompletionReply:
         if run.out.json:
             return await completer.complete(request)
         reply: CompletionReply | None = None
@@ -99,6 +101,7 @@ def _answer(run: Run, request: Completion) -> None:
         try:
             async for delta in completer.stream(request):
                 if delta.text:
+                    answered()
                     run.out.write(delta.text)
                     ended = delta.text.endswith("\n")
                 reply = delta.reply or reply
@@ -109,7 +112,8 @@ def _answer(run: Run, request: Completion) -> None:
         return reply
 
     try:
-        reply = asyncio.run(work())
+        with run.out.waiting("Waiting for an answer") as answered:
+            reply = asyncio.run(work(answered))
     finally:
         run.services.close()
     run.out.result(_reply_data(reply))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ HOUR = 3600.0
 
 
 @pytest.fixture
-def records(tmp_path: Path) -> Records:
+def records(tmp_path: Path) -> Iterator[Records]:
     """Two weeks of calls; in the last full hour one provider fails."""
     clock = FakeClock(1_700_000_000.0 // HOUR * HOUR + 60)
     store = SqliteStore(tmp_path / "marga.db")
@@ -44,7 +45,8 @@ def records(tmp_path: Path) -> Records:
                     seconds=1.0 + 0.01 * call,
                 )
                 store.record(record)
-    return Records(lambda: store, clock)
+    yield Records(lambda: store, clock)
+    store.close()
 
 
 def ask(records: Records, tool: str, **arguments: Any) -> Any:

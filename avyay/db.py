@@ -164,6 +164,7 @@ def open_database(
         database.execute("PRAGMA foreign_keys = ON")
         if not read_only:
             if page_size is not None:
+                # avyay: ignore[sql-injection] a PRAGMA takes no parameters, and this is an int
                 database.execute(f"PRAGMA page_size = {page_size}")
             _enter_wal(database, busy_timeout)
         database.execute(f"PRAGMA synchronous = {synchronous}")

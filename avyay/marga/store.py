@@ -251,6 +251,7 @@ class SqliteStore:
         self._database: Database = open_database(path, MARGA_SCHEMA, check_same_thread=False)
         if page_cache is not None:
             with self._database.errors():
+                # avyay: ignore[sql-injection] a PRAGMA takes no parameters, and this is an int
                 self._database.execute(f"PRAGMA cache_size = {-page_cache}")
 
     def begin(self, call: BegunCall) -> None:
